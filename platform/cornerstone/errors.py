@@ -1,0 +1,18 @@
+"""The one error type that a user may see without a traceback, and the words that help to mend a mistake."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CornerstoneError(Exception):
+    """Something the user can mend. Its message says what was given, what was expected and what to change."""
+
+
+def did_you_mean(given: str, valid: Iterable[str]) -> str:
+    """`; did you mean 'scenes'? Valid: photos, scenes, smoke.` for a misspelt name, the list alone where none is near."""
+    names = sorted(valid)
+    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return f"{hint} Valid: {', '.join(names)}."
