@@ -1,0 +1,125 @@
+"""What a data set says of itself: `manifest.json`, written last, so that a folder without one is an unfinished one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from cornerstone.data.storage import Location
+from cornerstone.errors import CornerstoneError, did_you_mean
+
+FILE = "manifest.json"
+VERSION = 1
+Kind = Literal["pairs", "features"]
+TASKS = ("retrieval", "classification", "lookalike")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One Parquet file: its name inside the folder, rows of each row group, size and SHA-256 of its bytes."""
+
+    file: str
+    row_groups: tuple[int, ...]
+    bytes: int
+    sha256: str
+
+    @property
+    def rows(self) -> int:
+        """Rows in the file."""
+        return sum(self.row_groups)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A finished data set.
+
+    `name` is also the evaluation set's default name. `classes` are indexed by the rows' labels; each of `prompts` holds
+    `{}` where the class name goes. `tasks` says what an evaluation set is for, `pool` in how many images at a time
+    retrieval is judged (None: over the whole set). `source` says where the rows came from; `keys` is what a feature
+    store was computed from.
+    """
+
+    kind: Kind
+    name: str
+    shards: tuple[Shard, ...]
+    classes: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    pool: int | None = None
+    source: dict[str, Any] = field(default_factory=dict)
+    keys: dict[str, Any] = field(default_factory=dict)
+    version: int = VERSION
+
+    @property
+    def rows(self) -> int:
+        """Rows in all shards."""
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def row_groups(self) -> tuple[int, ...]:
+        """Rows of every row group, over the shards in their order: the units that an epoch shuffles."""
+        return tuple(rows for shard in self.shards for rows in shard.row_groups)
+
+    @property
+    def content_hash(self) -> str:
+        """A digest of what the rows hold, in order: the shards' hashes, class names and prompts; no name, no path."""
+        content = [[s.sha256 for s in self.shards], self.classes, self.prompts]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+    def write(self, folder: Location) -> None:
+        """Finish the folder. Called once, after the last shard is closed."""
+        folder.join(FILE).write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    @staticmethod
+    def read(folder: Location | str, kind: Kind | None = None) -> Manifest:
+        """Open a data set.
+
+        Raises CornerstoneError where the folder is missing, empty, unfinished, of another kind, or not a data set.
+        """
+        folder = Location.of(folder)
+        path = folder.join(FILE)
+        if not path.exists():
+            raise CornerstoneError(_why_no_manifest(folder))
+        try:
+            fields = json.loads(path.read_text())
+            shards = tuple(Shard(**{**s, "row_groups": tuple(s["row_groups"])}) for s in fields.pop("shards"))
+            lists = {k: tuple(fields[k]) for k in ("classes", "prompts", "tasks")}
+            manifest = Manifest(shards=shards, **{**fields, **lists})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CornerstoneError(
+                f"{path} is not a Cornerstone manifest ({error}). Write the data set again with `cornerstone data import`."
+            ) from error
+        if manifest.version > VERSION:
+            raise CornerstoneError(f"{path} has version {manifest.version}, newer than {VERSION}: update Cornerstone.")
+        if kind is not None and manifest.kind != kind:
+            raise CornerstoneError(f"{folder} holds {manifest.kind}, but {kind} are needed here.")
+        if manifest.rows == 0:
+            raise CornerstoneError(f"{folder} holds a data set without rows. Import some, or name another folder.")
+        for task in manifest.tasks:
+            if task not in TASKS:
+                raise CornerstoneError(f"{path}: unknown task {task!r}{did_you_mean(task, TASKS)}")
+        return manifest
+
+    def named(self, name: str) -> Manifest:
+        """The same data set under another name."""
+        return replace(self, name=name)
+
+
+def _why_no_manifest(folder: Location) -> str:
+    if not folder.exists():
+        return f"No data set at {folder}: the folder does not exist. Make one with `cornerstone data import` or `data scenes`."
+    files = folder.list()
+    if not files:
+        return f"No data set at {folder}: the folder is empty. Fill it with `cornerstone data import` or `data scenes`."
+    if any(name.endswith(".parquet") for name in files):
+        return (
+            f"{folder} has Parquet files but no {FILE}: either the writing was interrupted (write it again with --out to an "
+            f"empty folder), or these are not Cornerstone shards (bring them in with `cornerstone data import`)."
+        )
+    shown = ", ".join(sorted(files)[:3])
+    return (
+        f"{folder} is not a data set: it has no {FILE} but {len(files)} other files ({shown}, ...). "
+        f"Bring them in with `cornerstone data import FORMAT {folder} --out DIR`."
+    )

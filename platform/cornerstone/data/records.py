@@ -1,0 +1,67 @@
+"""The two kinds of record that shards hold, as Arrow schemas.
+
+A *pair* is one image with any number of captions. A caption's role says what it is for: `raw` texts are the short, noisy
+ones that came with the image, `long` texts describe it in detail, `foil` texts are deliberately false.
+Images stay encoded (JPEG, PNG, WebP) until the last map of the stream, so that little memory moves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+
+Role = Literal["raw", "long", "foil"]
+ROLES: tuple[Role, ...] = ("raw", "long", "foil")
+
+CAPTION = pa.struct([pa.field("source", pa.string()), pa.field("role", pa.string()), pa.field("text", pa.string())])
+
+PAIRS = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("image", pa.binary()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("captions", pa.list_(CAPTION)),
+        pa.field("label", pa.int32()),
+        pa.field("group", pa.string()),
+        pa.field("extra", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Caption:
+    """One text of an image: who wrote it (`source`), what it is for (`role`), and the text."""
+
+    source: str
+    role: Role
+    text: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One image and its captions; `label` indexes the manifest's class names, `group` names a set of look-alikes."""
+
+    key: str
+    image: bytes
+    width: int
+    height: int
+    captions: tuple[Caption, ...]
+    label: int | None = None
+    group: str | None = None
+    extra: str | None = None
+
+    def as_row(self) -> dict[str, Any]:
+        """The record as a row of the `PAIRS` schema."""
+        return {
+            "key": self.key,
+            "image": self.image,
+            "width": self.width,
+            "height": self.height,
+            "captions": [{"source": c.source, "role": c.role, "text": c.text} for c in self.captions],
+            "label": self.label,
+            "group": self.group,
+            "extra": self.extra,
+        }

@@ -1,0 +1,208 @@
+"""Writing and reading shards: Parquet files of small row groups, and the manifest that finishes a folder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cornerstone.data.manifest import FILE, Kind, Manifest, Shard
+from cornerstone.data.records import PAIRS, Pair
+from cornerstone.data.storage import Location
+from cornerstone.errors import CornerstoneError
+
+ROWS_PER_GROUP = 64  # a worker's share of a step touches one or two groups: small groups keep it from reading others' rows
+ROWS_PER_SHARD = 8192
+
+
+class _Hashing:
+    """A stream that hashes what passes through it, so that no shard is read again for its digest."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream, self.sha256, self.written = stream, hashlib.sha256(), 0
+        self.closed = False
+
+    def write(self, data: Any) -> int:
+        self.stream.write(data)
+        view = memoryview(data)
+        self.sha256.update(view)
+        self.written += view.nbytes
+        return view.nbytes
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+    def tell(self) -> int:
+        return self.written
+
+    def close(self) -> None:
+        self.closed = True
+
+    def writable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return False
+
+    def seekable(self) -> bool:
+        return False
+
+
+def _write_table(folder: Location, name: str, groups: Sequence[pa.Table]) -> Shard:
+    stream = folder.join(name).open_output()
+    sink = _Hashing(stream)
+    with pq.ParquetWriter(pa.PythonFile(sink, mode="w"), groups[0].schema, compression="zstd") as writer:
+        for group in groups:
+            writer.write_table(group, row_group_size=group.num_rows)
+    stream.close()
+    return Shard(name, tuple(group.num_rows for group in groups), sink.written, sink.sha256.hexdigest())
+
+
+def refuse_existing(folder: Location) -> None:
+    """Raise CornerstoneError where a finished data set already lies in the folder."""
+    if folder.join(FILE).exists():
+        raise CornerstoneError(f"{folder} already holds a finished data set. Name another --out, or delete that folder first.")
+
+
+def write_shard(folder: Location, index: int, pairs: Iterable[Pair], rows_per_group: int = ROWS_PER_GROUP) -> Shard | None:
+    """Write one shard of pairs as `shard-00042.parquet`; None where there is no row. Safe to call in parallel."""
+    rows = [pair.as_row() for pair in pairs]
+    if not rows:
+        return None
+    table = pa.Table.from_pylist(rows, schema=PAIRS)
+    groups = [table.slice(start, rows_per_group) for start in range(0, table.num_rows, rows_per_group)]
+    return _write_table(folder, f"shard-{index:05d}.parquet", groups)
+
+
+def write_features_shard(folder: Location, name: str, groups: Sequence[pa.Table]) -> Shard:
+    """Write one shard of stored features that mirrors the row groups of the shard it was computed from."""
+    return _write_table(folder, name, groups)
+
+
+class ShardWriter:
+    """Writes pairs one by one, in this process. The manifest is written when the block ends without an exception.
+
+    >>> with ShardWriter("photos", name="photos") as writer:
+    ...     writer.add(pair)
+    """
+
+    def __init__(
+        self,
+        folder: Location | str,
+        *,
+        rows_per_shard: int = ROWS_PER_SHARD,
+        rows_per_group: int = ROWS_PER_GROUP,
+        **manifest: Any,
+    ) -> None:
+        self.folder = Location.of(folder)
+        refuse_existing(self.folder)
+        self.folder.make()
+        self.rows_per_shard, self.rows_per_group = rows_per_shard, rows_per_group
+        self.fields = {"kind": "pairs", **manifest}
+        self.shards: list[Shard] = []
+        self._waiting: list[Pair] = []
+        self.manifest: Manifest | None = None
+
+    def add(self, pair: Pair) -> None:
+        """Add a row; full shards are written as they fill."""
+        self._waiting.append(pair)
+        if len(self._waiting) >= self.rows_per_shard:
+            self._write()
+
+    def _write(self) -> None:
+        shard = write_shard(self.folder, len(self.shards), self._waiting, self.rows_per_group)
+        if shard is not None:
+            self.shards.append(shard)
+        self._waiting = []
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is not None:
+            return
+        self._write()
+        if not self.shards:
+            raise CornerstoneError(f"Nothing was written to {self.folder}: the source has no usable row.")
+        self.manifest = Manifest(shards=tuple(self.shards), **self.fields)
+        self.manifest.write(self.folder)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """An opened folder of shards: where it lies and what its manifest says."""
+
+    location: Location
+    manifest: Manifest
+
+    @staticmethod
+    def open(folder: Location | str, kind: Kind | None = None) -> DataSet:
+        """Open a folder; see `Manifest.read` for what is refused."""
+        location = Location.of(folder)
+        return DataSet(location, Manifest.read(location, kind))
+
+    def __len__(self) -> int:
+        return self.manifest.rows
+
+    @property
+    def name(self) -> str:
+        """The data set's own name."""
+        return self.manifest.name
+
+
+class Reader:
+    """Random access to rows by their place in the manifest, a row group at a time; the last few groups are kept.
+
+    One reader lives in each actor of the stream. `rows` come from few groups (the plan sees to it), so that nearly all
+    that is read is used.
+    """
+
+    def __init__(self, data: DataSet, columns: Sequence[str] | None = None, keep_groups: int = 8) -> None:
+        self.data, self.columns, self.keep_groups = data, list(columns) if columns else None, keep_groups
+        shards = data.manifest.shards
+        self._place = [(s, g) for s, shard in enumerate(shards) for g in range(len(shard.row_groups))]
+        self._ends = np.cumsum(data.manifest.row_groups)
+        self._files: dict[int, pq.ParquetFile] = {}
+        self._groups: dict[int, pa.Table] = {}
+
+    def take(self, rows: npt.NDArray[np.int64]) -> pa.Table:
+        """The rows in the order asked for, as one table."""
+        groups = np.searchsorted(self._ends, rows, side="right")
+        parts, order = [], []
+        for group in dict.fromkeys(groups.tolist()):
+            places = np.flatnonzero(groups == group)
+            start = self._ends[group - 1] if group else 0
+            parts.append(self.group(group).take(pa.array(rows[places] - start)))
+            order.append(places)
+        table = pa.concat_tables(parts)
+        return table.take(pa.array(np.argsort(np.concatenate(order), kind="stable")))
+
+    def group(self, group: int) -> pa.Table:
+        """One row group, counted over all shards."""
+        if group not in self._groups:
+            while len(self._groups) >= self.keep_groups:
+                del self._groups[next(iter(self._groups))]
+            shard, index = self._place[group]
+            self._groups[group] = self._file(shard).read_row_group(index, columns=self.columns)
+        return self._groups[group]
+
+    def _file(self, shard: int) -> pq.ParquetFile:
+        if shard not in self._files:
+            described = self.data.manifest.shards[shard]
+            source: BinaryIO | Any = self.data.location.join(described.file)
+            try:
+                file = pq.ParquetFile(source.open_input())
+            except (OSError, pa.ArrowInvalid) as error:
+                raise CornerstoneError(f"Cannot read {source}: {error}. Check it with `cornerstone data verify`.") from error
+            found = [file.metadata.row_group(g).num_rows for g in range(file.metadata.num_row_groups)]
+            if tuple(found) != described.row_groups:
+                raise CornerstoneError(f"{source} has {sum(found)} rows, its manifest says {described.rows}: import it again.")
+            self._files[shard] = file
+        return self._files[shard]

@@ -1,0 +1,107 @@
+"""Folders and files that may be local or in an object store: one small type over `pyarrow.fs`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from pyarrow import fs
+
+from cornerstone.errors import CornerstoneError
+
+
+def absolute(path: str | os.PathLike[str]) -> str:
+    """An absolute path or URI that means the same in every process: workers do not share the working directory."""
+    text = os.fspath(path)
+    return text if "://" in text else str(Path(text).expanduser().absolute())
+
+
+@dataclass(frozen=True)
+class Location:
+    """A folder or a file, by absolute path or URI (`s3://bucket/cc3m`)."""
+
+    uri: str
+
+    @staticmethod
+    def of(path: Location | str | os.PathLike[str]) -> Location:
+        """A location from anything that names one; relative paths are made absolute here, in the caller's process."""
+        return path if isinstance(path, Location) else Location(absolute(path))
+
+    def __str__(self) -> str:
+        return self.uri
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it lies in this machine's file system (or one mounted on it)."""
+        return "://" not in self.uri or self.uri.startswith("file://")
+
+    def join(self, *parts: str) -> Location:
+        """A place below this one."""
+        return Location("/".join([self.uri.rstrip("/"), *parts]))
+
+    def resolve(self) -> tuple[fs.FileSystem, str]:
+        """The file system and the path in it."""
+        try:
+            return fs.FileSystem.from_uri(self.uri)
+        except (ValueError, OSError) as error:
+            raise CornerstoneError(f"Cannot open {self.uri}: {error}") from error
+
+    def exists(self) -> bool:
+        """Whether a file or folder is there."""
+        filesystem, path = self.resolve()
+        return filesystem.get_file_info(path).type != fs.FileType.NotFound
+
+    def list(self) -> list[str]:
+        """Names of the files and folders directly below."""
+        filesystem, path = self.resolve()
+        return [info.base_name for info in filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))]
+
+    def make(self) -> Location:
+        """Create the folder where the storage has folders."""
+        filesystem, path = self.resolve()
+        filesystem.create_dir(path, recursive=True)
+        return self
+
+    def remove(self) -> None:
+        """Delete the folder or file and all below it."""
+        filesystem, path = self.resolve()
+        info = filesystem.get_file_info(path)
+        if info.type == fs.FileType.Directory:
+            filesystem.delete_dir(path)
+        elif info.type == fs.FileType.File:
+            filesystem.delete_file(path)
+
+    def open_input(self) -> Any:
+        """A random-access file to read from."""
+        filesystem, path = self.resolve()
+        return filesystem.open_input_file(path)
+
+    def open_output(self) -> IO[bytes] | Any:
+        """A stream to write to; the file appears when it is closed (object stores), or grows (local disks)."""
+        filesystem, path = self.resolve()
+        return filesystem.open_output_stream(path)
+
+    def read_bytes(self) -> bytes:
+        """The whole file."""
+        with self.open_input() as file:
+            return bytes(file.read())
+
+    def read_text(self) -> str:
+        """The whole file as UTF-8."""
+        return self.read_bytes().decode("utf-8")
+
+    def write_bytes(self, content: bytes) -> None:
+        """Write the file so that a reader sees all of it or nothing: by a rename where the storage has one."""
+        filesystem, path = self.resolve()
+        filesystem.create_dir(os.path.dirname(path), recursive=True)
+        target = f"{path}.part-{os.getpid()}" if self.is_local else path
+        with filesystem.open_output_stream(target) as file:
+            file.write(content)
+        if target != path:
+            filesystem.move(target, path)
+
+    def write_text(self, content: str) -> None:
+        """Write the file as UTF-8, all or nothing."""
+        self.write_bytes(content.encode("utf-8"))
