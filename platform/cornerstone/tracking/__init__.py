@@ -1,0 +1,1 @@
+"""Records of runs: a local journal first, MLflow from there."""
