@@ -46,13 +46,18 @@ class Placement:
 
     @property
     def trial_cpus(self) -> float:
-        """CPUs of one trial: its workers, its stream, and the evaluation's stream that runs beside it."""
-        stream = self.decode_actors * self.cpus_per_decode_actor
-        return self.workers * self.cpus_per_worker + stream + self.cpus_per_decode_actor
+        """CPUs of one trial: its workers and its stream, which brings the evaluation sets too."""
+        return self.workers * self.cpus_per_worker + self.decode_actors * self.cpus_per_decode_actor
+
+    @property
+    def trial_gpus(self) -> int:
+        """GPUs of one trial."""
+        return self.workers * self.gpus_per_worker
 
     def arithmetic(self) -> str:
         """The sum behind `trial_cpus`, in words."""
         return (
             f"{self.workers} workers × {self.cpus_per_worker:g} + {self.decode_actors} decode actors × "
-            f"{self.cpus_per_decode_actor:g} + 1 evaluation actor × {self.cpus_per_decode_actor:g} = {self.trial_cpus:g} CPUs"
+            f"{self.cpus_per_decode_actor:g} (training and evaluation data) = {self.trial_cpus:g} CPUs"
+            + (f", and {self.workers} × {self.gpus_per_worker} = {self.trial_gpus} GPUs" if self.trial_gpus else "")
         )

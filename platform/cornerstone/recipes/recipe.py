@@ -97,6 +97,12 @@ class Optimization:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise CornerstoneError(f"{self.steps} steps: expected 1 or more (--steps).")
+        if not 0 <= self.warmup_steps <= self.steps:
+            raise CornerstoneError(
+                f"{self.warmup_steps} warmup steps do not fit in {self.steps} steps (--recipe.optimization.warmup-steps)."
+            )
+        if self.learning_rate <= 0:
+            raise CornerstoneError(f"Learning rate {self.learning_rate}: expected above 0 (--recipe.optimization.learning-rate).")
         if self.batch_size < 2:
             raise CornerstoneError(
                 f"A contrastive batch of {self.batch_size} has no negatives: expected 2 or more (--recipe.optimization.batch-size)."
@@ -128,12 +134,10 @@ class Recipe:
     seed: int = field(default=0, metadata=NOT_HASHED)
 
     def __post_init__(self) -> None:
-        if self.optimization.warmup_steps >= self.optimization.steps and self.optimization.steps > 1:
-            object.__setattr__(self, "optimization", replace(self.optimization, warmup_steps=self.optimization.steps // 10))
         if self.data.features == "stored" and not self.method.image.locked:
             raise CornerstoneError(
                 "Stored features need a locked image tower, but the tower is trained: set --recipe.data.features online, "
-                "or --recipe.method.image.locked True."
+                "or leave the tower locked (no --recipe.method.image.no-locked)."
             )
         if self.data.sub_captions == 0 and getattr(self.method.loss, "long_weight", 0) > 0:
             raise CornerstoneError(
@@ -169,6 +173,11 @@ class Recipe:
     def with_optimization(self, **changes: Any) -> Recipe:
         """The same recipe with other steps, batch, learning rate, ..."""
         return replace(self, optimization=replace(self.optimization, **changes))
+
+    def with_steps(self, steps: int) -> Recipe:
+        """The same recipe with more or fewer steps, its warmup in proportion."""
+        old = self.optimization
+        return self.with_optimization(steps=steps, warmup_steps=old.warmup_steps * steps // old.steps)
 
     def with_evaluation(self, **changes: Any) -> Recipe:
         """The same recipe, evaluated otherwise."""

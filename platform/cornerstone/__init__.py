@@ -1,0 +1,23 @@
+"""Cornerstone: an experiment platform for language-image pre-training on Ray."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cornerstone.models.loaded import LoadedModel
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "load"]
+
+
+def load(path: str, device: str = "cpu") -> LoadedModel:
+    """Open a trained model: the folder `model` that a run left, with its tokenizer and transform. Asks no hub.
+
+    `encode_image` takes normalised floats (B, 3, S, S), `encode_text` a list of texts; both give L2-normalised (B, D).
+    """
+    from cornerstone.models.loaded import load as open_model  # decode actors import this package: torch must wait
+
+    return open_model(path, device)
+
+

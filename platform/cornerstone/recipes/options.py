@@ -1,0 +1,91 @@
+"""The command line of a run: a preset, the shortcuts that everybody uses, and every field of recipe and placement.
+
+It is made from the dataclasses by tyro: a misspelt option or a wrong type is refused with the nearest valid one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, TypeVar
+
+import tyro
+
+from cornerstone.recipes.placement import Placement
+from cornerstone.recipes.presets import preset
+from cornerstone.recipes.recipe import Recipe
+
+T = TypeVar("T", bound="RunOptions")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What any run can be told. A shortcut wins over the same field under `recipe` or `placement`."""
+
+    recipe: Recipe
+    placement: Placement
+    preset: str = "scenes"
+    """smoke, scenes, scenes-long, photos, lotlip-3m, lotlip-12m, lotlip-30m or lotlip-100m."""
+    train: str = ""
+    """Folder or URI of training shards; empty for the embedded scenes."""
+    eval: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[NAME=]DIR ..")] = ()
+    """Evaluation sets, `[NAME=]DIR`; empty for the embedded scenes' own."""
+    steps: int | None = None
+    """Optimizer steps; the warmup follows in proportion."""
+    workers: int | None = None
+    zero_stage: int | None = None
+    tokenizer: str | None = None
+    """A Hugging Face tokenizer by name or folder."""
+    image_tower: str | None = None
+    """A timm model name, or a folder in timm's layout."""
+    limit_rows: int | None = None
+    """Train on the first rows alone."""
+    dry_run: bool = False
+    """Resolve everything, run one batch through one step, say what would happen, and stop."""
+
+    def resolved(self) -> tuple[Recipe, Placement]:
+        """The recipe and the placement, with the shortcuts applied."""
+        recipe, placement = self.recipe, self.placement
+        if self.train:
+            recipe = recipe.with_data(train=self.train)
+        if self.eval:
+            recipe = recipe.with_evaluation(sets=self.eval)
+            if recipe.evaluation.best == preset(self.preset).evaluation.best:  # the preset's set is not among these
+                recipe = recipe.with_evaluation(best="")
+        if self.steps is not None:
+            recipe = recipe.with_steps(self.steps)
+        if self.tokenizer is not None:
+            recipe = recipe.with_data(tokenizer=self.tokenizer)
+        if self.image_tower is not None:
+            recipe = recipe.with_method(image=replace(recipe.method.image, name=self.image_tower))
+        if self.limit_rows is not None:
+            recipe = recipe.with_data(limit_rows=self.limit_rows)
+        if self.workers is not None:
+            placement = replace(placement, workers=self.workers)
+        if self.zero_stage is not None:
+            placement = replace(placement, zero_stage=self.zero_stage)
+        return recipe, placement
+
+
+def parse(options: type[T], arguments: Sequence[str], prog: str, description: str) -> T:
+    """Parse a command line. `--preset` is read first, since it gives every other option its default."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default="scenes")
+    chosen, _ = first.parse_known_args([a for a in arguments if a not in ("-h", "--help")])
+    defaults = options(recipe=preset(chosen.preset), placement=Placement(), preset=chosen.preset)
+    return tyro.cli(options, args=list(arguments), default=defaults, prog=prog, description=description)
+
+
+
+
+def again_with(command: Sequence[str], option: str, value: str) -> str:
+    """The command line that was typed, with `option value` in place of what it said of that option before."""
+    given = list(command)
+    if option in given:
+        place = given.index(option)
+        del given[place : place + 2]
+    program = os.path.relpath(given[0]) if given and os.path.exists(given[0]) else given[0]
+    return shlex.join([*(["python"] if program.endswith(".py") else []), program, *given[1:], option, value])

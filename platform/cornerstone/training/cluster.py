@@ -1,0 +1,127 @@
+"""Connecting to Ray, and refusing what the cluster cannot hold before anything waits in silence."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from cornerstone.errors import CornerstoneError
+from cornerstone.home import home
+from cornerstone.recipes.placement import Placement
+
+Say = Callable[[str], None]
+LOOK_EVERY = 5.0  # seconds between looks at a growing cluster
+SAY_EVERY = 60.0
+
+
+@contextmanager
+def connect(say: Say) -> Iterator[None]:
+    """Ray for the length of the block: the cluster of `RAY_ADDRESS` or of this job, or one started here and stopped after."""
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        ray.init(address=address, logging_level="warning", log_to_driver=log_to_driver())
+    else:
+        say("starting Ray on this machine (set RAY_ADDRESS to use a cluster)")
+        ray.init(address="local", logging_level="warning", log_to_driver=log_to_driver(), dashboard_host="127.0.0.1")
+    try:
+        if address:
+            _check_reach()
+        yield
+    finally:
+        ray.shutdown()
+
+
+def log_to_driver() -> bool:
+    """Whether workers' own output is shown: `CORNERSTONE_WORKER_LOGS=1`. Progress and errors are shown in any case."""
+    return os.environ.get("CORNERSTONE_WORKER_LOGS", "") not in ("", "0")
+
+
+def require(placement: Placement, say: Say) -> None:
+    """Return once the cluster holds one trial of this placement.
+
+    Raises CornerstoneError at once, with the arithmetic, where the cluster is too small and no autoscaler could bring what
+    is missing; otherwise waits for it, saying for what, up to `placement.wait_limit` seconds.
+    """
+    import ray
+
+    needed = {"CPU": placement.trial_cpus, "GPU": float(placement.trial_gpus)}
+    limits = _autoscaler_limits()
+    begun = said = time.monotonic() - SAY_EVERY
+    begun += SAY_EVERY
+    while missing := _missing(needed, ray.cluster_resources()):
+        has = ", ".join(f"{ray.cluster_resources().get(kind, 0):g} {kind}s" for kind in needed)
+        reachable = not _missing(needed, limits)
+        if not reachable:
+            raise CornerstoneError(
+                f"This placement needs {placement.arithmetic()}; the cluster has {has}, and no autoscaler can bring more. "
+                f"Lower --workers, --placement.cpus-per-worker, --placement.decode-actors or "
+                f"--placement.cpus-per-decode-actor, or use a larger cluster."
+            )
+        if time.monotonic() - begun > placement.wait_limit:
+            raise CornerstoneError(
+                f"Waited {placement.wait_limit:.0f} s for {missing}: the cluster has {has}. This placement needs "
+                f"{placement.arithmetic()}. See `ray status`, or raise --placement.wait-limit."
+            )
+        if time.monotonic() - said > SAY_EVERY:
+            said = time.monotonic()
+            say(f"waiting for the autoscaler to bring {missing} (the cluster has {has}; needed: {placement.arithmetic()})")
+            _ask_for(needed)
+        time.sleep(LOOK_EVERY)
+
+
+def _missing(needed: dict[str, float], held: dict[str, float]) -> str:
+    """`2.5 CPUs and 1 GPUs`, or nothing."""
+    short = {kind: amount - held.get(kind, 0.0) for kind, amount in needed.items() if amount > held.get(kind, 0.0) + 1e-6}
+    return " and ".join(f"{amount:g} {kind}s" for kind, amount in short.items())
+
+
+def _autoscaler_limits() -> dict[str, float]:
+    """The most that the autoscaler may bring; empty where there is none. Ray Train sizes its workers by the same call."""
+    from ray._private.state import state
+
+    limits = state.get_max_resources_from_cluster_config()
+    return {kind: float(amount) for kind, amount in (limits or {}).items()}
+
+
+def _ask_for(needed: dict[str, float]) -> None:
+    """Tell the autoscaler what is wanted: it grows a cluster for demands, and nothing demands anything yet."""
+    from ray.autoscaler.sdk import request_resources
+
+    request_resources(bundles=[{kind: 1} for kind, amount in needed.items() for _ in range(int(amount + 0.999))])
+
+
+def _check_reach() -> None:
+    """Refuse a home on this machine's disk where the cluster has other machines that must write to it."""
+    import ray
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if not home().is_local or len({node["NodeManagerAddress"] for node in nodes}) < 2:
+        return
+    probe = home().join(".reach", f"{os.getpid()}-{time.time_ns()}")
+    probe.write_text("seen from here")
+    try:
+        blind = [node["NodeManagerAddress"] for node in nodes if not _sees(node["NodeID"], probe.uri)]
+    finally:
+        probe.remove()
+    if blind:
+        raise CornerstoneError(
+            f"CORNERSTONE_HOME is {home()}, which {', '.join(blind[:3])} cannot read: on a cluster of several machines set it "
+            f"to a shared folder or a storage URI (s3://bucket/cornerstone)."
+        )
+
+
+def _sees(node: str, path: str) -> bool:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    there = ray.remote(num_cpus=0)(os.path.exists).options(
+        scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+    )
+    return bool(ray.get(there.remote(path)))

@@ -1,0 +1,176 @@
+"""Engines: one optimizer step on one worker's share of a batch.
+
+`PlainEngine` is PyTorch alone, one process: the reference, and what a bare loop measures. `DeepSpeedEngine` is the same step
+under ZeRO. Both have the same door; the loop does not know which one it drives.
+
+A loss is local sum / global count × workers, and DeepSpeed averages gradients over the workers: together that is the
+gradient of the global mean, for any number of workers and masked rows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from cornerstone.data.batches import Batch
+from cornerstone.errors import CornerstoneError
+from cornerstone.recipes.recipe import Optimization
+from cornerstone.training.schedule import build_optimizer
+
+Precision = Literal["fp32", "bf16"]
+
+
+class Method(Protocol):
+    """What a method's module gives the step: features of a batch, and the parts of the loss from them."""
+
+    def __call__(self, batch: Batch) -> Any: ...
+    def losses(self, features: Any, batch: Batch, group: Any = None) -> dict[str, Tensor]: ...
+
+
+class Engine(Protocol):
+    """One step of training, the state behind it, and the weights it has learnt."""
+
+    device: torch.device
+
+    def step(self, batch: Batch, learning_rate: float) -> dict[str, Tensor]: ...
+    def save(self, folder: str, step: int) -> None: ...
+    def load(self, folder: str) -> int: ...
+    def weights(self) -> dict[str, Tensor]: ...
+
+
+def pick_device() -> torch.device:
+    """This worker's GPU, or the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def check_precision(precision: Precision, device: torch.device) -> None:
+    """Refuse bf16 where the device computes it only by emulation: other hardware, same experiment, other numbers."""
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise CornerstoneError(f"{torch.cuda.get_device_name(device)} has no bf16: set --recipe.precision fp32.")
+
+
+class PlainEngine:
+    """PyTorch alone, on one device."""
+
+    def __init__(self, model: nn.Module, optimization: Optimization, precision: Precision = "fp32") -> None:
+        self.device = next(model.parameters()).device
+        check_precision(precision, self.device)
+        self.model, self.precision, self.clip_norm = model, precision, optimization.clip_norm
+        self.optimizer = build_optimizer(model, optimization)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
+
+    def step(self, batch: Batch, learning_rate: float) -> dict[str, Tensor]:
+        """Forward, backward, clip, update; returns the parts of the loss."""
+        _set_learning_rate(self.optimizer, learning_rate)
+        with self._autocast():
+            features = self.model(batch)
+        parts: dict[str, Tensor] = self.model.losses(features, batch)  # type: ignore[operator]
+        self.optimizer.zero_grad(set_to_none=True)
+        sum(parts.values()).backward()  # type: ignore[union-attr]
+        if self.clip_norm:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+        self.optimizer.step()
+        return {name: part.detach() for name, part in parts.items()}
+
+    def save(self, folder: str, step: int) -> None:
+        """Model, optimizer and step in one file."""
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": step}
+        torch.save(state, os.path.join(folder, "plain.pt"))
+
+    def load(self, folder: str) -> int:
+        """Go on from `save`; returns the number of steps done."""
+        state = torch.load(os.path.join(folder, "plain.pt"), map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        return int(state["step"])
+
+    def weights(self) -> dict[str, Tensor]:
+        """Every parameter and buffer that training may have changed."""
+        return dict(self.model.state_dict())
+
+
+class DeepSpeedEngine:
+    """The same step under DeepSpeed ZeRO, stages 0 to 3, one process a worker."""
+
+    def __init__(
+        self, model: nn.Module, optimization: Optimization, stage: int, rows: int, precision: Precision = "fp32"
+    ) -> None:
+        os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+        import deepspeed
+        import torch.distributed as dist
+
+        self.device, self.stage = pick_device(), stage
+        check_precision(precision, self.device)
+        self.world = dist.get_world_size() if dist.is_initialized() else 1
+        self._deepspeed = deepspeed
+        self.engine, self.optimizer, _, _ = deepspeed.initialize(
+            model=model.to(self.device),
+            optimizer=build_optimizer(model, optimization),
+            config={
+                "train_micro_batch_size_per_gpu": rows,
+                "gradient_accumulation_steps": 1,
+                "gradient_clipping": optimization.clip_norm,
+                "zero_optimization": {"stage": stage},
+                "torch_autocast": {"enabled": precision == "bf16", "dtype": "bfloat16"},
+                "zero_allow_untested_optimizer": True,
+                "zero_force_ds_cpu_optimizer": False,
+                "steps_per_print": 10**9,
+            },
+        )
+
+    def step(self, batch: Batch, learning_rate: float) -> dict[str, Tensor]:
+        """Forward, backward, clip, update; returns this worker's parts of the loss, whose mean over workers is the loss."""
+        _set_learning_rate(self.optimizer, learning_rate)
+        features = self.engine(batch)
+        parts = self.engine.module.losses(features, batch)
+        self.engine.backward(sum(parts.values()))
+        self.engine.step()
+        return {name: part.detach() for name, part in parts.items()}
+
+    def save(self, folder: str, step: int) -> None:
+        """This worker's shard of model, optimizer and step; every worker calls it."""
+        self.engine.save_checkpoint(folder, tag="deepspeed", client_state={"step": step, "world": self.world})
+
+    def load(self, folder: str) -> int:
+        """Go on from `save`; returns the number of steps done."""
+        try:
+            path, state = self.engine.load_checkpoint(folder, tag="deepspeed")
+        except self._deepspeed.runtime.zero.utils.ZeRORuntimeException as error:
+            raise CornerstoneError(
+                f"This checkpoint's optimizer state was sharded over another number of workers than {self.world} "
+                f"(ZeRO stage {self.stage}): resume with that number, or train with --zero-stage 0. DeepSpeed says: {error}"
+            ) from error
+        if path is None:
+            raise CornerstoneError(f"No DeepSpeed checkpoint in {folder}.")
+        return int(state["step"])
+
+    def weights(self) -> dict[str, Tensor]:
+        """Every parameter and buffer, whole, on every worker (gathered from the shards at stage 3)."""
+        module = self.engine.module
+        if self.stage < 3:
+            return dict(module.state_dict())
+        with self._deepspeed.zero.GatheredParameters(list(module.parameters())):
+            return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+    def whole_module(self, build: Callable[[], nn.Module]) -> nn.Module:
+        """The model with all its parameters, to encode with: at stage 3 a copy, which `build` makes, with gathered weights."""
+        if self.stage < 3:
+            return self.engine.module
+        weights = self.weights()
+        model = build().to(self.device)
+        model.load_state_dict(weights)
+        return model
+
+
+def _set_learning_rate(optimizer: Any, learning_rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate

@@ -1,0 +1,137 @@
+"""`cornerstone features`: the locked tower over a data set, once, by Ray Data actors; trials then read vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from cornerstone.data.features import FeatureKeys, FeatureType, feature_schema
+from cornerstone.data.images import BadImage, Transform
+from cornerstone.data.manifest import Manifest, Shard
+from cornerstone.data.shards import DataSet, Reader, refuse_existing, write_features_shard
+from cornerstone.data.storage import Location
+from cornerstone.models.towers import build_image_tower, state_hash
+from cornerstone.recipes.recipe import Recipe
+from cornerstone.recipes.towers import ImageTower
+from cornerstone.training.embedded import scenes_tower
+
+IMAGES_AT_ONCE = 256
+
+
+class _Tower:
+    """An actor: computes the features of one whole shard and writes them; returns what the manifest says of the file."""
+
+    def __init__(self, data: DataSet, out: str, config: ImageTower, transform: Transform, keys: FeatureKeys, threads: int):
+        torch.set_num_threads(threads)
+        self.data, self.out, self.transform = data, Location(out), transform
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.tower = build_image_tower(config).lock().to(self.device)
+        self.schema = feature_schema(self.tower.width, keys.dtype)
+        self.reader = Reader(data, ["image"], keep_groups=1)
+
+    def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
+        """Ray Data's door: one shard a block."""
+        index = int(block["shard"][0])
+        shards = self.data.manifest.shards
+        first = sum(len(s.row_groups) for s in shards[:index])
+        groups = [self._group(first + g) for g in range(len(shards[index].row_groups))]
+        written = write_features_shard(self.out, shards[index].file, groups)
+        return {name: [value] for name, value in {"shard": index, **asdict(written)}.items()}
+
+    def _group(self, group: int) -> pa.Table:
+        images = self.reader.group(group)["image"]
+        pixels, reasons = [], []
+        blank = np.zeros((3, self.transform.size, self.transform.size), dtype=np.uint8)
+        for image in images:
+            try:
+                pixels.append(self.transform(image.as_py() or b""))
+                reasons.append("")
+            except BadImage as error:
+                pixels.append(blank)
+                reasons.append(str(error))
+        vectors = self._encode(np.stack(pixels))
+        vectors[[i for i, reason in enumerate(reasons) if reason]] = 0
+        number = self.schema.field("feature").type.value_type.to_pandas_dtype()
+        flat = pa.array(vectors.astype(number).reshape(-1))
+        return pa.Table.from_arrays(
+            [pa.FixedSizeListArray.from_arrays(flat, self.tower.width), pa.array(reasons, pa.string())], schema=self.schema
+        )
+
+    @torch.inference_mode()
+    def _encode(self, pixels: np.ndarray) -> np.ndarray:
+        parts = torch.from_numpy(pixels).split(IMAGES_AT_ONCE)
+        return torch.cat([self.tower(part.to(self.device)).float().cpu() for part in parts]).numpy()
+
+
+def write_features(
+    data: DataSet,
+    out: Location,
+    tower: ImageTower,
+    transform: Transform,
+    keys: FeatureKeys,
+    *,
+    width: int,
+    actors: int = 2,
+    gpus_per_actor: float = 0.0,
+) -> Manifest:
+    """Compute and store the features of every image: same files and row groups as `data`, manifest last.
+
+    The CPUs of a small machine are shared: an actor takes one, and computes on one thread. Needs Ray to be started.
+    """
+    import ray.data
+    from ray.data import ActorPoolStrategy, DataContext
+
+    refuse_existing(out)
+    out.make()
+    DataContext.get_current().enable_progress_bars = False
+    shards = [{"shard": i} for i in range(len(data.manifest.shards))]
+    written = (
+        ray.data.from_items(shards, override_num_blocks=len(shards))
+        .map_batches(
+            _Tower,
+            fn_constructor_args=(data, out.uri, tower, transform, keys, 1),
+            batch_size=None,
+            compute=ActorPoolStrategy(min_size=1, max_size=min(actors, len(shards))),
+            num_cpus=1,
+            num_gpus=gpus_per_actor,
+        )
+        .take_all()
+    )
+    described = {row.pop("shard"): row for row in written}
+    files = tuple(
+        Shard(row["file"], tuple(int(n) for n in row["row_groups"]), int(row["bytes"]), row["sha256"])
+        for _, row in sorted(described.items())
+    )
+    source = {"data": data.location.uri, "width": width}
+    manifest = Manifest("features", data.name, files, source=source, keys=asdict(keys))
+    manifest.write(out)
+    return manifest
+
+
+def store_features(
+    folder: str,
+    out: str,
+    recipe: Recipe,
+    dtype: FeatureType,
+    *,
+    actors: int,
+    gpus_per_actor: float,
+    say: Callable[[str], None],
+) -> Manifest:
+    """`write_features` for a preset's tower and image size. Presets of scenes take the embedded tower."""
+    data = DataSet.open(folder, "pairs")
+    config = recipe.method.image
+    if not config.name:
+        config = replace(config, name=scenes_tower(recipe.data.scenes, config.size, say))
+    tower = build_image_tower(config)
+    transform = Transform(config.size, train=False)
+    keys = FeatureKeys(data.manifest.content_hash, state_hash(tower), transform.key(), dtype)
+    place = Location.of(out)
+    return write_features(
+        data, place, config, transform, keys, width=tower.width, actors=actors, gpus_per_actor=gpus_per_actor
+    )

@@ -1,0 +1,109 @@
+"""One run on Ray Train: the driver's side of a job."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from cornerstone.data.storage import Location
+from cornerstone.data.stream import ray_dataset
+from cornerstone.errors import CornerstoneError, RunStopped
+from cornerstone.training.job import Job
+
+Tell = Callable[[dict[str, Any]], None]
+SNAPSHOT = "checkpoint_manager_snapshot.json"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run gives: its last evaluation, where its model and best checkpoint lie."""
+
+    metrics: dict[str, float]
+    model: str
+    checkpoint: str
+    best_checkpoint: str
+    unsent: int = 0
+    problem: str = ""
+
+
+def latest_step(job: Job) -> int:
+    """Steps done by the run's last committed checkpoint; 0 where there is none.
+
+    Ray Train's snapshot is the commit: a folder that it does not name is a part of a checkpoint.
+    """
+    snapshot = job.identity.checkpoints.join(job.identity.run, SNAPSHOT)
+    if not snapshot.exists():
+        return 0
+    latest = json.loads(snapshot.read_text()).get("latest_checkpoint_result")
+    return int(latest["checkpoint_dir_name"].removeprefix("step-")) if latest else 0
+
+
+def launch(job: Job, tell: Tell) -> Outcome:
+    """Run a job on Ray Train until its end; restarts go on from the last checkpoint, with the rows as planned.
+
+    The name of the Ray Train run is the job's own UUID: launched again, the same job resumes.
+    """
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(job.placement.health_check_interval))
+    import ray.train
+    from ray.data import ExecutionOptions
+    from ray.train.torch import TorchTrainer
+
+    placement, best = job.placement, job.recipe.evaluation.best or None
+
+    def stream() -> Any:  # called in the controller at every start of the workers: this is where a resumed step enters
+        return ray_dataset(job.layout(), latest_step(job), placement.decode_actors, placement.cpus_per_decode_actor)
+
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"job": job, "tell": tell},
+        datasets={"train": stream},
+        # Order decides which rows a step sees; it must be said here, where Ray Train copies the options from.
+        dataset_config=ray.train.DataConfig(execution_options=ExecutionOptions(preserve_order=True)),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=placement.workers,
+            use_gpu=placement.gpus_per_worker > 0,
+            resources_per_worker={"CPU": placement.cpus_per_worker, "GPU": placement.gpus_per_worker}
+            if placement.gpus_per_worker
+            else {"CPU": placement.cpus_per_worker},
+        ),
+        run_config=ray.train.RunConfig(
+            name=job.identity.run,
+            storage_path=_storage(job.identity.checkpoints),
+            checkpoint_config=ray.train.CheckpointConfig(
+                num_to_keep=placement.keep_checkpoints,
+                checkpoint_score_attribute=best,
+                checkpoint_score_order="max",
+            ),
+            failure_config=ray.train.FailureConfig(max_failures=placement.max_failures),
+        ),
+    )
+    result = trainer.fit()
+    returned = result.return_value
+    if "stopped" in returned:
+        raise CornerstoneError(returned["stopped"])
+    best_one = result.get_best_checkpoint(best, "max") if best else result.checkpoint
+    return Outcome(
+        metrics=returned["metrics"],
+        model=returned["model"],
+        checkpoint=result.checkpoint.path if result.checkpoint else "",
+        best_checkpoint=best_one.path if best_one else "",
+        unsent=returned["unsent"],
+        problem=returned["problem"],
+    )
+
+
+def _worker(config: dict[str, Any]) -> dict[str, Any]:
+    from cornerstone.training.worker import run_worker
+
+    try:
+        return run_worker(config["job"], config["tell"])
+    except RunStopped as reason:  # raised by all workers alike: Ray Train would only restart them into the same wall
+        return {"stopped": str(reason)}
+
+
+def _storage(location: Location) -> str:
+    location.make()
+    return location.uri

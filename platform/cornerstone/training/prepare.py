@@ -1,0 +1,250 @@
+"""From a recipe to all that its workers need: data opened, tokenizer and tower resolved, features computed once.
+
+What is prepared lies under the home and is found again by its content; the trials of a sweep share it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cornerstone.data.features import FeatureKeys, check_store
+from cornerstone.data.images import Transform
+from cornerstone.data.manifest import FILE as MANIFEST
+from cornerstone.data.plan import Plan
+from cornerstone.data.samples import Draws, Pictures, Texts
+from cornerstone.data.shards import DataSet
+from cornerstone.data.storage import Location, absolute
+from cornerstone.data.stream import StreamSpec
+from cornerstone.data.texts import TextTokenizer, load_tokenizer
+from cornerstone.errors import CornerstoneError
+from cornerstone.evaluation.sets import EvaluationSet, eval_hash, open_sets
+from cornerstone.home import home
+from cornerstone.recipes.recipe import Recipe
+from cornerstone.recipes.towers import ImageTower
+from cornerstone.training.embedded import prepare_scenes
+
+Say = Callable[[str], None]
+TOKENIZER = "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recipe whose every name has become something that can be opened from any worker."""
+
+    recipe: Recipe
+    """With absolute paths, and the embedded data's where it names none."""
+    given: Recipe
+    """As it was written."""
+    data: DataSet
+    tokenizer: str
+    """The text of a `tokenizer.json`."""
+    vocabulary: int
+    image_width: int
+    sets: tuple[EvaluationSet, ...]
+    content: dict[str, str]
+    features: str = ""
+    """The training data's feature store; empty where the tower runs online."""
+
+    @property
+    def recipe_hash(self) -> str:
+        """Identifies the experiment (DESIGN: all that changes the expected numbers; no seed, no path)."""
+        return self.recipe.hash(self.content)
+
+    @property
+    def eval_hash(self) -> str:
+        """Identifies what is measured."""
+        return eval_hash(self.sets)
+
+    @property
+    def rows(self) -> int:
+        """Rows of an epoch."""
+        return min(len(self.data), self.recipe.data.limit_rows or len(self.data))
+
+    @property
+    def texts(self) -> Texts:
+        """How texts are tokenized."""
+        text = self.recipe.method.text
+        return Texts(self.tokenizer, text.token_limit, text.corner_tokens)
+
+    @property
+    def transform(self) -> Transform:
+        """What becomes of a training image."""
+        return Transform(self.recipe.method.image.size, self.recipe.data.crop_scale)
+
+    def described(self) -> dict[str, Any]:
+        """The data set, as a record names it."""
+        manifest = self.data.manifest
+        return {
+            "name": manifest.name,
+            "digest": manifest.content_hash,
+            "uri": self.data.location.uri,
+            "rows": self.rows,
+        }
+
+    def stream(self) -> StreamSpec:
+        """What the decode actors need."""
+        recipe = self.recipe
+        return StreamSpec(
+            data=self.data.location.uri,
+            plan=Plan(self.data.manifest.row_groups, recipe.optimization.batch_size, recipe.seed, recipe.data.limit_rows),
+            draws=Draws(recipe.seed, recipe.data.sub_captions, recipe.data.captioners),
+            pictures=Pictures(self.transform, self.features, self.image_width),
+            texts=self.texts,
+            steps=recipe.optimization.steps,
+            evaluations=tuple(s.source for s in self.sets),
+            every=recipe.evaluation.every,
+        )
+
+
+def prepare(recipe: Recipe, say: Say = print, *, features: bool = True, limit_evaluation: int | None = None) -> Prepared:
+    """Resolve a recipe in the driver, before anything is started.
+
+    `features=False` leaves stored features that are not there uncomputed (a dry run): the tower then runs online.
+    """
+    given, recipe = recipe, _with_scenes(recipe, say)
+    data = DataSet.open(recipe.data.train, "pairs")
+    _check_captioners(recipe, data)
+    tokenizer = _tokenizer(recipe, data)
+    sets = open_sets(recipe.evaluation.sets)
+    width, tower_hash = describe_tower(recipe.method.image)
+    content = {"data": data.manifest.content_hash, "tokenizer": _sha(tokenizer), **_tower_content(recipe, tower_hash)}
+    prepared = Prepared(recipe, given, data, tokenizer, TextTokenizer(tokenizer, limit=8, corners=0).vocab_size, width, sets, content)
+    prepared.stream()  # a batch above the rows is refused here, before anything is computed
+    _check_best(recipe, sets)
+    return with_features(prepared, tower_hash, say, compute=features) if recipe.data.features == "stored" else prepared
+
+
+def again(prepared: Prepared, recipe: Recipe, say: Say = print) -> Prepared:
+    """What a sweep's next point needs. Where it differs in what is drawn, in the text tower, the loss or the seed alone, it
+    shares data, tokenizer, tower and features with the point prepared before; otherwise it is prepared by itself.
+    """
+    drawn = {"sub_captions": recipe.data.sub_captions, "captioners": recipe.data.captioners}
+    shared = (
+        prepared.given.with_data(**drawn).data == recipe.data
+        and prepared.given.method.image == recipe.method.image
+        and prepared.given.method.text.name == recipe.method.text.name
+        and prepared.given.evaluation == recipe.evaluation
+    )
+    if not shared:
+        return prepare(recipe, say)
+    ours = prepared.recipe
+    resolved = replace(recipe, evaluation=ours.evaluation).with_data(train=ours.data.train)
+    resolved = resolved.with_method(image=ours.method.image)
+    _check_captioners(resolved, prepared.data)
+    return replace(prepared, recipe=resolved, given=recipe)
+
+
+def with_features(prepared: Prepared, tower_hash: str, say: Say, *, compute: bool) -> Prepared:
+    """The same with stored features, computed now where no store fits."""
+    from cornerstone.training.features import write_features
+
+    recipe = prepared.recipe
+
+    def store_for(data: DataSet, name: str) -> str:
+        transform = replace(prepared.transform, train=False)
+        keys = FeatureKeys(data.manifest.content_hash, tower_hash, transform.key(), recipe.data.feature_dtype)
+        folder = home().join("features", keys.digest())
+        if not folder.join(MANIFEST).exists():
+            if not compute:
+                return ""
+            say(f"features: {len(data):,} images of {name} through the locked tower, once for all trials")
+            write_features(data, folder, recipe.method.image, transform, keys, width=prepared.image_width)
+        check_store(folder, keys)
+        return folder.uri
+
+    train = store_for(prepared.data, prepared.data.name)
+    sets = []
+    for judged in prepared.sets:
+        store = store_for(DataSet.open(judged.source.data), judged.name)
+        sets.append(replace(judged, source=replace(judged.source, features=store)))
+    if not train or not all(s.source.features for s in sets):
+        return prepared
+    return replace(prepared, features=train, sets=tuple(sets))
+
+
+def describe_tower(config: ImageTower) -> tuple[int, str]:
+    """Length of the tower's feature, and a digest of its weights ("" where it starts at random)."""
+    from cornerstone.models.towers import build_image_tower, state_hash
+
+    tower = build_image_tower(config)
+    return tower.width, state_hash(tower) if config.pretrained else ""
+
+
+def _tower_content(recipe: Recipe, tower_hash: str) -> dict[str, str]:
+    content = {"image": tower_hash} if tower_hash else {}
+    text = recipe.method.text.name
+    if text and Location.of(text).exists():
+        files = sorted(f for f in Location.of(text).list() if f.endswith(".safetensors"))
+        content["text"] = _sha(*(Location.of(text).join(f).read_bytes() for f in files))
+    return content
+
+
+def _sha(*parts: str | bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode() if isinstance(part, str) else part)
+    return digest.hexdigest()[:16]
+
+
+def _with_scenes(recipe: Recipe, say: Say) -> Recipe:
+    """The embedded data set, its evaluation sets and its tower where the recipe names none of its own."""
+    if recipe.data.train:
+        recipe = recipe.with_data(train=absolute(recipe.data.train))
+        sets = tuple(_absolute_set(s) for s in recipe.evaluation.sets)
+        if not recipe.method.image.name:
+            raise CornerstoneError(
+                f"The preset {recipe.name!r} takes its image tower from the embedded scenes; with your own --train name one: "
+                f"--image-tower vit_small_patch16_224.augreg_in21k, or a folder in timm's layout; or use --preset photos."
+            )
+        return recipe.with_evaluation(sets=sets)
+    embedded = prepare_scenes(recipe.data.scenes, recipe.method.image.size, say)
+    recipe = recipe.with_data(train=embedded.train)
+    if not recipe.method.image.name:
+        recipe = recipe.with_image(name=embedded.tower)
+    sets = tuple(_absolute_set(s) for s in recipe.evaluation.sets) or embedded.sets
+    return recipe.with_evaluation(sets=sets)
+
+
+def _absolute_set(argument: str) -> str:
+    name, separator, folder = argument.rpartition("=")
+    return f"{name}{separator}{absolute(folder)}"
+
+
+def _tokenizer(recipe: Recipe, data: DataSet) -> str:
+    if recipe.data.tokenizer:
+        return load_tokenizer(recipe.data.tokenizer)
+    beside = data.location.join(TOKENIZER)
+    if beside.exists():
+        return beside.read_text()
+    if recipe.method.text.name:
+        return load_tokenizer(recipe.method.text.name)
+    raise CornerstoneError(
+        f"No tokenizer: {data.location} keeps none beside its shards. Name one: --tokenizer bert-base-uncased, or a folder."
+    )
+
+
+def _check_captioners(recipe: Recipe, data: DataSet) -> None:
+    from cornerstone.data.shards import Reader
+
+    if not recipe.data.captioners:
+        return
+    table = Reader(data, ["captions"]).group(0)
+    sources = {c["source"] for row in table["captions"].to_pylist() for c in row or [] if c["role"] == "long"}
+    unknown = [name for name in recipe.data.captioners if name not in sources]
+    if unknown:
+        raise CornerstoneError(
+            f"No long caption by {unknown[0]!r} in {data.location}: its captioners are {', '.join(sorted(sources)) or 'none'} "
+            f"(--recipe.data.captioners)."
+        )
+
+
+def _check_best(recipe: Recipe, sets: tuple[EvaluationSet, ...]) -> None:
+    best: Any = recipe.evaluation.best
+    if best and best.split("/")[1:2] and best.split("/")[1] not in {s.name for s in sets}:
+        raise CornerstoneError(
+            f"The best checkpoint is chosen by {best!r}, but the evaluation sets are {', '.join(s.name for s in sets) or 'none'}: "
+            f"set --recipe.evaluation.best to one of theirs, or to '' for the last."
+        )

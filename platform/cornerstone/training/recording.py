@@ -1,0 +1,74 @@
+"""A job's run in MLflow: opened before its workers start, closed with what became of it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from cornerstone.tracking.mlflow_records import Records
+from cornerstone.training.job import Job
+from cornerstone.training.launch import Outcome
+
+
+def open_run(records: Records, job: Job, name: str, tags: Mapping[str, str], parent: str | None = None) -> Job:
+    """The job with its MLflow run: a new one, or the one that an interrupted start opened for the same identity."""
+    prepared, identity = job.prepared, job.identity
+    run = records.find("cornerstone.run", identity.run)
+    if run is None:
+        identifying = {
+            "cornerstone.run": identity.run,
+            "cornerstone.seed": str(job.recipe.seed),
+            "cornerstone.recipe_hash": prepared.recipe_hash,
+            "cornerstone.eval_hash": prepared.eval_hash,
+            "cornerstone.data_hash": prepared.content["data"],
+            "cornerstone.git_commit": git_commit(),
+        }
+        recipe = job.recipe.as_dict()
+        run = records.start(name, {**identifying, **tags}, parent)
+        records.describe(run, params=flat(recipe), recipe=recipe, data=prepared.described())
+    return job.recorded(records.uri, run)
+
+
+def close_run(records: Records, job: Job, outcome: Outcome | None, error: str = "") -> None:
+    """FINISHED with its paths as tags; FAILED with the reason; KILLED where there is neither."""
+    run = job.identity.mlflow_run
+    if outcome is not None:
+        paths = {"model": outcome.model, "checkpoint": outcome.checkpoint, "best_checkpoint": outcome.best_checkpoint}
+        records.tag(run, {f"cornerstone.{name}": path for name, path in paths.items()})
+    elif error:
+        records.tag(run, {"cornerstone.error": error})
+    records.finish(run, "FINISHED" if outcome is not None else "FAILED" if error else "KILLED")
+
+
+def reason(error: BaseException) -> str:
+    """The innermost cause, in one line: Ray wraps a worker's error in several of its own."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if "Error" in line and ":" in line] or lines[-1:] or [type(error).__name__]
+    return telling[-1].removeprefix("cornerstone.errors.CornerstoneError: ")[:500]
+
+
+def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`: MLflow's params know no nesting."""
+    items: dict[str, Any] = {}
+    for name, value in nested.items():
+        items |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return items
+
+
+@cache
+def git_commit() -> str:
+    """The commit of the code that runs, with `+` where it was changed since; empty outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        commit = git("rev-parse", "--short=12", "HEAD")
+        return commit + ("+" if commit and git("status", "--porcelain") else "")
+    except (OSError, subprocess.SubprocessError):
+        return ""

@@ -1,0 +1,277 @@
+"""The image tower's pretraining on scenes: a small vision transformer that learns all of a picture, not its class alone.
+
+It stands for the ImageNet-21k tower that LoTLIP locks: trained on pictures of its own, it must know what long captions
+speak of. Linear heads on the class token (what retrieval sees) name the colour and shape in every cell, the background
+and the salient object's class; a helping head on the patch tokens, dropped afterwards, names what each patch shows.
+
+B pictures, S pixels a side, D width, C cells, P patches; K colours or shapes and one more for an empty cell.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cornerstone.data.draws import permutation
+from cornerstone.data.scenes.draw import encode, paint
+from cornerstone.data.scenes.world import BACKGROUNDS, COLOURS, SHAPES, SPECIES, Scene, ScenesSpec, draw_scene
+from cornerstone.data.scenes.world import colour_of, shape_of
+from cornerstone.errors import CornerstoneError
+
+EMPTY_COLOUR, EMPTY_SHAPE = len(COLOURS), len(SHAPES)
+_MEAN = _STD = 0.5
+_WARMUP_STEPS = 30
+_ARCHITECTURE = "vit_tiny_patch16_224"  # the plainest of timm's vision transformers; the sizes are the plan's
+_POSITIONS = 1.0  # with timm's .02 places are too alike for the class token to look into single cells within this budget
+
+
+@dataclass(frozen=True)
+class TowerPlan:
+    """How the tower is built and trained. The defaults take about half a minute on two cores."""
+
+    seed: int = 0
+    image_size: int = 64
+    cells: int = 3
+    min_objects: int = 4
+    max_objects: int = 7
+    width: int = 128
+    depth: int = 3
+    heads: int = 8
+    patch: int = 0
+    """Side of a patch in pixels; 0: as large as a cell, which learns fastest."""
+    images: int = 12_000
+    """Pictures of its own, no row of any other set."""
+    epochs: int = 3
+    batch: int = 32
+    learning_rate: float = 4e-3
+    held_out: int = 2_000
+    """Pictures, after JPEG as in shards, on which the heads are judged."""
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise CornerstoneError(f"Width {self.width} is not a multiple of {self.heads} heads.")
+        if not 0 <= self.patch <= self.image_size:
+            raise CornerstoneError(f"A patch of {self.patch} pixels: expected 1 to {self.image_size}, or 0 for a cell's size.")
+        if min(self.images, self.epochs, self.batch, self.held_out) < 1:
+            raise CornerstoneError("images, epochs, batch and held_out of the tower's pretraining must be 1 or more.")
+
+    @property
+    def steps(self) -> int:
+        """Updates; the last pictures that fill no batch are left out of an epoch."""
+        return self.epochs * max(1, self.images // self.batch)
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        return self.patch or self.image_size // self.cells
+
+    def scenes(self, stream: str, indices: np.ndarray) -> list[Scene]:
+        """Scenes of the tower's own streams: `train` or `held-out`."""
+        spec = ScenesSpec(
+            set=f"tower-{stream}",
+            seed=self.seed,
+            image_size=self.image_size,
+            cells=self.cells,
+            min_objects=self.min_objects,
+            max_objects=self.max_objects,
+        )
+        return [draw_scene(spec, spec.lot("scene", int(i))) for i in indices]
+
+
+class Content(NamedTuple):
+    """What the pictures show."""
+
+    colour_BC: Tensor
+    shape_BC: Tensor
+    background_B: Tensor
+    salient_B: Tensor
+    small_BC: Tensor
+    """Cells with an object that is not the salient one."""
+
+
+def content_of(scenes: list[Scene]) -> Content:
+    """The targets of dense pretraining."""
+    cells = scenes[0].cells ** 2
+    colour_BC = torch.full((len(scenes), cells), EMPTY_COLOUR)
+    shape_BC = torch.full((len(scenes), cells), EMPTY_SHAPE)
+    small_BC = torch.zeros(len(scenes), cells, dtype=torch.bool)
+    for b, scene in enumerate(scenes):
+        for thing in scene.things:
+            colour_BC[b, thing.cell] = colour_of(thing.species)
+            shape_BC[b, thing.cell] = shape_of(thing.species)
+            small_BC[b, thing.cell] = thing is not scene.salient
+    background_B = torch.tensor([scene.background for scene in scenes])
+    salient_B = torch.tensor([scene.salient.species for scene in scenes])
+    return Content(colour_BC, shape_BC, background_B, salient_B, small_BC)
+
+
+class Dense(nn.Module):
+    """The tower and the heads that teach it."""
+
+    def __init__(self, plan: TowerPlan) -> None:
+        super().__init__()
+        self.tower = _new_tower(plan)
+        self.cells = plan.cells**2
+        colours, shapes = EMPTY_COLOUR + 1, EMPTY_SHAPE + 1
+        self.colour = nn.Linear(plan.width, self.cells * colours)
+        self.shape = nn.Linear(plan.width, self.cells * shapes)
+        self.background = nn.Linear(plan.width, len(BACKGROUNDS))
+        self.salient = nn.Linear(plan.width, SPECIES)
+        self.patch_colour = nn.Linear(plan.width, colours)
+        self.patch_shape = nn.Linear(plan.width, shapes)
+        side = plan.image_size // plan.patch_size
+        middle = (torch.arange(side) + 0.5) * plan.patch_size * plan.cells / plan.image_size
+        cell = middle.long()
+        self.register_buffer("cell_of_patch_P", (cell[:, None] * plan.cells + cell).flatten())
+
+    def named(self, cls_BD: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Logits of colour (B, C, K) and shape (B, C, K) in every cell, background and salient species."""
+        batch = len(cls_BD)
+        colour_BCK = self.colour(cls_BD).view(batch, self.cells, -1)
+        shape_BCK = self.shape(cls_BD).view(batch, self.cells, -1)
+        return colour_BCK, shape_BCK, self.background(cls_BD), self.salient(cls_BD)
+
+    def loss(self, image_B3SS: Tensor, content: Content) -> Tensor:
+        """Cross-entropies: the cells' weigh most, for they are most of what there is to say."""
+        token_BTD = self.tower.forward_features(image_B3SS)  # type: ignore[operator]
+        colour_BCK, shape_BCK, background_BK, salient_BK = self.named(token_BTD[:, 0])
+        patch_BPD = token_BTD[:, 1:]
+        return (
+            2 * _cross_entropy(colour_BCK, content.colour_BC)
+            + 2 * _cross_entropy(shape_BCK, content.shape_BC)
+            + 0.3 * _cross_entropy(background_BK, content.background_B)
+            + 0.5 * _cross_entropy(salient_BK, content.salient_B)
+            + _cross_entropy(self.patch_colour(patch_BPD), content.colour_BC[:, self.cell_of_patch_P])
+            + _cross_entropy(self.patch_shape(patch_BPD), content.shape_BC[:, self.cell_of_patch_P])
+        )
+
+
+def pretrain_tower(
+    out_folder: Path | str, *, progress: Callable[[int, int], None] | None = None, **plan: Any
+) -> dict[str, float]:
+    """Pretrain a tower and save it in timm's folder layout, for `timm.create_model("local-dir:" + folder)`.
+
+    `plan` are fields of `TowerPlan`; `progress` is told steps done and steps in all. Returns what linear heads on the
+    class token get right on held-out pictures: `salient` (of 96), `background` (of 6), `colour` and `shape` of the
+    objects that are not salient, `empty` cells found empty; and the last `loss`. The same plan gives the same tower for
+    a fixed number of threads; torch's own generator is left as it was.
+    """
+    settings = TowerPlan(**plan)
+    device = torch.device(settings.device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        dense = Dense(settings).to(device)
+    dense.train()
+    decayed = [p for p in dense.parameters() if p.ndim > 1]
+    others = [p for p in dense.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / _WARMUP_STEPS) * (1 - step / settings.steps)
+    )
+    loss = torch.tensor(float("nan"))
+    for step, indices in enumerate(_batches(settings)):
+        scenes = settings.scenes("train", indices)
+        images = pixels([paint(scene, settings.image_size) for scene in scenes]).to(device)
+        loss = dense.loss(images, Content(*(x.to(device) for x in content_of(scenes))))
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(dense.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if progress is not None:
+            progress(step + 1, settings.steps)
+    dense.eval()
+    metrics = {**_judge(dense, settings, device), "loss": loss.item()}
+    _save(dense.tower, Path(out_folder), settings)
+    return metrics
+
+
+def pixels(pictures: list[np.ndarray]) -> Tensor:
+    """(B, 3, S, S) as the tower wants them, in [-1, 1], from (S, S, 3) bytes."""
+    image_BSS3 = torch.from_numpy(np.stack(pictures))
+    return ((image_BSS3.permute(0, 3, 1, 2).float() / 255 - _MEAN) / _STD).contiguous()
+
+
+def _batches(plan: TowerPlan) -> Any:
+    """Row numbers of each batch."""
+    for epoch in range(plan.epochs):
+        order = permutation(plan.images, plan.seed, "scenes/tower/order", epoch)
+        for start in range(0, max(1, plan.images - plan.batch + 1), plan.batch):
+            yield order[start : start + plan.batch]
+
+
+@torch.no_grad()
+def _judge(dense: Dense, plan: TowerPlan, device: torch.device) -> dict[str, float]:
+    """Accuracies of the heads on held-out pictures."""
+    right: dict[str, list[Tensor]] = {}
+    for start in range(0, plan.held_out, 250):
+        scenes = plan.scenes("held-out", np.arange(start, min(start + 250, plan.held_out)))
+        files = [encode(paint(scene, plan.image_size)) for scene in scenes]
+        pictures = [np.asarray(Image.open(io.BytesIO(file))) for file in files]
+        truth = content_of(scenes)
+        logits = dense.named(dense.tower(pixels(pictures).to(device)))
+        colour_BC, shape_BC, background_B, salient_B = (x.argmax(-1).cpu() for x in logits)
+        found = {
+            "salient": salient_B == truth.salient_B,
+            "background": background_B == truth.background_B,
+            "colour": (colour_BC == truth.colour_BC)[truth.small_BC],
+            "shape": (shape_BC == truth.shape_BC)[truth.small_BC],
+            "empty": (colour_BC == EMPTY_COLOUR)[truth.colour_BC == EMPTY_COLOUR],
+        }
+        for name, hits in found.items():
+            right.setdefault(name, []).append(hits)
+    return {name: torch.cat(hits).float().mean().item() for name, hits in right.items()}
+
+
+def _new_tower(plan: TowerPlan) -> nn.Module:
+    import cornerstone.models  # noqa: F401 - mends torchvision, which timm imports
+    import timm
+
+    tower = timm.create_model(_ARCHITECTURE, pretrained=False, num_classes=0, **_arguments(plan))
+    nn.init.normal_(tower.pos_embed, std=_POSITIONS)
+    return tower
+
+
+def _arguments(plan: TowerPlan) -> dict[str, Any]:
+    return {
+        "img_size": plan.image_size,
+        "patch_size": plan.patch_size,
+        "embed_dim": plan.width,
+        "depth": plan.depth,
+        "num_heads": plan.heads,
+        "mlp_ratio": 2.0,
+        "global_pool": "token",
+    }
+
+
+def _save(tower: nn.Module, folder: Path, plan: TowerPlan) -> None:
+    """config.json and model.safetensors, as timm reads them."""
+    from timm.models import save_for_hf
+
+    config = {
+        "model_args": _arguments(plan),
+        "pretrained_cfg": {
+            "tag": "scenes",
+            "input_size": (3, plan.image_size, plan.image_size),
+            "mean": (_MEAN,) * 3,
+            "std": (_STD,) * 3,
+            "interpolation": "bicubic",
+            "crop_pct": 1.0,
+        },
+    }
+    save_for_hf(tower.cpu(), str(folder), model_config=config, safe_serialization=True)
+
+
+def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    return functional.cross_entropy(logits.flatten(0, -2), target.flatten())

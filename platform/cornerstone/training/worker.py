@@ -1,0 +1,145 @@
+"""What one Ray Train worker does: build the model, put it under ZeRO, stream, train, save."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+import torch.distributed as dist
+
+from cornerstone.data.batches import EvaluationBatch
+from cornerstone.data.stream import Stream
+from cornerstone.evaluation.evaluator import evaluate
+from cornerstone.models.loaded import save_model
+from cornerstone.models.towers import TimmTower, build_image_tower
+from cornerstone.tracking.journal import Journal
+from cornerstone.tracking.mlflow_records import metric_sender
+from cornerstone.training.build import build_method, build_tower
+from cornerstone.training.engine import DeepSpeedEngine
+from cornerstone.training.job import Job
+from cornerstone.training.loop import Metrics, Observer, train
+from cornerstone.training.observers import Progress, Quarantine, StepMetrics
+
+Tell = Callable[[dict[str, Any]], None]
+STEP_FOLDER = "step-{:09d}"
+METRICS = "metrics.json"
+
+
+def run_worker(job: Job, tell: Tell) -> dict[str, Any]:
+    """Train to the end, from the last checkpoint where there is one; rank 0's return value is the run's result."""
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    recipe, layout = job.recipe, job.layout()
+    torch.set_num_threads(_threads(job, context.get_local_world_size()))
+
+    tower = build_tower(job.prepared)
+    model = build_method(job.prepared, tower)
+    engine = DeepSpeedEngine(model, recipe.optimization, job.placement.zero_stage, layout.share, recipe.precision)
+    start, evaluated = _resume(engine)
+    stream = Stream.ray(layout, ray.train.get_dataset_shard("train"))
+    journal = _journal(job) if rank == 0 else None
+    every = max(1, min(50, recipe.optimization.steps // 20))
+    write = journal.write if journal else (lambda step, metrics: None)
+    observers: tuple[Observer, ...] = (
+        StepMetrics(write, every, recipe.optimization.batch_size, recipe.optimization.steps),
+        Quarantine(job.identity.local_folder / f"quarantine-{rank}.jsonl", recipe.data.bad_row_limit, every),
+        *([Progress(tell, recipe.optimization.steps)] if rank == 0 else []),
+    )
+
+    def judge(batches: Iterable[EvaluationBatch]) -> Metrics:
+        judged = engine.whole_module(partial(build_method, job.prepared, tower))
+        judged.eval()
+        try:
+            tokenizer = job.prepared.texts.build()
+            return evaluate(judged, batches, job.prepared.sets, tokenizer, engine.device, _gather)  # type: ignore[arg-type]
+        finally:
+            judged.train()
+
+    try:
+        metrics = train(
+            engine,
+            stream,
+            recipe.optimization,
+            start=start,
+            checkpoint_every=job.placement.checkpoint_every,
+            evaluate=judge,
+            save=partial(_save, engine, rank),
+            observers=observers,
+        )
+        metrics = metrics or evaluated  # a run that was cut off after its last checkpoint has nothing left to measure
+        model_uri = _export(job, engine, tower)
+    finally:
+        unsent = journal.close() if journal else 0
+    return {"metrics": metrics, "model": model_uri, "unsent": unsent, "problem": journal.problem if journal else ""}
+
+
+def _threads(job: Job, workers_here: int) -> int:
+    """Ray gives a worker of half a CPU one thread; the machine's cores, shared by the workers on it, are what is there."""
+    return job.placement.threads_per_worker or max(1, len(os.sched_getaffinity(0)) // max(workers_here, 1))
+
+
+def _resume(engine: DeepSpeedEngine) -> tuple[int, Metrics]:
+    """Steps done and the evaluation at the last checkpoint; nothing where there is none."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return 0, Metrics()
+    with checkpoint.as_directory() as folder:
+        step = engine.load(folder)
+        metrics = json.loads((Path(folder) / METRICS).read_text())
+        if dist.is_initialized():
+            dist.barrier()  # nobody leaves while another rank still reads the shared download
+    return step, metrics
+
+
+def _save(engine: DeepSpeedEngine, rank: int, done: int, metrics: Metrics) -> None:
+    """All ranks' shards become one checkpoint, which exists only when every rank's part has arrived."""
+    with tempfile.TemporaryDirectory() as folder:
+        engine.save(folder, done)
+        if rank == 0:
+            (Path(folder) / METRICS).write_text(json.dumps(metrics))
+        ray.train.report(
+            {**metrics, "step": done},
+            checkpoint=ray.train.Checkpoint.from_directory(folder),
+            checkpoint_dir_name=STEP_FOLDER.format(done),
+        )
+
+
+def _journal(job: Job) -> Journal:
+    identity = job.identity
+    sender = None
+    if identity.mlflow_run:
+        sender = partial(metric_sender, identity.tracking_uri, identity.mlflow_run)
+    return Journal(identity.local_folder / "journal.jsonl", sender)
+
+
+def _gather(value: Any) -> list[Any]:
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return [value]
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered
+
+
+def _export(job: Job, engine: DeepSpeedEngine, tower: TimmTower | None) -> str:
+    """Write `model/`, what `cornerstone.load` opens; every rank helps to gather the weights, the first one writes."""
+    weights = engine.weights()
+    if dist.is_initialized() and dist.get_rank() != 0:
+        return ""
+    recipe, folder = job.recipe, job.identity.folder.join("model")
+    save_model(
+        folder,
+        engine.engine.module,
+        config=recipe.method,
+        recipe=recipe.as_dict(),
+        tokenizer_json=job.prepared.tokenizer,
+        image_tower=tower or build_image_tower(recipe.method.image),
+        state=weights,
+    )
+    return folder.uri
