@@ -1,0 +1,207 @@
+"""From encoded bytes to the square of pixels that a tower sees. Pillow and NumPy only: decode actors import this.
+
+Sizes and boxes are those of the picture as a viewer shows it, that is after its EXIF rotation.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from cornerstone.data import draws
+from cornerstone.errors import CornerstoneError
+
+MAX_PIXELS = 80_000_000
+"""Above it a file is taken for a decompression bomb; Pillow's own limit, at which it only warns, is a little higher."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # no format whose reader runs another program (EPS)
+_TRIES = 10
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION = 0x0112
+
+Box = tuple[float, float, float, float]
+"""left, top, right, bottom in pixels of the upright picture."""
+
+
+class BadImage(Exception):
+    """An image that cannot be used; its message is the reason that the quarantine records."""
+
+
+def probe(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Width and height of the upright picture, from the header alone; BadImage says why there is none."""
+    image = _open(data, max_pixels)
+    return _upright_size(image, _orientation(image))
+
+
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The upright picture in RGB.
+
+    Transparent pixels become white, as on a page; 16-bit grey is reduced to 8; an animation gives its first frame.
+    Raises BadImage for empty, unknown, truncated or broken data and, before any pixel is decoded, for too many pixels.
+    """
+    image = _open(data, max_pixels)
+    return _load(image, _orientation(image))
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Decodes an image and takes the square of `size` pixels from it, bicubic, as uint8 (3, size, size).
+
+    `train` draws a crop as timm's RandomResizedCrop does, without a flip: an area in `crop_scale` times the picture's,
+    a log-uniform aspect in `ratio`, at most ten tries, then the largest central crop of an allowed aspect. Otherwise,
+    and for `crop_scale` (1, 1): shortest side to `size`, central crop (crop_pct 1).
+
+    A JPEG whose crop is four times `size` or more is decoded at 1/2, 1/4 or 1/8, never below twice `size`: the last
+    reduction by two or more stays bicubic, sizes and boxes are the same, and pixels move by about half a grey level.
+    """
+
+    size: int
+    crop_scale: tuple[float, float] = (0.9, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    train: bool = True
+
+    def __post_init__(self) -> None:
+        low, high = self.crop_scale
+        if self.size < 1:
+            raise CornerstoneError(f"An image size of {self.size} pixels: expected 1 or more.")
+        if not 0 < low <= high <= 1:
+            raise CornerstoneError(
+                f"Crop scale {self.crop_scale}: expected two shares of the area, 0 < low <= high <= 1."
+            )
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise CornerstoneError(f"Crop ratio {self.ratio}: expected two aspects (width / height), 0 < low <= high.")
+
+    @property
+    def fixed(self) -> bool:
+        """Whether every epoch gives the same pixels, so that features may be stored."""
+        return not self.train or tuple(self.crop_scale) == (1.0, 1.0)
+
+    def key(self) -> str:
+        """What decides the pixels, as a string for hashes: equal for transforms that give equal pixels."""
+        if self.fixed:
+            return f"centre-{self.size}-bicubic"
+        (low, high), (narrow, wide) = self.crop_scale, self.ratio
+        return f"crop-{self.size}-{low:.6g}-{high:.6g}-{narrow:.6g}-{wide:.6g}-bicubic"
+
+    def __call__(self, data: bytes, *, seed: int = 0, epoch: int = 0, row: int = 0) -> npt.NDArray[np.uint8]:
+        """The pixels of a row in an epoch, C-contiguous; a fixed transform ignores the draw. Raises BadImage."""
+        image = _open(data, MAX_PIXELS)
+        orientation = _orientation(image)
+        box = self.box(*_upright_size(image, orientation), seed=seed, epoch=epoch, row=row)
+        room = min(box[2] - box[0], box[3] - box[1]) / (2 * self.size)
+        shrink = _shrink(image, room)
+        picture = _load(image, orientation)
+        right, bottom = picture.size  # rounding must not put the box's edge outside the reduced picture
+        scaled = (box[0] / shrink, box[1] / shrink, min(box[2] / shrink, right), min(box[3] / shrink, bottom))
+        square = picture.resize((self.size, self.size), Image.Resampling.BICUBIC, box=scaled)
+        return np.ascontiguousarray(np.asarray(square, dtype=np.uint8).transpose(2, 0, 1))
+
+    def box(self, width: int, height: int, *, seed: int = 0, epoch: int = 0, row: int = 0) -> Box:
+        """The part of a `width` × `height` picture that becomes the square."""
+        return self._centre(width, height) if self.fixed else self._random(width, height, seed, epoch, row)
+
+    def _centre(self, width: int, height: int) -> Box:
+        """Resizing to whole pixels and cutting whole pixels out of the result, expressed as one box of the source."""
+        short = min(width, height)
+        new_width, new_height = int(self.size * width / short), int(self.size * height / short)
+        left, top = round((new_width - self.size) / 2), round((new_height - self.size) / 2)
+        x, y = width / new_width, height / new_height
+        return left * x, top * y, (left + self.size) * x, (top + self.size) * y
+
+    def _random(self, width: int, height: int, seed: int, epoch: int, row: int) -> Box:
+        numbers = draws.uniform(seed, "crop", epoch, row, np.arange(4 * _TRIES)).reshape(_TRIES, 4)
+        low, high = self.crop_scale
+        narrow, wide = math.log(self.ratio[0]), math.log(self.ratio[1])
+        for area_draw, aspect_draw, x_draw, y_draw in numbers.tolist():
+            area = width * height * (low + (high - low) * area_draw)
+            aspect = math.exp(narrow + (wide - narrow) * aspect_draw)
+            w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if 0 < w <= width and 0 < h <= height:
+                left, top = int(x_draw * (width - w + 1)), int(y_draw * (height - h + 1))
+                return left, top, left + w, top + h
+        w = min(width, max(1, round(height * self.ratio[1])))
+        h = min(height, max(1, round(width / self.ratio[0])))
+        left, top = (width - w) // 2, (height - h) // 2
+        return left, top, left + w, top + h
+
+
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    if not data:
+        raise BadImage("empty: 0 bytes")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise BadImage(f"too many pixels: {error}") from error
+    except Exception as error:  # malformed bytes make Pillow raise anything: struct.error, KeyError, SyntaxError
+        raise BadImage(f"not readable as an image: {_why(error)}") from error
+    pixels = image.width * image.height
+    if pixels > max_pixels:
+        raise BadImage(f"too many pixels: {image.width} × {image.height} is above {max_pixels:,}")
+    if pixels == 0:
+        raise BadImage(f"no pixels: {image.width} × {image.height}")
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1  # asking Pillow would decode the whole picture in search of a late chunk
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # a broken EXIF block does not make the pixels worse
+        return 1
+
+
+def _upright_size(image: Image.Image, orientation: int) -> tuple[int, int]:
+    return (image.height, image.width) if orientation in (5, 6, 7, 8) else (image.width, image.height)
+
+
+def _shrink(image: Image.Image, room: float) -> int:
+    """Have a JPEG decoded at 1/8, 1/4 or 1/2 where `room` allows; the factor."""
+    factor = next((f for f in (8, 4, 2) if f <= room), 1)
+    if factor == 1 or image.format not in ("JPEG", "MPO"):
+        return 1
+    width = image.width
+    image.draft(image.mode, (image.width // factor, image.height // factor))
+    return max(1, round(width / image.width))
+
+
+def _load(image: Image.Image, orientation: int) -> Image.Image:
+    try:
+        image.load()
+        picture = _rgb(image)
+    except Exception as error:  # as in _open: each format has its own ways to fail
+        kind = "truncated" if "truncated" in str(error).lower() else "not decodable"
+        raise BadImage(f"{kind}: {_why(error)}") from error
+    return picture.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else picture
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion would clip at 255
+        grey = np.asarray(image).astype(np.int64)
+        wide = image.mode != "I" or grey.max() > 255
+        return Image.fromarray(np.clip(grey >> 8 if wide else grey, 0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        coloured = image.convert("RGBA")
+        page = Image.new("RGBA", coloured.size, "white")
+        return Image.alpha_composite(page, coloured).convert("RGB")
+    return image.convert("RGB")
+
+
+def _why(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if "BytesIO" not in text else "unknown format or broken header"

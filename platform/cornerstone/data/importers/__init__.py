@@ -1,0 +1,49 @@
+"""Bringing other layouts of image-text pairs into shards: one module a format, one way to run them all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from cornerstone.data.importers.core import Format, ImportOptions, ImportReport, Progress, run_import
+from cornerstone.data.importers.pairs_jsonl import PairsJsonl
+from cornerstone.data.importers.webdataset import WebDataset
+from cornerstone.data.shards import refuse_existing
+from cornerstone.data.storage import Location
+from cornerstone.errors import CornerstoneError, did_you_mean
+
+__all__ = ["FORMATS", "ImportOptions", "ImportReport", "import_pairs"]
+
+FORMATS: dict[str, Callable[[Location, ImportOptions], Format]] = {
+    "pairs-jsonl": PairsJsonl,
+    "webdataset": WebDataset,
+}
+
+
+def import_pairs(
+    format: str,
+    src: str | os.PathLike[str] | Location,
+    out: str | os.PathLike[str] | Location,
+    options: ImportOptions | None = None,
+    *,
+    progress: Progress | None = None,
+    **fields: Any,
+) -> ImportReport:
+    """Write the pairs of `src` as shards to `out`, in random order, in parallel with Ray Data.
+
+    `fields` are those of `ImportOptions` and override `options`. What is written depends on the source, the options and
+    the seed, never on the number of workers. Records without a readable image header or without any text go to
+    `quarantine.jsonl` in the out folder, each with its reason, and are counted in the manifest and the report.
+    Bodies of images are not decoded here: a truncated one is found, and quarantined, by the stream.
+
+    Raises CornerstoneError for an unknown format or field, a finished out folder, and where no row is left.
+    """
+    if format not in FORMATS:
+        raise CornerstoneError(f"Unknown format {format!r}{did_you_mean(format, FORMATS)}")
+    source, target = Location.of(src), Location.of(out)
+    refuse_existing(target)
+    return run_import(
+        format, FORMATS[format](source, replace(options or ImportOptions(), **fields)), source, target, progress
+    )

@@ -1,0 +1,273 @@
+"""What every importer of pairs shares: its options, rows from records, the parallel run, the quarantine, the manifest.
+
+A format says in the driver what work there is (`plan`) and reads one piece of it in a Ray task (`read`). Each task
+writes its shards itself, so that no image passes through the driver; the driver gathers what the tasks say and writes
+the manifest last.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import pickle
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from cornerstone.data.images import BadImage, probe
+from cornerstone.data.importers.fields import find, holds, spelled, texts, utf8
+from cornerstone.data.manifest import Manifest, Shard
+from cornerstone.data.records import Caption, Pair, Role
+from cornerstone.data.shards import ROWS_PER_SHARD, write_shard
+from cornerstone.data.storage import Location, absolute
+from cornerstone.errors import CornerstoneError
+
+QUARANTINE = "quarantine.jsonl"
+PROMPT = "a photo of a {}."  # one plain prompt for an imported set with labels; a manifest may hold others
+MAX_BYTES = 256 << 20  # of one image file: more is no photograph, and 64 of them must fit a row group
+Progress = Callable[[int, int, int], None]
+"""Called with pieces of work done, pieces in all, rows written so far."""
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What an import takes from its source, and how."""
+
+    images: str | None = None
+    """Folder that image names are relative to; None: the list's own folder."""
+    raw: tuple[str, ...] = ()
+    """Fields with the texts that came with the image."""
+    long: tuple[str, ...] = ()
+    """Fields with detailed descriptions."""
+    where: tuple[str, ...] = ()
+    """`FIELD=VALUE` conditions that a row must meet, all of them."""
+    label: str | None = None
+    """Field with the class name."""
+    limit_rows: int | None = None
+    """Take so many rows of the source's random order, bad ones counted; None: all."""
+    seed: int = 0
+    """Decides the order in which rows are written."""
+    name: str | None = None
+    """The data set's name; None: the out folder's."""
+    rows_per_shard: int = ROWS_PER_SHARD
+    workers: int | None = None
+    """Most tasks at a time; None: as many as Ray has CPUs. Never changes what is written."""
+
+    def __post_init__(self) -> None:
+        for listed in ("raw", "long", "where"):
+            given = getattr(self, listed)
+            object.__setattr__(self, listed, (given,) if isinstance(given, str) else tuple(given))
+        if self.images is not None:
+            object.__setattr__(self, "images", absolute(self.images))
+        for counted in ("limit_rows", "rows_per_shard", "workers"):
+            given = getattr(self, counted)
+            if given is not None and given < 1:
+                raise CornerstoneError(f"--{counted.replace('_', '-')} {given}: expected 1 or more.")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One record of a source: its image as stored, and everything else by name."""
+
+    key: str
+    image: bytes
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A record that becomes no row. The reason's part before a colon is its kind, by which reasons are counted."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a format found: pieces of work in their final order, class names, and how rows came into that order."""
+
+    tasks: list[Any]
+    order: dict[str, Any]
+    classes: tuple[str, ...] = ()
+    refused: tuple[Refused, ...] = ()
+
+
+class Format(Protocol):
+    """A layout of pairs on disk; one instance per import, made of (src, options), sent to every task."""
+
+    options: ImportOptions
+
+    def plan(self) -> Plan:
+        """Look over the source, in the driver; CornerstoneError where it does not fit the options."""
+
+    def read(self, task: Any) -> Iterator[Sample | Refused]:
+        """The records of one piece of work, in order."""
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import did. `reasons` counts the quarantined rows by kind, `captions` the texts by role."""
+
+    folder: str
+    manifest: Manifest
+    quarantined: int
+    reasons: dict[str, int]
+    captions: dict[str, int]
+    seconds: float
+
+    @property
+    def rows(self) -> int:
+        """Rows written."""
+        return self.manifest.rows
+
+
+@dataclass
+class _Outcome:
+    shards: list[tuple[int, Shard]] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
+    captions: Counter[str] = field(default_factory=Counter)
+
+
+def as_pair(sample: Sample, options: ImportOptions, classes: tuple[str, ...] = ()) -> Pair:
+    """The row of a record. BadImage: its image's header cannot be read; ValueError: no text is left."""
+    width, height = probe(sample.image)
+    roles: list[tuple[Role, tuple[str, ...]]] = [("raw", options.raw), ("long", options.long)]
+    captions: list[Caption] = []
+    for role, wanted in roles:
+        for name in wanted:
+            value = find(sample.fields, name)
+            for i, text in enumerate(texts(value)):
+                captions.append(Caption(f"{name}.{i}" if isinstance(value, list) else name, role, text))
+    label = None
+    if options.label is not None and (value := find(sample.fields, options.label)) is not None:
+        label = classes.index(spelled(value))
+    if not captions and label is None:
+        raise ValueError(f"no text: nothing in {', '.join((*options.raw, *options.long))}")
+    used = {name.partition(".")[0] for name in (*options.raw, *options.long)} | set(options.raw) | set(options.long)
+    extra = {name: value for name, value in sample.fields.items() if name not in used}
+    return Pair(
+        key=utf8(sample.key),
+        image=sample.image,
+        width=width,
+        height=height,
+        captions=tuple(captions),
+        label=label,
+        extra=json.dumps(extra, default=str) if extra else None,
+    )
+
+
+def meets(fields: dict[str, Any], where: Iterable[tuple[str, str]]) -> bool:
+    """Whether a record meets all conditions."""
+    return all(holds(fields, name, value) for name, value in where)
+
+
+def run_import(
+    format_name: str, source: Format, src: Location, out: Location, progress: Progress | None
+) -> ImportReport:
+    """Carry out an import into a folder without a manifest. Raises CornerstoneError where no row is left."""
+    started = time.monotonic()
+    plan = source.plan()
+    out.make()
+    total, reasons, rows = _Outcome(), Counter[str](), 0
+    with out.join(QUARANTINE).open_output() as quarantine:
+        outcomes = itertools.chain([_Outcome(refused=list(plan.refused))], _in_parallel(source, plan, out))
+        for done, outcome in enumerate(outcomes):
+            total.shards += outcome.shards
+            total.captions += outcome.captions
+            rows += sum(shard.rows for _, shard in outcome.shards)
+            for refused in outcome.refused:
+                quarantine.write((json.dumps(asdict(refused)) + "\n").encode())
+                reasons[refused.reason.partition(":")[0]] += 1
+            if progress is not None:
+                progress(done, len(plan.tasks), rows)
+    if not reasons:
+        out.join(QUARANTINE).remove()
+    if not total.shards:
+        raise CornerstoneError(_why_empty(src, out, reasons))
+    options = source.options
+    manifest = Manifest(
+        kind="pairs",
+        name=options.name or out.uri.rstrip("/").rpartition("/")[2],
+        shards=tuple(shard for _, shard in sorted(total.shards, key=lambda numbered: numbered[0])),
+        classes=plan.classes,
+        prompts=(PROMPT,) if plan.classes else (),
+        tasks=("retrieval",) * bool(total.captions) + ("classification",) * bool(plan.classes),
+        source={
+            "format": format_name,
+            "src": str(src),
+            **_recorded(options),
+            "order": plan.order,
+            "quarantined": reasons.total(),
+            "reasons": dict(reasons),
+        },
+    )
+    manifest.write(out)
+    seconds = time.monotonic() - started
+    return ImportReport(str(out), manifest, reasons.total(), dict(reasons), dict(total.captions), seconds)
+
+
+def _recorded(options: ImportOptions) -> dict[str, Any]:
+    """The options that decide the content, as JSON gives them back."""
+    given = {k: v for k, v in asdict(options).items() if v not in (None, ()) and k not in ("name", "workers")}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in given.items()}
+
+
+def _why_empty(src: Location, out: Location, reasons: Counter[str]) -> str:
+    counts = "; ".join(f"{count} × {kind}" for kind, count in reasons.most_common(3))
+    found = f"all {reasons.total()} were refused ({counts}; see {out.join(QUARANTINE)})" if reasons else "it has none"
+    return f"No usable row in {src}: {found}. Check --images and the fields, or name another source."
+
+
+def _in_parallel(source: Format, plan: Plan, out: Location) -> Iterator[_Outcome]:
+    """Each task's outcome, in the plan's order."""
+    if not plan.tasks:
+        return
+    import ray.data
+    from ray.exceptions import RayError
+
+    items = [{"index": i, "task": pickle.dumps(task)} for i, task in enumerate(plan.tasks)]
+    work = functools.partial(_work, source=source, out=out, tasks=len(items), classes=plan.classes)
+    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(work, concurrency=source.options.workers)
+    dataset.context.execution_options.preserve_order = True
+    dataset.context.enable_progress_bars = False
+    dataset.context.print_on_execution_start = False
+    dataset.context.raise_original_map_exception = True
+    try:
+        for row in dataset.iter_rows():
+            yield pickle.loads(row["outcome"])
+    except RayError as error:
+        cause = getattr(error, "cause", error)
+        why = f"{type(cause).__name__}: {str(cause).partition(chr(10))[0]}"  # Ray's advice on retries follows
+        raise CornerstoneError(
+            f"The import stopped, {out} is unfinished: {why}. Mend that and import again."
+        ) from error
+
+
+def _work(row: dict[str, Any], source: Format, out: Location, tasks: int, classes: tuple[str, ...]) -> dict[str, bytes]:
+    """Write the shards of one piece of work. Part p of task t is shard p × tasks + t: unique, whatever the parts."""
+    outcome = _Outcome()
+    pairs = _pairs(source.read(pickle.loads(row["task"])), source.options, classes, outcome)
+    index = int(row["index"])
+    while shard := write_shard(out, index, itertools.islice(pairs, source.options.rows_per_shard)):
+        outcome.shards.append((index, shard))
+        index += tasks
+    return {"outcome": pickle.dumps(outcome)}
+
+
+def _pairs(
+    records: Iterator[Sample | Refused], options: ImportOptions, classes: tuple[str, ...], outcome: _Outcome
+) -> Iterator[Pair]:
+    for record in records:
+        if isinstance(record, Sample):
+            try:
+                pair = as_pair(record, options, classes)
+            except (BadImage, ValueError) as reason:
+                record = Refused(utf8(record.key), str(reason))
+            else:
+                outcome.captions.update(caption.role for caption in pair.captions)
+                yield pair
+                continue
+        outcome.refused.append(record)

@@ -1,0 +1,192 @@
+"""`pairs-jsonl`: a list of JSON objects, one a line, beside a folder of images.
+
+Every line names its image in `image`, relative to the list's folder or to `--images`. The list is scanned once in the
+driver, which keeps 16 bytes a row; images are read by the tasks.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import posixpath
+from array import array
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from pyarrow import fs
+
+from cornerstone.data import draws
+from cornerstone.data.importers.core import MAX_BYTES, ImportOptions, Plan, Refused, Sample, meets
+from cornerstone.data.importers.fields import conditions, find, names, spelled
+from cornerstone.data.storage import Location
+from cornerstone.errors import CornerstoneError, did_you_mean
+
+LIST = "captions.jsonl"
+IMAGE = "image"
+_SHOWN = 50  # values of a field that an error message names
+
+
+class PairsJsonl:
+    """The format; see the module."""
+
+    def __init__(self, src: Location, options: ImportOptions) -> None:
+        if not (options.raw or options.long or options.label):
+            raise CornerstoneError("Say which fields hold texts: --raw FIELD.. or --long FIELD.. (or --label FIELD).")
+        self.options, self.list = options, _list_file(src)
+        parent = Location(self.list.uri.rpartition("/")[0])
+        self.images = parent if options.images is None else Location.of(options.images)
+        if not self.images.exists():
+            raise CornerstoneError(
+                f"No image folder at {self.images}. Name the one that `{IMAGE}` is relative to: --images."
+            )
+        self.where = conditions(options.where)
+
+    def plan(self) -> Plan:
+        """Scan the list: which lines meet the conditions, which fields there are."""
+        scan = _Scan(self)
+        with self.list.open_input() as stream:
+            offset = 0
+            for line in io.BufferedReader(stream, 1 << 20):
+                scan.line(line, offset)
+                offset += len(line)
+        scan.check()
+        order = draws.permutation(len(scan.offsets), self.options.seed, "import-order")[: self.options.limit_rows]
+        places = np.stack([np.asarray(scan.offsets, np.int64), np.asarray(scan.lengths, np.int64)], axis=1)[order]
+        step = self.options.rows_per_shard
+        return Plan(
+            tasks=[places[start : start + step] for start in range(0, len(places), step)],
+            order={"rows": "permuted", "seed": self.options.seed},
+            classes=tuple(sorted(scan.labels)),
+            refused=tuple(scan.refused),
+        )
+
+    def read(self, task: Any) -> Iterator[Sample | Refused]:
+        """The rows of some lines, given as (offset, length)."""
+        folder = _Folder(self.images)
+        with self.list.open_input() as stream:
+            for offset, length in task.tolist():
+                stream.seek(offset)
+                row = parse(stream.read(length))
+                if isinstance(row, str):
+                    yield Refused(f"{_name(self.list)} at byte {offset}", row)
+                    continue
+                image = row.pop(IMAGE, None)
+                if not isinstance(image, str) or not image:
+                    yield Refused(f"{_name(self.list)} at byte {offset}", f"no image: `{IMAGE}` is {image!r}")
+                    continue
+                try:
+                    yield Sample(image, folder.read(image), row)
+                except (OSError, ValueError) as reason:
+                    yield Refused(image, str(reason))
+
+
+def parse(line: bytes) -> dict[str, Any] | str:
+    """The line's object, or why it has none."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return f"not JSON: {error}"
+    return row if isinstance(row, dict) else f"not JSON: expected an object, found {type(row).__name__}"
+
+
+class _Scan:
+    """What one pass over the list gathers."""
+
+    def __init__(self, source: PairsJsonl) -> None:
+        self.source = source
+        self.offsets, self.lengths = array("q"), array("q")
+        self.labels: set[str] = set()
+        self.refused: list[Refused] = []
+        self.names: dict[str, None] = {}
+        options = source.options
+        self.missing = {IMAGE, *options.raw, *options.long, *(field for field, _ in source.where)}
+        self.missing |= {options.label} if options.label else set()
+        self.values: dict[str, set[str]] = {field: set() for field, _ in source.where}
+        self.rows = 0
+
+    def line(self, line: bytes, offset: int) -> None:
+        if not line.strip():
+            return
+        row = parse(line)
+        if isinstance(row, str):
+            self.refused.append(Refused(f"{_name(self.source.list)} at byte {offset}", row))
+            return
+        self.rows += 1
+        if self.missing or self.rows <= _SHOWN:
+            self.names.update(dict.fromkeys(names(row)))
+            self.missing = {field for field in self.missing if find(row, field) is None}
+        for field, seen in self.values.items():
+            if len(seen) < _SHOWN and (value := find(row, field)) is not None:
+                seen.update(map(spelled, value if isinstance(value, list) else [value]))
+        if not meets(row, self.source.where):
+            return
+        self.offsets.append(offset)
+        self.lengths.append(len(line))
+        if self.source.options.label and (value := find(row, self.source.options.label)) is not None:
+            self.labels.add(spelled(value))
+
+    def check(self) -> None:
+        where = self.source.list
+        if self.rows == 0:
+            raise CornerstoneError(f"{where} has no JSON object in any line. Name another list.")
+        for field in sorted(self.missing):
+            raise CornerstoneError(f"No row of {where} has a field {field!r}{did_you_mean(field, self.names)}")
+        if not self.offsets:
+            for field, value in self.source.where:
+                if value not in self.values[field]:
+                    hint = did_you_mean(value, self.values[field])
+                    raise CornerstoneError(f"No row of {where} has {field}={value!r}{hint}")
+            raise CornerstoneError(f"No row of {where} meets all of --where {' '.join(self.source.options.where)}.")
+
+
+class _Folder:
+    """Reads files of one folder and nothing outside it."""
+
+    def __init__(self, location: Location) -> None:
+        self.filesystem, self.root = location.resolve()
+        self.local = isinstance(self.filesystem, fs.LocalFileSystem)
+        if self.local:
+            self.root = os.path.realpath(self.root)
+
+    def read(self, name: str) -> bytes:
+        """The file's bytes. OSError or ValueError say why there are none."""
+        path = self._inside(name)
+        info = self.filesystem.get_file_info(path)
+        if info.type == fs.FileType.NotFound:
+            raise OSError("missing file: there is no such file in the image folder")
+        if info.type != fs.FileType.File:
+            raise OSError("not a file: a folder, a pipe or a device")
+        if info.size is not None and info.size > MAX_BYTES:
+            raise OSError(f"too large: {info.size:,} bytes")
+        try:
+            with self.filesystem.open_input_file(path) as file:
+                return bytes(file.read())
+        except OSError as error:
+            raise OSError(f"not readable: {error}") from error
+
+    def _inside(self, name: str) -> str:
+        """The path of a name, with links followed where they can be: it must lie in the folder."""
+        path = posixpath.normpath(posixpath.join(self.root, name))
+        if self.local and "\0" not in name:
+            path = os.path.realpath(path)
+        if "\0" in name or not path.startswith(self.root.rstrip("/") + "/"):
+            raise ValueError("outside the image folder: a link, `..` or an absolute path leads out of it")
+        return path
+
+
+def _list_file(src: Location) -> Location:
+    if not src.exists():
+        raise CornerstoneError(f"Nothing at {src}: expected a .jsonl file, or a folder with {LIST}.")
+    if src.uri.endswith((".jsonl", ".json", ".ndjson")):
+        return src
+    if not src.join(LIST).exists():
+        lists = sorted(name for name in src.list() if name.endswith(".jsonl"))
+        found = f" It has {', '.join(lists)}: name one of them." if lists else " Name the list itself."
+        raise CornerstoneError(f"{src} has no {LIST}.{found}")
+    return src.join(LIST)
+
+
+def _name(location: Location) -> str:
+    return location.uri.rpartition("/")[2]

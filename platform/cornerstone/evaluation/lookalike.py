@@ -1,0 +1,68 @@
+"""Choosing, given a text, among images that look alike: what a retrieval gallery of unlike images cannot measure.
+
+Shape legend: N images, each with one text, S images of the largest group, K images that are judged, D feature width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cornerstone.errors import CornerstoneError
+from cornerstone.evaluation.ranking import CHUNK, TIE, Measured, normalised, percent
+
+
+def choose_among_lookalikes(
+    image_ND: Tensor, text_ND: Tensor, groups: Sequence[str | int | None], *, chunk: int = CHUNK
+) -> Measured:
+    """`accuracy` in percent: text n is nearer to image n than to any other image of its group. A call a kind of text.
+
+    `groups` names each image's group, None or "" for none; images without a group, or alone in theirs, are left out.
+    Texts are judged as they are: where all images of a group have the same text, no model is right more often than by
+    chance. Ties count as wrong, similarities are in fp32. `chance` is the accuracy, in percent, of a blind choice.
+    """
+    if not len(image_ND) == len(text_ND) == len(groups):
+        raise CornerstoneError(
+            f"{len(image_ND)} images, {len(text_ND)} texts, {len(groups)} groups: expected equally many."
+        )
+    member_NS = _members(groups)
+    size_N = (member_NS >= 0).sum(dim=1)
+    judged_K = torch.nonzero(size_N > 1).flatten()
+    if len(judged_K) == 0:
+        raise CornerstoneError("No group has two images or more: this set has no look-alikes to choose among.")
+    image_ND, text_ND = normalised(image_ND), normalised(text_ND)
+    correct_K = torch.cat([_nearest(image_ND, text_ND, part, member_NS) for part in judged_K.split(chunk)])
+    return Measured(
+        metrics={"accuracy": percent(correct_K), "chance": 100 * float((1 / size_N[judged_K].double()).mean())},
+        counts={
+            "images": len(judged_K),
+            "groups": len(member_NS[judged_K, 0].unique()),
+            "images_left_out": len(groups) - len(judged_K),
+        },
+        correct={"accuracy": correct_K},
+        cluster={"accuracy": member_NS[judged_K, 0]},
+    )
+
+
+def _nearest(image_ND: Tensor, text_ND: Tensor, query_K: Tensor, member_NS: Tensor) -> Tensor:
+    member_KS = member_NS[query_K]
+    candidate_KSD = image_ND[member_KS.clamp(min=0).to(image_ND.device)]
+    similarity_KS = torch.einsum("kd,ksd->ks", text_ND[query_K.to(text_ND.device)], candidate_KSD).cpu()
+    own_KS = member_KS == query_K[:, None]
+    own_K1 = similarity_KS[own_KS][:, None]
+    before_KS = (member_KS >= 0) & ~own_KS & ~(similarity_KS < own_K1 - TIE)
+    return ~before_KS.any(dim=1)
+
+
+def _members(groups: Sequence[str | int | None]) -> Tensor:
+    """For every image the images of its group, itself among them, (N, S), filled up with -1; no image for no group."""
+    by_group: dict[str | int, list[int]] = {}
+    for image, group in enumerate(groups):
+        if group is not None and group != "":
+            by_group.setdefault(group, []).append(image)
+    member_NS = torch.full((len(groups), max(map(len, by_group.values()), default=0)), -1, dtype=torch.int64)
+    for images in by_group.values():
+        member_NS[torch.tensor(images), : len(images)] = torch.tensor(images)
+    return member_NS

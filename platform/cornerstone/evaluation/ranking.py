@@ -1,0 +1,68 @@
+"""Ranks that flatter nobody, and what every zero-shot measure returns.
+
+Shape legend: Q queries, G gallery items, C queries of a chunk, D feature width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cornerstone.errors import CornerstoneError
+
+CHUNK = 1024
+"""Queries compared with the whole gallery at a time: 100 MB of similarities against 25,000 texts."""
+
+
+TIE = 1e-6
+"""Similarities of unit vectors that differ by less are equal: a product's rounding depends on how it is cut up."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measure on one evaluation set.
+
+    `metrics` are percentages. `correct` holds the same judgements a query at a time (bool, in the queries' order), for
+    paired statistics, and `cluster` under the same names the image or group that each query belongs to, by which a
+    bootstrap must draw. `counts` says over how much was measured and what was left out.
+    """
+
+    metrics: dict[str, float]
+    counts: dict[str, int]
+    correct: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    cluster: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+
+def normalised(features: Tensor) -> Tensor:
+    """fp32 features of length 1: similarities in half precision tie and swap in large galleries."""
+    return F.normalize(features.float(), dim=-1)
+
+
+def ranks(query_QD: Tensor, gallery_GD: Tensor, right: Callable[[slice], Tensor], chunk: int = CHUNK) -> Tensor:
+    """How many wrong items come before each query's best right one: int64 (Q,), 0 is a hit at 1.
+
+    `right` gives, for a slice of queries, a bool (C, G) of the items that are right. Features have length 1. A wrong
+    item that is as similar as the best right one comes before it, and so does everything where a similarity is not a
+    number: a model that gives every input the same feature, or none, finds nothing.
+    """
+    if query_QD.shape[-1] != gallery_GD.shape[-1]:
+        raise CornerstoneError(
+            f"Features of widths {query_QD.shape[-1]} and {gallery_GD.shape[-1]} cannot be compared."
+        )
+    found = []
+    for start in range(0, len(query_QD), chunk):
+        part = slice(start, min(start + chunk, len(query_QD)))
+        similarity_CG, right_CG = query_QD[part] @ gallery_GD.T, right(part)
+        best_C = similarity_CG.masked_fill(~right_CG, -torch.inf).amax(dim=1)
+        before_CG = ~(similarity_CG < best_C[:, None] - TIE) & ~right_CG
+        found.append(before_CG.sum(dim=1))
+    return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64, device=query_QD.device)
+
+
+def percent(correct: Tensor) -> float:
+    """The share of True, in percent; NaN for no query."""
+    return 100 * float(correct.double().mean())

@@ -1,0 +1,121 @@
+"""Zero-shot retrieval between images and texts, both ways.
+
+Shape legend: N images, T texts, K most texts of an image, D feature width, C queries of a chunk.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cornerstone.errors import CornerstoneError
+from cornerstone.evaluation.ranking import CHUNK, Measured, normalised, percent, ranks
+
+AT = (1, 5)
+
+
+def retrieve(
+    image_ND: Tensor,
+    text_TD: Tensor,
+    owner_T: Tensor,
+    *,
+    text_keys: Tensor | None = None,
+    pool: int | None = None,
+    chunk: int = CHUNK,
+) -> Measured:
+    """R@1 and R@5 from image to text (`i2t_r1`, `i2t_r5`) and from text to image (`t2i_r1`, `t2i_r5`), in percent.
+
+    `owner_T` gives each text's image; an image may have any number of texts. An image finds any of its texts among all
+    texts of the pool; a text finds its image among all images. Features are normalised here, in fp32, and ties count as
+    wrong (`ranking.ranks`).
+
+    `text_keys` (T,) are equal for texts that are the same; then equal texts are one text: an image finds it by
+    whichever image's copy, and the text finds any of the images that have it. Without keys every copy but an image's
+    own is a wrong item, which ties with the right one and so comes before it.
+
+    With a `pool`, consecutive pools of so many images are judged each by itself and their recalls averaged; a last
+    smaller pool is left out (`images_left_out`) unless it is the only one.
+    """
+    n, size = len(image_ND), pool or max(1, len(image_ND))
+    _check(n, text_TD, owner_T, text_keys, pool)
+    image_ND, text_TD = normalised(image_ND), normalised(text_TD)
+    key_T = torch.arange(len(text_TD)) if text_keys is None else text_keys.unique(return_inverse=True)[1]
+    id_T = key_T.to(text_TD.device)
+    owner_T = owner_T.to(text_TD.device)
+    pools = max(1, n // size)
+    hits: dict[str, list[Tensor]] = {f"{way}_r{k}": [] for way in ("i2t", "t2i") for k in AT}
+    clusters: dict[str, list[Tensor]] = {"i2t": [], "t2i": []}
+    for start in range(0, pools * size, size):
+        images = torch.arange(start, min(start + size, n), device=text_TD.device)
+        members = torch.nonzero((owner_T >= start) & (owner_T < start + size)).flatten()
+        found = _judge(image_ND[images], text_TD[members], owner_T[members] - start, id_T[members], chunk)
+        for way, (rank, query) in found.items():
+            clusters[way].append(query + start)
+            for k in AT:
+                hits[f"{way}_r{k}"].append(rank < k)
+    judged = min(n, pools * size)
+    return Measured(
+        metrics={name: sum(map(percent, parts)) / pools for name, parts in hits.items()},
+        counts={
+            "images": judged,
+            "texts": sum(len(part) for part in clusters["t2i"]),
+            "pools": pools,
+            "images_left_out": n - judged,
+            "images_without_text": judged - sum(len(part) for part in clusters["i2t"]),
+        },
+        correct={name: torch.cat(parts).cpu() for name, parts in hits.items()},
+        cluster={name: torch.cat(clusters[name[:3]]).cpu() for name in hits},
+    )
+
+
+def _judge(
+    image_ND: Tensor, text_TD: Tensor, owner_T: Tensor, id_T: Tensor, chunk: int
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """For each way the ranks of its queries, and each query's image. Images without a text are in the gallery alone."""
+    id_NK = _texts_of_images(owner_T, id_T, len(image_ND))
+    asking = torch.nonzero((id_NK >= 0).any(dim=1)).flatten()
+
+    def right_texts(part: slice) -> Tensor:
+        return _any_equal(id_NK[asking[part]], id_T)
+
+    def right_images(part: slice) -> Tensor:
+        return _any_equal(id_NK, id_T[part]).T
+
+    return {
+        "i2t": (ranks(image_ND[asking], text_TD, right_texts, chunk), asking),
+        "t2i": (ranks(text_TD, image_ND, right_images, chunk), owner_T),
+    }
+
+
+def _any_equal(id_NK: Tensor, id_T: Tensor) -> Tensor:
+    """Bool (N, T): whether text t is one of image n's, column by column so that no (N, T, K) is held."""
+    right_NT = torch.zeros(len(id_NK), len(id_T), dtype=torch.bool, device=id_T.device)
+    for id_N in id_NK.unbind(dim=1):
+        right_NT |= id_N[:, None] == id_T[None, :]
+    return right_NT
+
+
+def _texts_of_images(owner_T: Tensor, id_T: Tensor, n: int) -> Tensor:
+    """The texts' ids by image, (N, K), filled up with -1."""
+    order = torch.argsort(owner_T, stable=True)
+    sorted_owner = owner_T[order]
+    count_N = torch.bincount(owner_T, minlength=n)
+    first_N = count_N.cumsum(0) - count_N
+    place_T = torch.arange(len(owner_T), device=owner_T.device) - first_N[sorted_owner]
+    id_NK = torch.full((n, int(count_N.max()) if n else 0), -1, dtype=torch.int64, device=owner_T.device)
+    id_NK[sorted_owner, place_T] = id_T[order]
+    return id_NK
+
+
+def _check(n: int, text_TD: Tensor, owner_T: Tensor, text_keys: Tensor | None, pool: int | None) -> None:
+    if n == 0 or len(text_TD) == 0:
+        raise CornerstoneError(f"Retrieval over {n} images and {len(text_TD)} texts: expected one of each or more.")
+    for name, given in (("owners", owner_T), ("keys", text_keys)):
+        if given is not None and len(given) != len(text_TD):
+            raise CornerstoneError(
+                f"{len(text_TD)} text features with {len(given)} {name}: expected one for every text."
+            )
+    if int(owner_T.min()) < 0 or int(owner_T.max()) >= n:
+        raise CornerstoneError(f"Owners from {int(owner_T.min())} to {int(owner_T.max())}: expected 0 to {n - 1}.")
+    if pool is not None and pool < 1:
+        raise CornerstoneError(f"Pools of {pool} images: expected 1 or more, or none for the whole set.")

@@ -1,0 +1,85 @@
+"""BERT encoders for the text tower: a named one with its weights, or a new one of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import BertConfig, BertModel
+
+from cornerstone.errors import CornerstoneError
+from cornerstone.recipes.towers import TextTower
+
+POSITIONS = 512
+"""Positions of a new tower, unless the token limit needs more: the limit then shifts no other initial value."""
+
+
+def build_bert(config: TextTower, vocab_size: int, seed: int) -> BertModel:
+    """The encoder of a recipe, pooler included, in fp32.
+
+    Weights that are not pretrained are drawn from `seed`, without moving torch's own generator. Raises
+    CornerstoneError for a model that cannot be loaded, is no BERT, has another vocabulary than the tokenizer's
+    `vocab_size` ids, or has fewer positions than the token limit.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        bert = _named(config) if config.name else BertModel(_new(config, vocab_size))
+    if bert.config.vocab_size != vocab_size:
+        raise CornerstoneError(
+            f"The text tower {config.name!r} knows {bert.config.vocab_size} token ids, but the tokenizer has "
+            f"{vocab_size}: use the tower's own tokenizer (--recipe.data.tokenizer {config.name}), or a new tower "
+            f"(--recipe.method.text.name '')."
+        )
+    if bert.config.max_position_embeddings < config.token_limit:
+        raise CornerstoneError(
+            f"The text tower {config.name!r} has {bert.config.max_position_embeddings} positions, fewer than the "
+            f"token limit {config.token_limit}: lower --recipe.method.text.token-limit, or use a new tower "
+            f"(--recipe.method.text.name '')."
+        )
+    return bert
+
+
+def bert_from(described: Mapping[str, Any]) -> BertModel:
+    """An encoder of the architecture that `BertConfig.to_dict` described; its weights are still to be loaded."""
+    return BertModel(BertConfig.from_dict(dict(described)))
+
+
+def _new(config: TextTower, vocab_size: int) -> BertConfig:
+    return BertConfig(
+        vocab_size=vocab_size,
+        hidden_size=config.width,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        intermediate_size=4 * config.width,
+        max_position_embeddings=max(POSITIONS, config.token_limit),
+        hidden_dropout_prob=config.dropout,
+        attention_probs_dropout_prob=config.dropout,
+        pad_token_id=None,  # padding is never read, and id 0 may be a word of another tokenizer
+    )
+
+
+def _named(config: TextTower) -> BertModel:
+    try:
+        described = BertConfig.get_config_dict(config.name)[0]
+    except Exception as error:  # from a missing file to a hub that does not answer
+        raise CornerstoneError(_cannot_load(config.name, error)) from error
+    if described.get("model_type") != "bert":
+        raise CornerstoneError(
+            f"The text tower {config.name!r} is a {described.get('model_type', 'model of unknown type')}, not a BERT: "
+            f"name a BERT, for example bert-base-uncased (--recipe.method.text.name)."
+        )
+    dropout: dict[str, Any] = {"hidden_dropout_prob": config.dropout, "attention_probs_dropout_prob": config.dropout}
+    try:
+        return BertModel.from_pretrained(config.name, dtype=torch.float32, **dropout)
+    except Exception as error:
+        raise CornerstoneError(_cannot_load(config.name, error)) from error
+
+
+def _cannot_load(name: str, error: Exception) -> str:
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (
+        f"Cannot load the text tower {name!r}: {line} Expected a Hugging Face BERT by name or a folder with "
+        f"config.json and model.safetensors; --recipe.method.text.name '' makes a new one of "
+        f"--recipe.method.text.width and layers."
+    )

@@ -1,0 +1,6 @@
+"""Losses: plain PyTorch, on one device or over a torch.distributed group."""
+
+from cornerstone.objectives.contrastive import contrastive_loss
+from cornerstone.objectives.lotlip import lotlip_loss
+
+__all__ = ["contrastive_loss", "lotlip_loss"]
