@@ -10,6 +10,10 @@ class CornerstoneError(Exception):
     """Something the user can mend. Its message says what was given, what was expected and what to change."""
 
 
+class RunStopped(CornerstoneError):  # noqa: N818 - a decision, not a fault
+    """Every worker of a run stopped together, for a reason that a restart would meet again."""
+
+
 def did_you_mean(given: str, valid: Iterable[str]) -> str:
     """`; did you mean 'scenes'? Valid: photos, scenes, smoke.` for a misspelt name, the list alone where none is near."""
     names = sorted(valid)

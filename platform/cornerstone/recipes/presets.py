@@ -25,6 +25,7 @@ def scenes() -> Recipe:
             steps=200, batch_size=128, learning_rate=3e-3, warmup_steps=20, weight_decay=0.1, betas=(0.9, 0.98)
         ),
         evaluation=Evaluation(best="eval/validation/i2t_r1"),
+        verdicts="scenes-long",
     )
 
 
@@ -32,7 +33,7 @@ def scenes_long() -> Recipe:
     """The same world, trained until the trends can be judged: some 7 minutes a trial on two cores."""
     recipe = scenes().with_optimization(steps=4_000, warmup_steps=200)
     recipe = recipe.with_evaluation(every=1_000).with_data(scenes=Scenes(evaluation_images=4_000))
-    return _named(recipe, "scenes-long")
+    return replace(recipe, name="scenes-long", verdicts="")
 
 
 def smoke() -> Recipe:

@@ -132,6 +132,8 @@ class Recipe:
     evaluation: Evaluation = field(default_factory=Evaluation, metadata=NOT_HASHED)
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = field(default=0, metadata=NOT_HASHED)
+    verdicts: str = field(default="", metadata=NOT_HASHED)
+    """The preset to use for verdicts, where this one is too short for any and only shows the path."""
 
     def __post_init__(self) -> None:
         if self.data.features == "stored" and not self.method.image.locked:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -73,7 +74,7 @@ def trials_at_a_time(placement: Placement) -> int:
 def _tune(trials: Sequence[Trial], state: SweepState, board: Any, placement: Placement) -> None:
     # Tune's own reporter and loggers would write a second record beside ours.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)  # it looks for their files
     from ray import tune
 
     tuner = tune.Tuner(

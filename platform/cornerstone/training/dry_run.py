@@ -1,0 +1,108 @@
+"""`--dry-run`: everything resolved, the model built, one batch through one step, and what a real run would do."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Iterator
+
+import torch
+
+from cornerstone.data.batches import Batch
+from cornerstone.data.stream import Layout, Stream
+from cornerstone.home import home
+from cornerstone.recipes.placement import Placement
+from cornerstone.recipes.recipe import Recipe
+from cornerstone.tracking.mlflow_records import tracking_uri
+from cornerstone.training.build import build_method, build_tower
+from cornerstone.training.engine import PlainEngine, pick_device
+from cornerstone.training.prepare import prepare
+from cornerstone.training.schedule import learning_rate
+
+ADAM_BYTES = 16  # a trained parameter in fp32: value, gradient and two moments
+TIMED_STEPS = 3
+
+
+def dry_run(recipe: Recipe, placement: Placement, *, trials: int, experiment: str) -> Iterator[str]:
+    """Lines that say what a run would be. The embedded scenes are made where they are missing; features are not."""
+    lines: list[str] = []
+    prepared = prepare(recipe, lines.append, features=False)
+    yield from lines
+    recipe = prepared.recipe
+    optimization, layout = recipe.optimization, Layout(prepared.stream(), placement.workers)
+    yield f"recipe      {recipe.name}, hash {prepared.recipe_hash}, evaluation {prepared.eval_hash}, seed {recipe.seed}"
+    yield (
+        f"data        {prepared.rows:,} pairs of {prepared.data.name} ({prepared.data.location}), "
+        f"{optimization.steps * optimization.batch_size / prepared.rows:.1f} epochs"
+    )
+    if recipe.data.features == "stored" and not prepared.features:
+        yield "features    none stored yet: a run computes them first; this step runs the tower online"
+    sets = ", ".join(f"{s.name} ({s.task}, {s.source.rows:,})" for s in prepared.sets)
+    yield f"evaluation  {sets or 'none'}; {'at the end' if not recipe.evaluation.every else f'every {recipe.evaluation.every:,} steps'}"
+
+    torch.set_num_threads(placement.threads_per_worker or max(1, len(os.sched_getaffinity(0)) // placement.workers))
+    device = pick_device()
+    tower = build_tower(prepared)
+    model = build_method(prepared, tower).to(device)
+    engine = PlainEngine(model, optimization, recipe.precision)
+    batch = Stream.local(layout, worker=0, start=0).training(0).to(device)
+    losses = [sum(engine.step(batch, learning_rate(0, optimization)).values())]
+    seconds = _timed(engine, batch, recipe)
+
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    locked = sum(p.numel() for p in tower.parameters()) if tower is not None and recipe.method.image.locked else 0
+    tokens = int(batch.raw_length.sum() + batch.long_length.sum())
+    yield f"model       {trained:,} trained parameters, {locked:,} locked ({recipe.method.implementation})"
+    yield (
+        f"batch       {optimization.batch_size:,} pairs = {placement.workers} workers × {layout.share:,}; "
+        f"{tokens / len(batch):.0f} tokens a pair"
+    )
+    yield f"memory      {_memory(device)} for this step; weights, gradients and AdamW {_sharded(trained, placement)} a worker"
+    yield (
+        f"speed       loss {float(losses[0]):.3f}; {seconds:.3f} s a step of {layout.share:,} on {_machine(device)}: "
+        f"{len(batch) / seconds:,.0f} samples/s, {tokens / seconds:,.0f} tokens/s a worker; "
+        f"{optimization.steps:,} steps take {optimization.steps * seconds / 60:,.1f} min of computing"
+    )
+    yield f"placement   {placement.arithmetic()}; ZeRO stage {placement.zero_stage}, {recipe.precision}"
+    yield f"trials      {trials}"
+    yield f"records     MLflow experiment {experiment} at {tracking_uri()}; runs, models and checkpoints under {home()}"
+    if recipe.method.text.dropout:
+        yield "dropout     is on: numbers then depend on how many workers share a batch"
+    yield "dry run     nothing was started and nothing recorded"
+
+
+def _timed(engine: PlainEngine, batch: Batch, recipe: Recipe) -> float:
+    """Seconds of a step, the fastest of a few."""
+    times = []
+    for _ in range(TIMED_STEPS):
+        start = time.perf_counter()
+        parts = engine.step(batch, 0.0)
+        float(sum(parts.values()))  # waits for the device
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _sharded(trained: int, placement: Placement) -> str:
+    """Bytes of a worker's training state under its ZeRO stage: what each stage shards is divided by the workers."""
+    per_parameter = {0: (ADAM_BYTES, 0), 1: (8, 8), 2: (4, 12), 3: (0, 16)}[placement.zero_stage]
+    kept, sharded = per_parameter
+    return _size(trained * (kept + sharded / placement.workers))
+
+
+def _memory(device: torch.device) -> str:
+    if device.type == "cuda":
+        return _size(torch.cuda.max_memory_allocated(device)) + " on the GPU"
+    unit = 1 if sys.platform == "darwin" else 1024
+    return _size(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit) + " (whole process)"
+
+
+def _machine(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+
+
+def _size(number: float) -> str:
+    return f"{number / 2**30:.2f} GiB" if number >= 2**30 else f"{number / 2**20:.0f} MiB"
+
+
