@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from cornerstone.data.manifest import TASKS
+from cornerstone.data.records import ROLES
+from cornerstone.data.scenes.sets import EVALUATION_SETS, SETS, lookalikes, manifest_fields, pair
+from cornerstone.data.scenes.world import NOUNS, Scene, ScenesSpec
+from cornerstone.errors import CornerstoneError
+
+
+def scene_of(row) -> Scene:
+    return Scene.from_json(json.loads(row.extra)["scene"])
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_rows_are_their_own_and_labels_are_the_salient_objects(name):
+    spec = ScenesSpec(set=name)
+    rows = [pair(spec, i) for i in range(40)]
+    assert rows == [pair(replace(spec, rows=99), i) for i in range(40)]
+    assert len({row.key for row in rows}) == 40
+    assert all(row.label == scene_of(row).things[0].species for row in rows)
+    assert all((row.width, row.height) == (64, 64) for row in rows)
+    assert all(c.text and c.role in ROLES for row in rows for c in row.captions)
+
+
+@pytest.mark.parametrize(
+    ("name", "captions"),
+    [
+        ("scenes", [("alt", "raw"), ("A", "long"), ("B", "long"), ("C", "long")]),
+        ("long-human", [("human", "long")]),
+        ("long-captioner", [("C", "long")]),
+        ("validation", [("C", "long")]),
+        ("short", [("short", "raw")] * 5),
+        ("class", []),
+        ("lookalike", [("long", "long"), ("short", "raw")]),
+    ],
+)
+def test_every_set_has_the_texts_that_it_is_for(name, captions):
+    for i in range(5):
+        assert [(c.source, c.role) for c in pair(ScenesSpec(set=name), i).captions] == captions
+
+
+def test_short_texts_are_five_different_ones_that_name_two_objects():
+    for i in range(50):
+        row = pair(ScenesSpec(set="short"), i)
+        texts = [c.text for c in row.captions]
+        assert len(set(texts)) == 5
+        assert all(any(side in text for side in ("left of", "right of", "above", "below")) for text in texts)
+
+
+def test_classes_are_equally_often():
+    labels = Counter(pair(ScenesSpec(set="class", image_size=32), i).label for i in range(2 * len(NOUNS)))
+    assert set(labels.values()) == {2}
+    assert len(labels) == len(NOUNS)
+
+
+def test_lookalikes_share_the_salient_object_and_the_background_and_the_first_sentence_alone():
+    spec = ScenesSpec(set="lookalike")
+    groups: dict[str, list] = {}
+    for i in range(200):
+        row = pair(spec, i)
+        groups.setdefault(row.group, []).append(row)
+    assert len(groups) == 50
+    for group, rows in groups.items():
+        scenes = [scene_of(row) for row in rows]
+        assert len(rows) == 4
+        assert scenes == lookalikes(spec, int(group))
+        assert len({(s.salient.species, s.salient.cell, s.background) for s in scenes}) == 1
+        assert len({frozenset((t.species, t.cell) for t in s.things) for s in scenes}) == 4
+        long = [row.captions[0].text for row in rows]
+        assert len({text.split(". ")[0] for text in long}) == 1
+        assert "large" in long[0].split(". ")[0].split()
+        assert len(set(long)) == 4
+        assert all(text.count(". ") + 1 == len(s.things) + 4 for text, s in zip(long, scenes, strict=True))
+
+
+def test_two_objects_are_enough_for_every_set():
+    for name in SETS:
+        for i in range(20):
+            assert pair(ScenesSpec(set=name, min_objects=2, max_objects=2), i).image
+
+
+def test_manifests_say_what_a_set_is_for():
+    tasks = {name: manifest_fields(ScenesSpec(set=name))["tasks"] for name in SETS}
+    assert tasks == {
+        "scenes": (),
+        "long-human": ("retrieval",),
+        "long-captioner": ("retrieval",),
+        "short": ("retrieval",),
+        "class": ("classification",),
+        "lookalike": ("lookalike",),
+        "validation": ("retrieval",),
+    }
+    assert {task for names in tasks.values() for task in names} <= set(TASKS)
+    assert "scenes" not in EVALUATION_SETS
+    fields = manifest_fields(ScenesSpec(set="short", rows=4000))
+    assert fields["pool"] == 1000
+    assert manifest_fields(ScenesSpec(set="short", rows=60))["pool"] == 60
+    assert fields["classes"] == tuple(NOUNS)
+    assert all("{}" in prompt for prompt in fields["prompts"])
+
+
+def test_an_unknown_set_is_refused():
+    with pytest.raises(CornerstoneError, match="did you mean 'short'"):
+        pair(ScenesSpec(set="shrot"), 0)

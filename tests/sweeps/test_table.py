@@ -1,0 +1,195 @@
+"""The table: its arithmetic, and that it says what a reader must know."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+
+import numpy as np
+import pytest
+from rich.console import Console
+from scipy import stats
+
+from cornerstone.sweeps.paper import LOTLIP_FIGURE_4, LOTLIP_TABLE_3
+from cornerstone.sweeps.plot import plot
+from cornerstone.sweeps.statistics import smallest_detectable
+from cornerstone.sweeps.table import Record, ResultTable
+
+LONG, SHORT = "eval/dci/i2t_r1", "eval/coco/i2t_r1"
+COLUMNS = [(LONG, "long I→T"), (SHORT, "short I→T")]
+
+
+def records(seeds=5, points=("0", "2"), gain=2.0):
+    rng = np.random.default_rng(0)
+    found = []
+    for seed in range(seeds):
+        luck = rng.normal(0, 4, 2)
+        for i, point in enumerate(points):
+            values = 50 + luck + gain * i + rng.normal(0, 0.3, 2)
+            found.append(Record(point, seed, {LONG: float(values[0]), SHORT: float(values[1])}))
+    return found
+
+
+def table(found, **fields):
+    return ResultTable(**{"title": "t", "records": found, "columns": COLUMNS, "baseline": "0", **fields})
+
+
+def printed(result, width=100):
+    console = Console(width=width, file=io.StringIO())
+    console.print(result.to_rich())
+    return console.file.getvalue()
+
+
+def test_values_and_differences():
+    found = records()
+    row = table(found, paper=LOTLIP_TABLE_3).rows[1]
+    ours = {seed: [r.metrics[LONG] for r in found if r.seed == seed] for seed in range(5)}
+    base, two = np.array([v[0] for v in ours.values()]), np.array([v[1] for v in ours.values()])
+    cell = row.cells[0]
+    assert (row.point, row.seeds) == ("2", 5)
+    assert cell.value.mean == pytest.approx(two.mean())
+    assert cell.value.error == pytest.approx(stats.sem(two))
+    assert cell.difference.p == pytest.approx(stats.ttest_rel(two, base).pvalue)
+    assert cell.differs
+    assert cell.paper == 49.46
+    assert row.cells[1].paper == 46.56
+
+
+def test_primary_column_is_a_family_of_its_own():
+    found = records(points=("0", "1", "2", "3"), gain=0.35)
+    result = table(found)
+    raw = {(row.point, i): row.cells[i].difference.p for row in result.rows[1:] for i in (0, 1)}
+    adjusted = {(row.point, i): row.cells[i].adjusted for row in result.rows[1:] for i in (0, 1)}
+    for column in (0, 1):
+        family = [raw[point, column] for point in ("1", "2", "3")]
+        smallest = min(("1", "2", "3"), key=lambda point, c=column: raw[point, c])
+        assert adjusted[smallest, column] == pytest.approx(min(1, 3 * min(family)))
+    assert math.isnan(result.rows[0].cells[0].adjusted)
+
+
+def test_smallest_detectable_difference_is_printed():
+    result = table(records())
+    deviation = result.rows[1].cells[0].difference.deviation
+    assert result.detectable[0] == pytest.approx(deviation * smallest_detectable(5))
+    line = next(line for line in result.footer if "80 % power" in line)
+    assert f"long I→T {result.detectable[0]:.2f}" in line
+    assert line in result.to_markdown()
+
+
+def test_one_seed_gives_no_verdict():
+    alone = table(records(seeds=1), queries={LONG: 1000})
+    assert all(cell.difference is None and not cell.differs for row in alone.rows for cell in row.cells)
+    assert alone.rows[0].cells[0].queries == pytest.approx(1.58, abs=0.05)
+    text = printed(alone)
+    assert "no verdict" in text
+    assert "binomial" in text
+    assert "Δ" not in text
+
+
+def test_two_seeds_without_a_common_one_give_no_difference():
+    found = [Record("0", 0, {LONG: 1.0, SHORT: 1.0}), Record("2", 1, {LONG: 2.0, SHORT: 2.0})]
+    assert table(found).rows[1].cells[0].difference is None
+    assert all(map(math.isnan, table(found).detectable))
+
+
+def test_failed_and_missing_trials_have_rows():
+    found = [*records(seeds=3), Record("3", 0, error="out of memory\nTraceback"), Record("2", 9, error="x" * 500)]
+    found += [Record("4", 0, {LONG: 60.0}), Record("4", 1, {LONG: 61.0, SHORT: math.nan})]
+    result = table(found, points=("0", "1", "2", "3", "4"))
+    assert [(row.point, row.seeds) for row in result.rows] == [("0", 3), ("1", 0), ("2", 3), ("3", 0), ("4", 2)]
+    problems = {row.point: row.problem for row in result.rows}
+    assert problems["1"] == "not run"
+    assert problems["3"] == "failed (seed 0: out of memory)"
+    assert problems["2"].startswith("failed (seed 9: xxx")
+    assert len(problems["2"]) < 150
+    for text in (printed(result, 200), result.to_markdown()):
+        assert "failed (seed 0: out of memory)" in " ".join(text.split())
+        assert "not run" in text
+    assert math.isnan(result.rows[4].cells[1].value.mean)
+    assert list(csv.DictReader(io.StringIO(result.to_csv())))[3]["problem"] == problems["3"]
+
+
+def test_nothing_at_all_is_shown_as_such():
+    empty = table([])
+    assert empty.rows == []
+    assert printed(empty)
+    assert "| point |" in empty.to_markdown()
+    assert printed(table([], points=("0", "2"))).count("not run") >= 2
+
+
+def test_csv_round_trip():
+    result = table(records(), paper=LOTLIP_TABLE_3)
+    rows = list(csv.DictReader(io.StringIO(result.to_csv())))
+    assert [row["point"] for row in rows] == ["0", "2"]
+    assert float(rows[1][LONG]) == pytest.approx(result.rows[1].cells[0].value.mean, rel=1e-5)
+    assert float(rows[1][f"{LONG} diff_low"]) < float(rows[1][f"{LONG} diff"]) < float(rows[1][f"{LONG} diff_high"])
+    assert rows[1][f"{SHORT} paper"] == "46.56"
+    assert rows[0][f"{LONG} diff"] == ""
+
+
+def test_markdown_is_a_table_with_the_papers_numbers_and_notes():
+    text = table(records(), paper=LOTLIP_TABLE_3, notes=("This shows the path, not the trend.",)).to_markdown()
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
+    assert "(DCI T2I)" in lines[0]
+    assert "0 (baseline)" in lines[2]
+    assert "paper 49.46" in lines[3]
+    assert "Δ +" in lines[3]
+    for said in ("- This shows the path, not the trend.", "swapped", "Expected: More corners", "up to 5 seeds"):
+        assert said in text
+
+
+def test_a_paper_without_a_counterpart_is_shown_apart():
+    found = [Record(point, 0, {"eval/mine/i2t_r1": 3.0}) for point in ("0", "2", "0, long loss × 3")]
+    result = ResultTable("t", found, [("eval/mine/i2t_r1", "mine")], "0", LOTLIP_TABLE_3)
+    for text in (printed(result, 130), result.to_markdown()):
+        assert "as printed" in text
+        assert "83.33" in text
+        assert "87.09" not in text  # a point that the sweep has not
+    assert "as printed" not in table(records(), paper=LOTLIP_FIGURE_4).to_markdown()
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_every_number_is_readable_at_any_width(width):
+    columns = [(f"eval/set{i}/i2t_r1", f"set {i} I→T") for i in range(8)]
+    found = [
+        Record(point, seed, {metric: 10.0 * (i + 1) + seed for i, (metric, _) in enumerate(columns)})
+        for point in ("0", "0, long loss × 3") for seed in range(2)
+    ]  # fmt: skip
+    text = printed(ResultTable("t", found, columns, "0"), width)
+    for i in range(8):
+        assert text.count(f"{10 * (i + 1) + 0.5:.2f} ±0.50") == 2
+    assert max(map(len, text.splitlines())) <= width
+    assert ("(continued)" in text) == (width < 200)
+
+
+@pytest.mark.parametrize("paper", [None, LOTLIP_TABLE_3, LOTLIP_FIGURE_4])
+def test_plot_has_our_numbers_and_the_papers_on_panels_of_their_own(tmp_path, monkeypatch, paper):
+    import matplotlib.pyplot as plt
+
+    found = [*records(points=("0", "1", "2")), Record("3", 0, error="failed")]
+    result = table(found, paper=paper)
+    figures = []
+    monkeypatch.setattr(plt, "close", figures.append)
+    path = plot(result, tmp_path / "deep" / "plot.png")
+    monkeypatch.undo()
+    assert path.read_bytes().startswith(b"\x89PNG")
+    panels = [panel for panel in figures[0].axes if panel.get_visible() and panel.has_data()]
+    assert len(panels) == (4 if paper is LOTLIP_TABLE_3 else 2)
+    shown = panels[0].containers[0].lines[0].get_ydata()
+    assert np.allclose(shown[:3], [row.cells[0].value.mean for row in result.rows[:3]])
+    assert np.isnan(shown[3])
+    assert panels[0].get_title(loc="left") == "long I→T"
+    if paper is LOTLIP_TABLE_3:
+        assert panels[2].get_title(loc="left") == "paper: DCI T2I"
+        assert panels[2].containers[0].lines[0].get_ydata().tolist() == [47.96, 49.57, 49.46, 49.58]
+        assert panels[0].get_xlim() == panels[2].get_xlim()
+    plt.close(figures[0])
+
+
+def test_plot_of_chosen_metrics_numbers_on_a_log_axis_and_of_nothing(tmp_path):
+    limits = [Record(f"{n}", 0, {LONG: 40.0 + n / 100}) for n in (32, 64, 128, 512)]
+    assert plot(table(limits, baseline="64"), tmp_path / "a.png", [LONG]).exists()
+    assert plot(table([], points=("0", "1"), paper=LOTLIP_TABLE_3), tmp_path / "b.png").exists()
+    assert plot(table([]), tmp_path / "c.png").exists()
