@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# `make demo`: a Ray of its own on this machine, the experiment as a job, its output followed to the table.
+# Arguments go to the experiment. Ctrl-C stops the job and Ray, and says how to go on.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+export RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="${RAY_TRAIN_HEALTH_CHECK_INTERVAL_S:-0.2}"
+unset RAY_ADDRESS
+
+free_port() { python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+dashboard=$(free_port)
+log="$CORNERSTONE_HOME/logs"
+mkdir -p "$log"
+job="demo-$(date +%Y%m%d-%H%M%S)-$$"
+started=$(date +%s)
+
+# A group of its own, so that Ctrl-C reaches this script alone and the job can be stopped in good order.
+set -m
+ray start --head --block --port="$(free_port)" --node-ip-address=127.0.0.1 --num-cpus="${CORNERSTONE_DEMO_CPUS:-$(nproc)}" \
+    --dashboard-host=127.0.0.1 --dashboard-port="$dashboard" --disable-usage-stats >"$log/ray.log" 2>&1 &
+ray_pid=$!
+set +m
+address="http://127.0.0.1:$dashboard"
+
+finish() {
+    trap - EXIT INT TERM
+    kill -TERM -- "-$ray_pid" 2>/dev/null || true
+    wait "$ray_pid" 2>/dev/null || true
+}
+interrupted() {
+    trap '' INT TERM
+    echo
+    echo "stopping the job ..."
+    ray job stop --address "$address" "$job" >"$log/stop.log" 2>&1 || true
+    ray job logs --address "$address" "$job" 2>/dev/null | grep -A1 'go on with' | tail -2 || true
+    sweep=$(ls -t "$CORNERSTONE_HOME/sweeps" 2>/dev/null | head -1)
+    [ -n "$sweep" ] && echo "Go on where it stopped: make demo ARGS='--continue $sweep'"
+    finish
+    exit 130
+}
+trap finish EXIT
+trap interrupted INT TERM
+
+echo "starting Ray (its log: $log/ray.log, its dashboard: $address)"
+for _ in $(seq 120); do
+    python - "$address" 2>/dev/null <<'PYTHON' && break
+import sys, urllib.error, urllib.request
+try:
+    urllib.request.urlopen(sys.argv[1] + "/api/jobs/", timeout=1).read()
+except urllib.error.HTTPError:  # it answers, and wants a token, which `ray job submit` has
+    pass
+PYTHON
+    kill -0 "$ray_pid" 2>/dev/null || { echo "Ray did not start:"; tail -5 "$log/ray.log"; exit 1; }
+    sleep 0.5
+done
+
+status=0
+ray job submit --address "$address" --submission-id "$job" \
+    -- python experiments/ablate_corner_tokens.py "$@" 2>"$log/submit.log" &
+submit_pid=$!
+wait "$submit_pid" || status=$?
+if [ "$status" -ne 0 ]; then
+    tail -5 "$log/submit.log"
+    echo "The demo did not finish (status $status). Ray's logs: $log"
+else
+    echo "the demo took $(($(date +%s) - started)) s"
+fi
+exit "$status"
