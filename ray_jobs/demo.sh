@@ -5,7 +5,11 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 export RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="${RAY_TRAIN_HEALTH_CHECK_INTERVAL_S:-0.2}"
+export RAY_BACKEND_LOG_LEVEL=fatal  # its warnings about actors' arguments say nothing to a person; Python's own stay
 unset RAY_ADDRESS
+# A token of this run's own: nobody else on the machine can send jobs to its Ray, whatever ~/.ray says.
+RAY_AUTH_TOKEN="$(python -c 'import secrets; print(secrets.token_hex(32))')"
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
 
 free_port() { python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 dashboard=$(free_port)
@@ -55,12 +59,11 @@ PYTHON
 done
 
 status=0
-ray job submit --address "$address" --submission-id "$job" \
-    -- python experiments/ablate_corner_tokens.py "$@" 2>"$log/submit.log" &
-submit_pid=$!
-wait "$submit_pid" || status=$?
+ray job submit --address "$address" --submission-id "$job" --no-wait \
+    -- python experiments/ablate_corner_tokens.py "$@" >"$log/submit.log" 2>&1 || { tail -5 "$log/submit.log"; exit 1; }
+python ray_jobs/follow.py "$address" "$job" &
+wait $! || status=$?
 if [ "$status" -ne 0 ]; then
-    tail -5 "$log/submit.log"
     echo "The demo did not finish (status $status). Ray's logs: $log"
 else
     echo "the demo took $(($(date +%s) - started)) s"

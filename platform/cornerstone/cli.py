@@ -16,8 +16,7 @@ from rich.table import Table
 from cornerstone.errors import CornerstoneError, did_you_mean
 from cornerstone.recipes.options import RunOptions, parse
 
-console = Console() if sys.stdout.isatty() else Console(soft_wrap=True, width=200)
-Positional = tyro.conf.Positional
+console = Console() if sys.stdout.isatty() else Console(soft_wrap=True, width=200)  # a log has no width of its own
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,9 @@ class ScenesCommand:
             folder = Location.of(self.out)
             parent, _, name = folder.uri.rstrip("/").rpartition("/")
             if name != self.set:
-                raise CornerstoneError(f"An evaluation set lies in a folder of its name: --out {folder.join(self.set)}.")
+                raise CornerstoneError(
+                    f"An evaluation set lies in a folder of its name: --out {folder.join(self.set)}."
+                )
             manifest = write_evaluation_sets(
                 parent, images=self.pairs, sets=[self.set], progress=_bar("drawing"), **world
             )[self.set]
@@ -61,9 +62,9 @@ class ScenesCommand:
 class ImportCommand:
     """Bring image-text pairs of another layout into shards."""
 
-    format: Positional[str]
+    format: tyro.conf.Positional[str]
     """pairs-jsonl or webdataset."""
-    src: Positional[str]
+    src: tyro.conf.Positional[str]
     """What to read: a list beside its image folder, a tar, a folder of tars."""
     out: str
     """A new folder or URI."""
@@ -89,16 +90,25 @@ class ImportCommand:
         from cornerstone.training.cluster import connect
 
         with connect(console.print):
-            fields = {k: getattr(self, k) for k in ("images", "raw", "long", "where", "label", "name", "limit_rows", "seed")}
+            fields = {
+                k: getattr(self, k) for k in ("images", "raw", "long", "where", "label", "name", "limit_rows", "seed")
+            }
             report = import_pairs(self.format, self.src, self.out, progress=_bar("importing"), **fields)
-        console.print(str(report), highlight=False)
+        console.print(
+            f"{report.rows:,} rows in {self.out} (content {report.manifest.content_hash}), {report.seconds:.0f} s"
+        )
+        if report.quarantined:
+            reasons = ", ".join(f"{count:,} × {reason}" for reason, count in report.reasons.items())
+            console.print(
+                f"{report.quarantined:,} left out: {reasons}; see {self.out}/quarantine.jsonl", highlight=False
+            )
 
 
 @dataclass(frozen=True)
 class FeaturesCommand:
     """Run the locked image tower over shards once, so that trials read vectors and decode no image."""
 
-    data: Positional[str]
+    data: tyro.conf.Positional[str]
     """Folder or URI of shards."""
     out: str
     """A new folder or URI for the features."""
@@ -112,11 +122,15 @@ class FeaturesCommand:
 
     def run(self) -> None:
         """Compute and store."""
+        from cornerstone.data.shards import DataSet, refuse_existing
+        from cornerstone.data.storage import Location
         from cornerstone.recipes import preset
         from cornerstone.training.cluster import connect
         from cornerstone.training.features import store_features
 
         recipe = preset(self.recipe)
+        DataSet.open(self.data, "pairs")  # what cannot work is refused before Ray starts
+        refuse_existing(Location.of(self.out))
         if self.image_tower is not None:
             recipe = recipe.with_image(name=self.image_tower)
         with connect(console.print):
@@ -146,7 +160,7 @@ class TrainCommand(RunOptions):
 class EvaluateCommand:
     """Judge a saved model zero-shot."""
 
-    checkpoint: Positional[str]
+    checkpoint: tyro.conf.Positional[str]
     """The folder `model` that a run left, or the run's folder."""
     data: tuple[str, ...]
     """Evaluation sets, `[NAME=]DIR`."""
@@ -162,7 +176,7 @@ class EvaluateCommand:
         from cornerstone.evaluation.local import evaluate_model
         from cornerstone.evaluation.sets import only_task, open_sets
 
-        sets = only_task(open_sets(tuple(_absolute(d) for d in self.data)), self.task)
+        sets = only_task(open_sets(self.data), self.task)
         model = load(self.checkpoint)
 
         def show(steps: Iterable[int], name: str) -> Iterable[int]:
@@ -194,7 +208,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _dispatch(given: list[str]) -> None:
-    if not given or given[0] in ("-h", "--help") or given == ["data"] or given[:2] in (["data", "-h"], ["data", "--help"]):
+    if (
+        not given
+        or given[0] in ("-h", "--help")
+        or given == ["data"]
+        or given[:2] in (["data", "-h"], ["data", "--help"])
+    ):
         _help()
         return
     words = tuple(given[:2]) if given[0] == "data" else (given[0],)
@@ -244,29 +263,22 @@ def _show(metrics: dict[str, float], path: str) -> None:
         Path(path).write_text(json.dumps(metrics, indent=1) + "\n")
 
 
-def _bar(what: str) -> Callable[[int, int], None]:
-    """A function that shows rows done of rows in all, in a terminal."""
+def _bar(what: str) -> Callable[..., None]:
+    """A function that shows how much is done of how much there is, in a terminal."""
     from rich.progress import Progress
 
     if not console.is_terminal:
-        return lambda done, total: None
+        return lambda *told: None
     progress = Progress(console=console)
     task = progress.add_task(what, total=None)
     progress.start()
 
-    def show(done: int, total: int) -> None:
+    def show(done: int, total: int, *rest: int) -> None:
         progress.update(task, completed=done, total=total)
         if done >= total:
             progress.stop()
 
     return show
-
-
-def _absolute(argument: str) -> str:
-    from cornerstone.data.storage import absolute
-
-    name, separator, folder = argument.rpartition("=")
-    return f"{name}{separator}{absolute(folder)}"
 
 
 def _escaped(error: Exception) -> str:

@@ -10,7 +10,7 @@ class CornerstoneError(Exception):
     """Something the user can mend. Its message says what was given, what was expected and what to change."""
 
 
-class RunStopped(CornerstoneError):  # noqa: N818 - a decision, not a fault
+class RunStopped(CornerstoneError):
     """Every worker of a run stopped together, for a reason that a restart would meet again."""
 
 

@@ -50,7 +50,9 @@ def check_store(store: Location | str, wanted: FeatureKeys) -> DataSet:
     """Open a feature store; CornerstoneError names every key that differs from what the run needs."""
     opened = DataSet.open(store, "features")
     found, needed = opened.manifest.keys, asdict(wanted)
-    different = [f"{_WORDS[k]}: stored {found.get(k)!r}, needed {needed[k]!r}" for k in _WORDS if found.get(k) != needed[k]]
+    different = [
+        f"{_WORDS[k]}: stored {found.get(k)!r}, needed {needed[k]!r}" for k in _WORDS if found.get(k) != needed[k]
+    ]
     if different:
         raise CornerstoneError(
             f"The features at {store} do not fit this run. {'; '.join(different)}. "

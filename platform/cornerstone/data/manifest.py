@@ -84,6 +84,9 @@ class Manifest:
             raise CornerstoneError(_why_no_manifest(folder))
         try:
             fields = json.loads(path.read_text())
+            version = int(fields["version"])
+            if version > VERSION:  # before the fields, which may be others by then
+                raise CornerstoneError(f"{path} has version {version}, newer than {VERSION}: update Cornerstone.")
             shards = tuple(Shard(**{**s, "row_groups": tuple(s["row_groups"])}) for s in fields.pop("shards"))
             lists = {k: tuple(fields[k]) for k in ("classes", "prompts", "tasks")}
             manifest = Manifest(shards=shards, **{**fields, **lists})
@@ -91,8 +94,6 @@ class Manifest:
             raise CornerstoneError(
                 f"{path} is not a Cornerstone manifest ({error}). Write the data set again with `cornerstone data import`."
             ) from error
-        if manifest.version > VERSION:
-            raise CornerstoneError(f"{path} has version {manifest.version}, newer than {VERSION}: update Cornerstone.")
         if kind is not None and manifest.kind != kind:
             raise CornerstoneError(f"{folder} holds {manifest.kind}, but {kind} are needed here.")
         if manifest.rows == 0:

@@ -107,4 +107,3 @@ class Plan:
 def share_size(batch_size: int, workers: int) -> int:
     """Places of one worker in a global batch, masked ones included."""
     return -(-batch_size // workers)
-

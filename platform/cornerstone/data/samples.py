@@ -40,7 +40,9 @@ class Texts:
 
 @dataclass(frozen=True)
 class Pictures:
-    """How an image becomes numbers: by the transform (evaluation: its central crop), or as a vector of the feature store at `features`."""
+    """How an image becomes numbers: by the transform (evaluation: its central crop), or as a vector of the feature store
+    at `features`.
+    """
 
     transform: Transform
     features: str = ""
@@ -185,7 +187,9 @@ class Samples:
         images = table["image"]
         for i, place in enumerate(places.tolist()):
             try:
-                pixels = transform(images[i].as_py() or b"", seed=seed or 0, epoch=int(epochs[place]), row=int(rows[place]))
+                pixels = transform(
+                    images[i].as_py() or b"", seed=seed or 0, epoch=int(epochs[place]), row=int(rows[place])
+                )
             except BadImage as error:
                 valid[place], reasons[place] = False, str(error)
                 continue

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,9 @@ from cornerstone.data.records import PAIRS, Pair
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
 
-ROWS_PER_GROUP = 64  # a worker's share of a step touches one or two groups: small groups keep it from reading others' rows
+ROWS_PER_GROUP = (
+    64  # a worker's share of a step touches one or two groups: small groups keep it from reading others' rows
+)
 ROWS_PER_SHARD = 8192
 
 
@@ -55,35 +58,50 @@ class _Hashing:
         return False
 
 
-def _write_table(folder: Location, name: str, groups: Sequence[pa.Table]) -> Shard:
-    stream = folder.join(name).open_output()
-    sink = _Hashing(stream)
-    with pq.ParquetWriter(pa.PythonFile(sink, mode="w"), groups[0].schema, compression="zstd") as writer:
-        for group in groups:
-            writer.write_table(group, row_group_size=group.num_rows)
-    stream.close()
-    return Shard(name, tuple(group.num_rows for group in groups), sink.written, sink.sha256.hexdigest())
+def _write_groups(folder: Location, name: str, groups: Iterator[pa.Table]) -> Shard | None:
+    """Write each table as a row group before the next one is made; no file where there is none."""
+    first = next(groups, None)
+    if first is None:
+        return None
+    rows: list[int] = []
+    with folder.join(name).open_output() as stream:
+        sink = _Hashing(stream)
+        with pq.ParquetWriter(pa.PythonFile(sink, mode="w"), first.schema, compression="zstd") as writer:
+            for group in itertools.chain([first], groups):
+                writer.write_table(group, row_group_size=group.num_rows)
+                rows.append(group.num_rows)
+    return Shard(name, tuple(rows), sink.written, sink.sha256.hexdigest())
 
 
 def refuse_existing(folder: Location) -> None:
     """Raise CornerstoneError where a finished data set already lies in the folder."""
     if folder.join(FILE).exists():
-        raise CornerstoneError(f"{folder} already holds a finished data set. Name another --out, or delete that folder first.")
+        raise CornerstoneError(
+            f"{folder} already holds a finished data set. Name another --out, or delete that folder first."
+        )
 
 
-def write_shard(folder: Location, index: int, pairs: Iterable[Pair], rows_per_group: int = ROWS_PER_GROUP) -> Shard | None:
-    """Write one shard of pairs as `shard-00042.parquet`; None where there is no row. Safe to call in parallel."""
-    rows = [pair.as_row() for pair in pairs]
-    if not rows:
-        return None
-    table = pa.Table.from_pylist(rows, schema=PAIRS)
-    groups = [table.slice(start, rows_per_group) for start in range(0, table.num_rows, rows_per_group)]
-    return _write_table(folder, f"shard-{index:05d}.parquet", groups)
+def write_shard(
+    folder: Location, index: int, pairs: Iterable[Pair], rows_per_group: int = ROWS_PER_GROUP
+) -> Shard | None:
+    """Write one shard of pairs as `shard-00042.parquet`; None where there is no row. Safe to call in parallel.
+
+    Only one row group of pairs is held at a time.
+    """
+    waiting = iter(pairs)
+
+    def groups() -> Iterator[pa.Table]:
+        while rows := [pair.as_row() for pair in itertools.islice(waiting, rows_per_group)]:
+            yield pa.Table.from_pylist(rows, schema=PAIRS)
+
+    return _write_groups(folder, f"shard-{index:05d}.parquet", groups())
 
 
-def write_features_shard(folder: Location, name: str, groups: Sequence[pa.Table]) -> Shard:
+def write_features_shard(folder: Location, name: str, groups: Iterable[pa.Table]) -> Shard:
     """Write one shard of stored features that mirrors the row groups of the shard it was computed from."""
-    return _write_table(folder, name, groups)
+    shard = _write_groups(folder, name, iter(groups))
+    assert shard is not None, "a shard has rows, and so have its features"
+    return shard
 
 
 class ShardWriter:
@@ -125,7 +143,9 @@ class ShardWriter:
     def __enter__(self) -> ShardWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is not None:
             return
         self._write()
@@ -173,7 +193,9 @@ class Reader:
         self._groups: dict[int, pa.Table] = {}
 
     def take(self, rows: npt.NDArray[np.int64]) -> pa.Table:
-        """The rows in the order asked for, as one table."""
+        """The rows in the order asked for, as one table; none where none is asked for."""
+        if len(rows) == 0:
+            return self.group(0).slice(0, 0)
         groups = np.searchsorted(self._ends, rows, side="right")
         parts, order = [], []
         for group in dict.fromkeys(groups.tolist()):
@@ -190,19 +212,22 @@ class Reader:
             while len(self._groups) >= self.keep_groups:
                 del self._groups[next(iter(self._groups))]
             shard, index = self._place[group]
-            self._groups[group] = self._file(shard).read_row_group(index, columns=self.columns)
+            try:
+                self._groups[group] = self._file(shard).read_row_group(index, columns=self.columns)
+            except (OSError, pa.ArrowInvalid) as error:
+                source = self.data.location.join(self.data.manifest.shards[shard].file)
+                raise CornerstoneError(f"Cannot read {source}: {error}. Write the data set again.") from error
         return self._groups[group]
 
     def _file(self, shard: int) -> pq.ParquetFile:
         if shard not in self._files:
             described = self.data.manifest.shards[shard]
-            source: BinaryIO | Any = self.data.location.join(described.file)
-            try:
-                file = pq.ParquetFile(source.open_input())
-            except (OSError, pa.ArrowInvalid) as error:
-                raise CornerstoneError(f"Cannot read {source}: {error}. Check it with `cornerstone data verify`.") from error
+            source = self.data.location.join(described.file)
+            file = pq.ParquetFile(source.open_input())
             found = [file.metadata.row_group(g).num_rows for g in range(file.metadata.num_row_groups)]
             if tuple(found) != described.row_groups:
-                raise CornerstoneError(f"{source} has {sum(found)} rows, its manifest says {described.rows}: import it again.")
+                raise CornerstoneError(
+                    f"{source} has {sum(found)} rows, its manifest says {described.rows}: import it again."
+                )
             self._files[shard] = file
         return self._files[shard]

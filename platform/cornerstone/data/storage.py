@@ -13,8 +13,13 @@ from cornerstone.errors import CornerstoneError
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
-    """An absolute path or URI that means the same in every process: workers do not share the working directory."""
+    """An absolute path or URI that means the same in every process: workers do not share the working directory.
+
+    A `file://` URI becomes the path that it stands for, which every library understands.
+    """
     text = os.fspath(path)
+    if text.startswith("file://"):
+        return str(fs.FileSystem.from_uri(text)[1])
     return text if "://" in text else str(Path(text).expanduser().absolute())
 
 

@@ -8,7 +8,8 @@ is ready when the last training batch has been used.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -201,7 +202,7 @@ class Stream:
     def ray(layout: Layout, shard: Any) -> Stream:
         """The batches of a Ray Train dataset shard."""
         batches = shard.iter_batches(batch_size=layout.share, batch_format="pyarrow", prefetch_batches=2)
-        return Stream(layout, iter(batches))
+        return Stream(layout, _started(iter(batches)))
 
     def training(self, step: int) -> Batch:
         """This worker's share of global batch `step`."""
@@ -238,7 +239,21 @@ class Stream:
         if found != step or is_evaluation != evaluation:
             wanted = f"{'evaluation' if evaluation else 'training'} rows of step {step}"
             got = f"{'evaluation' if is_evaluation else 'training'} rows of step {found}"
-            raise CornerstoneError(f"The stream is out of step: expected {wanted}, got {got}. Resume from the last checkpoint.")
+            raise CornerstoneError(
+                f"The stream is out of step: expected {wanted}, got {got}. Resume from the last checkpoint."
+            )
 
 
-StreamFactory = Callable[[int], Stream]
+def _started(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The same iterator, whose first element is fetched from now on: Ray Data starts its actors when it is first asked."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="first-batch")
+    first = pool.submit(next, tables, None)
+    pool.shutdown(wait=False)
+
+    def begin() -> Iterator[pa.Table]:
+        table = first.result()
+        if table is not None:
+            yield table
+            yield from tables
+
+    return begin()

@@ -25,8 +25,13 @@ LOOKALIKE_VIEWS = ("long", "short", "first_sentence")
 class Encoder(Protocol):
     """The part of a method that evaluation needs; retrieval reads CLS alone."""
 
-    def encode_image(self, image: Tensor) -> Tensor: ...
-    def encode_text(self, ids: Tensor, lengths: Tensor) -> Tensor: ...
+    def encode_image(self, image: Tensor) -> Tensor:
+        """(B, D) from images or stored features."""
+        ...
+
+    def encode_text(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """(B, D) of CLS from token ids (B, T) and lengths (B,)."""
+        ...
 
 
 @dataclass
@@ -58,6 +63,10 @@ def evaluate(
         _encode(model, batch, seen[batch.set], device)
     metrics: dict[str, float] = {}
     for judged, parts in zip(sets, zip(*gather(seen), strict=True), strict=True):
+        if not any(part.rows for part in parts):
+            raise CornerstoneError(
+                f"Evaluation set {judged.name!r} has no usable row: {judged.source.rows} were refused."
+            )
         for name, value in _judge(model, judged, _merged(parts), tokenizer, device).items():
             metrics[f"eval/{judged.name}/{name}"] = value
     return metrics

@@ -9,8 +9,8 @@ import numpy as np
 from cornerstone.data.batches import EvaluationBatch, evaluation_batch
 from cornerstone.data.images import Transform
 from cornerstone.data.samples import Pictures, Samples, Texts
-from cornerstone.data.texts import FILE as TOKENIZER
 from cornerstone.data.storage import Location
+from cornerstone.data.texts import FILE as TOKENIZER
 from cornerstone.evaluation.evaluator import evaluate
 from cornerstone.evaluation.sets import EvaluationSet
 from cornerstone.models.loaded import LoadedModel

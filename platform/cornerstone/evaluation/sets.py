@@ -8,6 +8,7 @@ from typing import Literal
 from cornerstone.data.manifest import Manifest
 from cornerstone.data.samples import View
 from cornerstone.data.shards import DataSet, Reader
+from cornerstone.data.storage import absolute
 from cornerstone.data.stream import EvaluationSource
 from cornerstone.errors import CornerstoneError
 from cornerstone.recipes.recipe import digest
@@ -36,13 +37,19 @@ def open_sets(named: tuple[str, ...]) -> tuple[EvaluationSet, ...]:
     """
     sets: list[EvaluationSet] = []
     for argument in named:
-        name, _, folder = argument.rpartition("=")
+        name, folder = split_name(argument)
         sets += _judged(DataSet.open(folder), name)
     names = [s.name for s in sets]
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
-        raise CornerstoneError(f"Two evaluation sets are named {twice[0]!r}: give one another name, --eval OTHER={twice[0]}.")
+        raise CornerstoneError(f"Two evaluation sets are named {twice[0]!r}: give one another name, --eval OTHER=DIR.")
     return tuple(sets)
+
+
+def split_name(argument: str) -> tuple[str, str]:
+    """`[NAME=]DIR` as a name, or "", and an absolute folder; DIR may hold a `=` of its own behind a `/`."""
+    name, separator, folder = argument.partition("=")
+    return (name, absolute(folder)) if separator and "/" not in name else ("", absolute(argument))
 
 
 def eval_hash(sets: tuple[EvaluationSet, ...]) -> str:
@@ -65,7 +72,9 @@ def _judged(data: DataSet, name: str) -> list[EvaluationSet]:
         raise CornerstoneError(f"{data.location} holds {manifest.kind}; an evaluation set is a folder of pairs.")
     name = name or manifest.name
     roles, labelled = _roles(data)
-    tasks = manifest.tasks or (("retrieval",) if roles else ()) + (("classification",) if manifest.classes and labelled else ())
+    tasks = manifest.tasks or (("retrieval",) if roles else ()) + (
+        ("classification",) if manifest.classes and labelled else ()
+    )
     sets = []
     for task in tasks:
         if task == "classification":

@@ -21,7 +21,7 @@ def declare_missing_operators() -> None:
     if _declared or torch.cuda.is_available():
         return
     try:
-        import torchvision  # noqa: F401, PLC0415
+        import torchvision  # noqa: F401
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise

@@ -53,8 +53,8 @@ class RunOptions:
             recipe = recipe.with_data(train=self.train)
         if self.eval:
             recipe = recipe.with_evaluation(sets=self.eval)
-            if recipe.evaluation.best == preset(self.preset).evaluation.best:  # the preset's set is not among these
-                recipe = recipe.with_evaluation(best="")
+        if (self.train or self.eval) and recipe.evaluation.best == preset(self.preset).evaluation.best:
+            recipe = recipe.with_evaluation(best="")  # the preset's validation set is not among the user's
         if self.steps is not None:
             recipe = recipe.with_steps(self.steps)
         if self.tokenizer is not None:
@@ -77,8 +77,6 @@ def parse(options: type[T], arguments: Sequence[str], prog: str, description: st
     chosen, _ = first.parse_known_args([a for a in arguments if a not in ("-h", "--help")])
     defaults = options(recipe=preset(chosen.preset), placement=Placement(), preset=chosen.preset)
     return tyro.cli(options, args=list(arguments), default=defaults, prog=prog, description=description)
-
-
 
 
 def again_with(command: Sequence[str], option: str, value: str) -> str:

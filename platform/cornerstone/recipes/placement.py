@@ -17,6 +17,8 @@ class Placement:
     cpus_per_worker: float = 0.5
     threads_per_worker: int = 0
     """PyTorch's threads in a worker without a GPU; 0 shares the machine's cores among the workers on it."""
+    length_buckets: int = 0
+    """Runs of a batch of texts, sorted by length, through the text tower; 0: 4 on a CPU, 1 on a GPU."""
     zero_stage: int = 1
     """DeepSpeed ZeRO: 0 replicates, 1 shards the optimizer's state, 2 also gradients, 3 also parameters."""
     decode_actors: int = 2
@@ -40,7 +42,9 @@ class Placement:
         if self.zero_stage not in (0, 1, 2, 3):
             raise CornerstoneError(f"ZeRO stage {self.zero_stage}: expected 0, 1, 2 or 3 (--zero-stage).")
         if self.decode_actors < 1:
-            raise CornerstoneError(f"{self.decode_actors} decode actors: expected 1 or more (--placement.decode-actors).")
+            raise CornerstoneError(
+                f"{self.decode_actors} decode actors: expected 1 or more (--placement.decode-actors)."
+            )
         if self.cpus_per_worker <= 0 or self.cpus_per_decode_actor <= 0:
             raise CornerstoneError("Workers and decode actors need some CPU each: expected numbers above 0.")
 

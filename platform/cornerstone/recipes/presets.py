@@ -38,9 +38,7 @@ def scenes_long() -> Recipe:
 
 def smoke() -> Recipe:
     """Seconds: a few steps on a few scenes, decoded and encoded online. It shows that everything is connected."""
-    recipe = scenes().with_data(
-        features="online", scenes=Scenes(pairs=512, evaluation_images=128, tower_images=512)
-    )
+    recipe = scenes().with_data(features="online", scenes=Scenes(pairs=512, evaluation_images=128, tower_images=512))
     return _named(recipe.with_optimization(steps=8, batch_size=32, warmup_steps=2), "smoke")
 
 

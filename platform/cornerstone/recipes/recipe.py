@@ -64,10 +64,14 @@ class Data:
 
     def __post_init__(self) -> None:
         if self.sub_captions < 0:
-            raise CornerstoneError(f"{self.sub_captions} sub-captions: expected 0 or more (--recipe.data.sub-captions).")
+            raise CornerstoneError(
+                f"{self.sub_captions} sub-captions: expected 0 or more (--recipe.data.sub-captions)."
+            )
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
-            raise CornerstoneError(f"Crop scale {self.crop_scale}: expected 0 < low <= high <= 1 (--recipe.data.crop-scale).")
+            raise CornerstoneError(
+                f"Crop scale {self.crop_scale}: expected 0 < low <= high <= 1 (--recipe.data.crop-scale)."
+            )
         if self.features == "stored" and self.crop_scale != (1.0, 1.0):
             raise CornerstoneError(
                 f"Stored features see one fixed crop, but the crop scale is {low} to {high}: "
@@ -102,10 +106,13 @@ class Optimization:
                 f"{self.warmup_steps} warmup steps do not fit in {self.steps} steps (--recipe.optimization.warmup-steps)."
             )
         if self.learning_rate <= 0:
-            raise CornerstoneError(f"Learning rate {self.learning_rate}: expected above 0 (--recipe.optimization.learning-rate).")
+            raise CornerstoneError(
+                f"Learning rate {self.learning_rate}: expected above 0 (--recipe.optimization.learning-rate)."
+            )
         if self.batch_size < 2:
             raise CornerstoneError(
-                f"A contrastive batch of {self.batch_size} has no negatives: expected 2 or more (--recipe.optimization.batch-size)."
+                f"A contrastive batch of {self.batch_size} has no negatives: expected 2 or more "
+                f"(--recipe.optimization.batch-size)."
             )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from cornerstone.errors import CornerstoneError
 
@@ -26,7 +25,9 @@ class ImageTower:
 
     def __post_init__(self) -> None:
         if self.size < 8:
-            raise CornerstoneError(f"An image of {self.size} pixels is too small: set --recipe.method.image.size to 32 or more.")
+            raise CornerstoneError(
+                f"An image of {self.size} pixels is too small: set --recipe.method.image.size to 32."
+            )
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,17 @@ class TextTower:
 
     def __post_init__(self) -> None:
         if self.corner_tokens < 0:
-            raise CornerstoneError(f"{self.corner_tokens} corner tokens: expected 0 or more (--recipe.method.text.corner-tokens).")
+            raise CornerstoneError(
+                f"{self.corner_tokens} corner tokens: expected 0 or more (--recipe.method.text.corner-tokens)."
+            )
         if self.token_limit < self.corner_tokens + 3:
             raise CornerstoneError(
-                f"A token limit of {self.token_limit} leaves no room for [CLS], {self.corner_tokens} corners, a word and [SEP]: "
-                f"raise --recipe.method.text.token-limit to {self.corner_tokens + 3} or more."
+                f"A token limit of {self.token_limit} leaves no room for [CLS], {self.corner_tokens} corners, a word and "
+                f"[SEP]: raise --recipe.method.text.token-limit to {self.corner_tokens + 3} or more."
             )
         if self.width % self.heads:
-            raise CornerstoneError(f"Width {self.width} is not a multiple of {self.heads} heads (--recipe.method.text.heads).")
+            raise CornerstoneError(
+                f"Width {self.width} is not a multiple of {self.heads} heads (--recipe.method.text.heads)."
+            )
         if not 0 <= self.dropout < 1:
             raise CornerstoneError(f"Dropout {self.dropout} is not in [0, 1) (--recipe.method.text.dropout).")

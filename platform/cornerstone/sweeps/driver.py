@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,9 +15,9 @@ from rich.console import Console
 
 from cornerstone.data.storage import Location
 from cornerstone.recipes.placement import Placement
-from cornerstone.tracking.progress import Board, Teller, Watcher
 from cornerstone.sweeps.state import SweepState, TrialResult
 from cornerstone.tracking.mlflow_records import Records
+from cornerstone.tracking.progress import Board, Teller, Watcher
 from cornerstone.training.job import Job
 from cornerstone.training.launch import Outcome, launch
 from cornerstone.training.recording import close_run, open_run, reason
@@ -39,7 +40,12 @@ class Trial:
 
 
 def run_trials(
-    trials: Sequence[Trial], state: SweepState, records: Records, parent: str | None, placement: Placement, console: Console
+    trials: Sequence[Trial],
+    state: SweepState,
+    records: Records,
+    parent: str | None,
+    placement: Placement,
+    console: Console,
 ) -> list[TrialResult]:
     """Run every trial that has no result yet, as many at a time as fit; one that fails stops no other.
 
@@ -56,7 +62,8 @@ def run_trials(
             _close(trial, state, records)
     unknown = "stopped before it had a result"
     return [
-        state.result(t.job.identity.run) or TrialResult(t.point, t.seed, t.job.identity.run, error=unknown) for t in trials
+        state.result(t.job.identity.run) or TrialResult(t.point, t.seed, t.job.identity.run, error=unknown)
+        for t in trials
     ]
 
 
@@ -81,9 +88,12 @@ def _tune(trials: Sequence[Trial], state: SweepState, board: Any, placement: Pla
         tune.with_resources(tune.with_parameters(_trial, trials=tuple(trials), state=state, board=board), HEAD),
         param_space={"index": tune.grid_search(list(range(len(trials))))},
         tune_config=tune.TuneConfig(max_concurrent_trials=trials_at_a_time(placement), reuse_actors=False),
-        run_config=tune.RunConfig(name=f"tune-{state.sweep}-{int(time.time())}", storage_path=_storage(state), verbose=0),
+        run_config=tune.RunConfig(
+            name=f"tune-{state.sweep}-{int(time.time())}", storage_path=_storage(state), verbose=0
+        ),
     )
-    tuner.fit()
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # the console keeps its own hold on the terminal
+        tuner.fit()
 
 
 def _trial(config: dict[str, Any], trials: tuple[Trial, ...], state: SweepState, board: Any) -> None:
@@ -132,4 +142,3 @@ def _finished(state: SweepState, trial: Trial) -> bool:
 def _storage(state: SweepState) -> str:
     folder: Location = state.folder.join("tune")
     return folder.make().uri
-

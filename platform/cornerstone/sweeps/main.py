@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 
 from cornerstone.errors import CornerstoneError
 from cornerstone.recipes.options import RunOptions, again_with, parse
@@ -39,12 +40,12 @@ def main(define: Define, arguments: Sequence[str] | None = None) -> None:
     """Run an experiment from the command line; exits with 0, or with a clear error and 1."""
     file = Path(inspect.getfile(define))
     module_doc = inspect.getdoc(inspect.getmodule(define)) or ""
-    console = Console(soft_wrap=True) if not sys.stdout.isatty() else Console()
+    console = Console(file=sys.stdout, soft_wrap=not sys.stdout.isatty())
     try:
         options = parse(ExperimentOptions, sys.argv[1:] if arguments is None else arguments, file.name, module_doc)
         run_experiment(file.stem, define, options, console)
     except CornerstoneError as error:
-        console.print(f"[bold red]Error:[/] {error}", highlight=False)
+        console.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False)
         raise SystemExit(1) from None
 
 
@@ -140,17 +141,23 @@ class _Run:
         from cornerstone.training.recording import git_commit
 
         records = Records(self.name, say=self.console.print)
-        tags = {"cornerstone.sweep": self.state.sweep, "cornerstone.git_commit": git_commit(), "cornerstone.parent": "true"}
+        tags = {
+            "cornerstone.sweep": self.state.sweep,
+            "cornerstone.git_commit": git_commit(),
+            "cornerstone.parent": "true",
+        }
         prepared = trials[0].job.prepared
-        parent = records.find("cornerstone.parent_of", self.state.sweep) or records.start(
-            f"{self.name} {self.state.sweep}", {**tags, "cornerstone.parent_of": self.state.sweep}
-        )
-        records.describe(
-            parent,
-            params={"preset": self.options.preset, "points": [p.name for p in self.points], "seeds": self.options.seeds},
-            recipe=prepared.recipe.as_dict(),
-            data=prepared.described(),
-        )
+        parent = records.find("cornerstone.parent_of", self.state.sweep)
+        if parent is None:  # a continued sweep has its description, and MLflow's params never change
+            name = f"{self.name} {self.state.sweep}"
+            parent = records.start(name, {**tags, "cornerstone.parent_of": self.state.sweep})
+            points = [point.name for point in self.points]
+            records.describe(
+                parent,
+                params={"preset": self.options.preset, "points": points, "seeds": self.options.seeds},
+                recipe=prepared.recipe.as_dict(),
+                data=prepared.described(),
+            )
         try:
             results = run_trials(trials, self.state, records, parent, self.placement, self.console)
         except KeyboardInterrupt:
@@ -181,5 +188,3 @@ class _Run:
 
 def _interrupt(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
-
-

@@ -32,7 +32,9 @@ class Sweep:
         if len(set(names)) != len(names):
             raise CornerstoneError(f"Two points of the sweep have one name: {', '.join(names)}.")
         if self.baseline not in names:
-            raise CornerstoneError(f"The baseline {self.baseline!r} is none of the points{did_you_mean(self.baseline, names)}")
+            raise CornerstoneError(
+                f"The baseline {self.baseline!r} is none of the points{did_you_mean(self.baseline, names)}"
+            )
 
     def only(self, names: Sequence[str]) -> list[Point]:
         """The points of those names, in the sweep's order; all of them where none is named."""

@@ -70,7 +70,8 @@ class Results:
             notes.append("Stored features: every image was seen through one fixed crop, never a random one.")
         pools = sorted({s.pool for s in prepared.sets if s.task == "retrieval" and s.pool})
         if pools:
-            notes.append(f"Retrieval in pools of {', '.join(f'{p:,}' for p in pools)} images: R@1 by chance is {100 / pools[-1]:g} %.")
+            sizes = ", ".join(f"{pool:,}" for pool in pools)
+            notes.append(f"Retrieval in pools of {sizes} images: R@1 by chance is {100 / pools[-1]:g} %.")
         return notes
 
     def show(self, console: Console) -> None:
@@ -81,7 +82,9 @@ class Results:
 
     def write(self) -> list[Path]:
         """Table as Markdown and CSV, plot as PNG; the files' local paths."""
-        folder = Path(self.state.folder.uri) if self.state.folder.is_local else Path.cwd() / "cornerstone" / self.state.sweep
+        folder = (
+            Path(self.state.folder.uri) if self.state.folder.is_local else Path.cwd() / "cornerstone" / self.state.sweep
+        )
         folder.mkdir(parents=True, exist_ok=True)
         markdown, csv = folder / "table.md", folder / "table.csv"
         markdown.write_text(self.table.to_markdown())
@@ -107,7 +110,9 @@ class Results:
         elif records.uri.startswith("http"):
             rows.append(("MLflow", f"{records.uri}, experiment {self.experiment}, sweep {self.state.sweep}"))
         else:
-            rows.append(("MLflow", f"mlflow ui --backend-store-uri {shlex.quote(records.uri)}  then open http://127.0.0.1:5000"))
+            rows.append(
+                ("MLflow", f"mlflow ui --backend-store-uri {shlex.quote(records.uri)}  then open http://127.0.0.1:5000")
+            )
         unsent = sum(result.unsent for result in self.results)
         if unsent:
             rows.append(("not sent", f"{unsent} lines of metrics did not reach MLflow; the journals have them"))

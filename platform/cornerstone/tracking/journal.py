@@ -39,6 +39,8 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.problem = path, ""
         self._file = path.open("a", encoding="utf-8")
+        if _is_cut(path):
+            self._file.write("\n")
         self._waiting: list[Line] = []
         self._lock, self._wake, self._closing = threading.Lock(), threading.Event(), threading.Event()
         self._every, self._make_sender = every, make_sender
@@ -89,6 +91,13 @@ class Journal:
                     retry = min(retry * 2, LAST_RETRY)
             elif self._closing.is_set():
                 return
+
+
+def _is_cut(path: Path) -> bool:
+    """Whether a crash left a part of a line at the end."""
+    with path.open("rb") as file:
+        file.seek(max(file.seek(0, os.SEEK_END) - 1, 0))
+        return file.read() not in (b"", b"\n")
 
 
 def read_journal(path: Path) -> list[Line]:

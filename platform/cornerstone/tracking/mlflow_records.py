@@ -6,6 +6,7 @@ call may fail without harm: the first failure is said once, with where the local
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +37,7 @@ def _client(uri: str) -> MlflowClient:
     # A server that hangs must not hold anybody for minutes: MLflow's defaults are 120 s and 7 retries.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri)
@@ -95,10 +97,11 @@ class Records:
         """Create a run (not active in this process); its id, or None where MLflow cannot be reached."""
         if self.experiment_id is None:
             return None
+        experiment = self.experiment_id
         all_tags = {**tags, "mlflow.source.type": "JOB"}
         if parent:
             all_tags["mlflow.parentRunId"] = parent
-        return self._try(lambda: self._mlflow.create_run(self.experiment_id, tags=all_tags, run_name=name).info.run_id)
+        return self._try(lambda: self._mlflow.create_run(experiment, tags=all_tags, run_name=name).info.run_id)
 
     def find(self, tag: str, value: str) -> str | None:
         """The id of the experiment's run with that tag: what a continued sweep goes on writing to."""
@@ -108,19 +111,23 @@ class Records:
         found = self._try(lambda: self._mlflow.search_runs([str(self.experiment_id)], query, max_results=1))
         return found[0].info.run_id if found else None
 
-    def describe(self, run_id: str | None, *, params: Mapping[str, Any], recipe: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    def describe(
+        self, run_id: str | None, *, params: Mapping[str, Any], recipe: Mapping[str, Any], data: Mapping[str, Any]
+    ) -> None:
         """Params, the recipe as an artifact, and the data set as a logged input with its digest."""
         if run_id is None:
             return
         self._try(lambda: self._describe(run_id, params, recipe, data))
 
-    def _describe(self, run_id: str, params: Mapping[str, Any], recipe: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    def _describe(
+        self, run_id: str, params: Mapping[str, Any], recipe: Mapping[str, Any], data: Mapping[str, Any]
+    ) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
         self._mlflow.log_batch(run_id, params=[Param(k, str(v)[:6000]) for k, v in params.items()])
         self._mlflow.log_dict(run_id, dict(recipe), "recipe.json")
-        profile = '{"num_rows": %d}' % data["rows"]
-        dataset = Dataset(data["name"], data["digest"], "local", f'{{"uri": "{data["uri"]}"}}', profile=profile)
+        source, profile = json.dumps({"uri": data["uri"]}), json.dumps({"num_rows": data["rows"]})
+        dataset = Dataset(data["name"], data["digest"], "local", source, profile=profile)
         self._mlflow.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
     def metrics(self, run_id: str | None, metrics: Mapping[str, float], step: int = 0) -> None:

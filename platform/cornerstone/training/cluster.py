@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -26,16 +27,26 @@ def connect(say: Say) -> Iterator[None]:
         return
     address = os.environ.get("RAY_ADDRESS")
     if address:
-        ray.init(address=address, logging_level="warning", log_to_driver=log_to_driver())
+        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=log_to_driver())
     else:
         say("starting Ray on this machine (set RAY_ADDRESS to use a cluster)")
-        ray.init(address="local", logging_level="warning", log_to_driver=log_to_driver(), dashboard_host="127.0.0.1")
+        ray.init(
+            address="local", logging_level=logging.WARNING, log_to_driver=log_to_driver(), dashboard_host="127.0.0.1"
+        )
     try:
+        _quieten()
         if address:
             _check_reach()
         yield
     finally:
         ray.shutdown()
+
+
+def _quieten() -> None:
+    """Ray Data tells of each execution's plan and end; what a person follows is the progress of what it serves."""
+    import ray.data  # noqa: F401 - its loggers are set up by this import
+
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
 
 
 def log_to_driver() -> bool:
@@ -71,14 +82,18 @@ def require(placement: Placement, say: Say) -> None:
             )
         if time.monotonic() - said > SAY_EVERY:
             said = time.monotonic()
-            say(f"waiting for the autoscaler to bring {missing} (the cluster has {has}; needed: {placement.arithmetic()})")
+            say(
+                f"waiting for the autoscaler to bring {missing} (the cluster has {has}; needed: {placement.arithmetic()})"
+            )
             _ask_for(needed)
         time.sleep(LOOK_EVERY)
 
 
 def _missing(needed: dict[str, float], held: dict[str, float]) -> str:
     """`2.5 CPUs and 1 GPUs`, or nothing."""
-    short = {kind: amount - held.get(kind, 0.0) for kind, amount in needed.items() if amount > held.get(kind, 0.0) + 1e-6}
+    short = {
+        kind: amount - held.get(kind, 0.0) for kind, amount in needed.items() if amount > held.get(kind, 0.0) + 1e-6
+    }
     return " and ".join(f"{amount:g} {kind}s" for kind, amount in short.items())
 
 

@@ -16,7 +16,7 @@ from cornerstone.home import home
 from cornerstone.recipes.placement import Placement
 from cornerstone.recipes.recipe import Recipe
 from cornerstone.tracking.mlflow_records import tracking_uri
-from cornerstone.training.build import build_method, build_tower
+from cornerstone.training.build import build_method, build_tower, length_buckets
 from cornerstone.training.engine import PlainEngine, pick_device
 from cornerstone.training.prepare import prepare
 from cornerstone.training.schedule import learning_rate
@@ -40,12 +40,13 @@ def dry_run(recipe: Recipe, placement: Placement, *, trials: int, experiment: st
     if recipe.data.features == "stored" and not prepared.features:
         yield "features    none stored yet: a run computes them first; this step runs the tower online"
     sets = ", ".join(f"{s.name} ({s.task}, {s.source.rows:,})" for s in prepared.sets)
-    yield f"evaluation  {sets or 'none'}; {'at the end' if not recipe.evaluation.every else f'every {recipe.evaluation.every:,} steps'}"
+    every = recipe.evaluation.every
+    yield f"evaluation  {sets or 'none'}; {f'every {every:,} steps' if every else 'at the end'}"
 
     torch.set_num_threads(placement.threads_per_worker or max(1, len(os.sched_getaffinity(0)) // placement.workers))
     device = pick_device()
     tower = build_tower(prepared)
-    model = build_method(prepared, tower).to(device)
+    model = build_method(prepared, tower, length_buckets(placement, device)).to(device)
     engine = PlainEngine(model, optimization, recipe.precision)
     batch = Stream.local(layout, worker=0, start=0).training(0).to(device)
     losses = [sum(engine.step(batch, learning_rate(0, optimization)).values())]
@@ -104,5 +105,3 @@ def _machine(device: torch.device) -> str:
 
 def _size(number: float) -> str:
     return f"{number / 2**30:.2f} GiB" if number >= 2**30 else f"{number / 2**20:.0f} MiB"
-
-

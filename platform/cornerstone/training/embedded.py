@@ -36,36 +36,40 @@ def prepare_scenes(scenes: Scenes, image_size: int, say: Say) -> Embedded:
     world = {"seed": scenes.seed, "image_size": image_size}
     train = root.join(f"train-{digest({'pairs': scenes.pairs, **world})}")
     if not train.join(MANIFEST).exists():
-        with _timed(say, f"scenes: drawing and describing {scenes.pairs:,} pictures of {image_size} px"):
+        with timed(say, f"scenes: drawing and describing {scenes.pairs:,} pictures of {image_size} px"):
             write_scenes(train, pairs=scenes.pairs, seed=scenes.seed, image_size=image_size)
     if not train.join(TOKENIZER).exists():
-        with _timed(say, "scenes: a WordPiece vocabulary from their captions"):
+        with timed(say, "scenes: a WordPiece vocabulary from their captions"):
             train.join(TOKENIZER).write_text(train_wordpiece(texts_of(DataSet.open(train))))
     sets = root.join(f"sets-{digest({'images': scenes.evaluation_images, **world})}")
     missing = [name for name in EVALUATION_SETS if not sets.join(name, MANIFEST).exists()]
     if missing:
-        with _timed(say, f"scenes: evaluation sets of {scenes.evaluation_images:,} images each ({', '.join(missing)})"):
+        with timed(say, f"scenes: evaluation sets of {scenes.evaluation_images:,} images each ({', '.join(missing)})"):
             write_evaluation_sets(
                 sets, images=scenes.evaluation_images, seed=scenes.seed, image_size=image_size, sets=missing
             )
-    return Embedded(train.uri, tuple(sets.join(name).uri for name in EVALUATION_SETS), scenes_tower(scenes, image_size, say))
+    return Embedded(
+        train.uri, tuple(sets.join(name).uri for name in EVALUATION_SETS), scenes_tower(scenes, image_size, say)
+    )
 
 
 def scenes_tower(scenes: Scenes, image_size: int, say: Say) -> str:
     """A local folder with the tower, in timm's layout: it is pretrained once on images of its own."""
     from cornerstone.training.scenes_tower import pretrain_tower
 
-    kept = home().join("scenes", f"tower-{digest({**asdict(scenes), 'pairs': 0, 'evaluation_images': 0, 'size': image_size})}")
+    kept = home().join(
+        "scenes", f"tower-{digest({**asdict(scenes), 'pairs': 0, 'evaluation_images': 0, 'size': image_size})}"
+    )
     if not kept.join(TOWER[0]).exists():
-        with _timed(say, f"scenes: pretraining the image tower on {scenes.tower_images:,} pictures of its own"):
-            with tempfile.TemporaryDirectory() as folder:
-                pretrain_tower(Path(folder), seed=scenes.seed, image_size=image_size, images=scenes.tower_images)
-                for name in reversed(TOWER):  # the configuration last: without it there is no tower
-                    kept.join(name).write_bytes((Path(folder) / name).read_bytes())
+        what = f"scenes: pretraining the image tower on {scenes.tower_images:,} pictures of its own"
+        with timed(say, what), tempfile.TemporaryDirectory() as folder:
+            pretrain_tower(Path(folder), seed=scenes.seed, image_size=image_size, images=scenes.tower_images)
+            for name in reversed(TOWER):  # the configuration last: without it there is no tower
+                kept.join(name).write_bytes((Path(folder) / name).read_bytes())
     return kept.uri
 
 
-class _timed:  # noqa: N801 - read as a verb
+class timed:
     """Says what is being made and how long it took."""
 
     def __init__(self, say: Say, what: str) -> None:

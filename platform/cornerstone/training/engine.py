@@ -28,8 +28,13 @@ Precision = Literal["fp32", "bf16"]
 class Method(Protocol):
     """What a method's module gives the step: features of a batch, and the parts of the loss from them."""
 
-    def __call__(self, batch: Batch) -> Any: ...
-    def losses(self, features: Any, batch: Batch, group: Any = None) -> dict[str, Tensor]: ...
+    def __call__(self, batch: Batch) -> Any:
+        """Features of a batch."""
+        ...
+
+    def losses(self, features: Any, batch: Batch, group: Any = None) -> dict[str, Tensor]:
+        """The parts of the loss, which add up to it."""
+        ...
 
 
 class Engine(Protocol):
@@ -37,10 +42,21 @@ class Engine(Protocol):
 
     device: torch.device
 
-    def step(self, batch: Batch, learning_rate: float) -> dict[str, Tensor]: ...
-    def save(self, folder: str, step: int) -> None: ...
-    def load(self, folder: str) -> int: ...
-    def weights(self) -> dict[str, Tensor]: ...
+    def step(self, batch: Batch, learning_rate: float) -> dict[str, Tensor]:
+        """Forward, backward, clip, update; the parts of this worker's loss."""
+        ...
+
+    def save(self, folder: str, step: int) -> None:
+        """Write this worker's part of a checkpoint."""
+        ...
+
+    def load(self, folder: str) -> int:
+        """Go on from a checkpoint; the number of steps done."""
+        ...
+
+    def weights(self) -> dict[str, Tensor]:
+        """Every parameter and buffer that training may have changed, whole."""
+        ...
 
 
 def pick_device() -> torch.device:
@@ -112,6 +128,9 @@ class DeepSpeedEngine:
         check_precision(precision, self.device)
         self.world = dist.get_world_size() if dist.is_initialized() else 1
         self._deepspeed = deepspeed
+        if self.device.type == "cpu":
+            # An all-reduce through shared memory that is compiled at its first use (25 s, a C++ compiler): gloo does it too.
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self.engine, self.optimizer, _, _ = deepspeed.initialize(
             model=model.to(self.device),
             optimizer=build_optimizer(model, optimization),

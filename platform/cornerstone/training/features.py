@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,28 +23,37 @@ from cornerstone.training.embedded import scenes_tower
 IMAGES_AT_ONCE = 256
 
 
+@dataclass(frozen=True)
+class FeatureJob:
+    """A data set, the folder for its features, and what they depend on."""
+
+    data: DataSet
+    out: Location
+    keys: FeatureKeys
+
+
 class _Tower:
     """An actor: computes the features of one whole shard and writes them; returns what the manifest says of the file."""
 
-    def __init__(self, data: DataSet, out: str, config: ImageTower, transform: Transform, keys: FeatureKeys, threads: int):
+    def __init__(self, jobs: Sequence[FeatureJob], config: ImageTower, transform: Transform, threads: int) -> None:
         torch.set_num_threads(threads)
-        self.data, self.out, self.transform = data, Location(out), transform
+        self.jobs, self.transform = jobs, transform
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.tower = build_image_tower(config).lock().to(self.device)
-        self.schema = feature_schema(self.tower.width, keys.dtype)
-        self.reader = Reader(data, ["image"], keep_groups=1)
+        self.schema = feature_schema(self.tower.width, jobs[0].keys.dtype)
 
     def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
         """Ray Data's door: one shard a block."""
-        index = int(block["shard"][0])
-        shards = self.data.manifest.shards
+        job, index = self.jobs[int(block["job"][0])], int(block["shard"][0])
+        reader = Reader(job.data, ["image"], keep_groups=1)
+        shards = job.data.manifest.shards
         first = sum(len(s.row_groups) for s in shards[:index])
-        groups = [self._group(first + g) for g in range(len(shards[index].row_groups))]
-        written = write_features_shard(self.out, shards[index].file, groups)
-        return {name: [value] for name, value in {"shard": index, **asdict(written)}.items()}
+        groups = [self._group(reader.group(first + g)) for g in range(len(shards[index].row_groups))]
+        written = write_features_shard(job.out, shards[index].file, groups)
+        return {name: [value] for name, value in {"job": block["job"][0], "shard": index, **asdict(written)}.items()}
 
-    def _group(self, group: int) -> pa.Table:
-        images = self.reader.group(group)["image"]
+    def _group(self, rows: pa.Table) -> pa.Table:
+        images = rows["image"]
         pixels, reasons = [], []
         blank = np.zeros((3, self.transform.size, self.transform.size), dtype=np.uint8)
         for image in images:
@@ -59,7 +68,8 @@ class _Tower:
         number = self.schema.field("feature").type.value_type.to_pandas_dtype()
         flat = pa.array(vectors.astype(number).reshape(-1))
         return pa.Table.from_arrays(
-            [pa.FixedSizeListArray.from_arrays(flat, self.tower.width), pa.array(reasons, pa.string())], schema=self.schema
+            [pa.FixedSizeListArray.from_arrays(flat, self.tower.width), pa.array(reasons, pa.string())],
+            schema=self.schema,
         )
 
     @torch.inference_mode()
@@ -69,48 +79,46 @@ class _Tower:
 
 
 def write_features(
-    data: DataSet,
-    out: Location,
+    jobs: Sequence[FeatureJob],
     tower: ImageTower,
     transform: Transform,
-    keys: FeatureKeys,
     *,
     width: int,
     actors: int = 2,
     gpus_per_actor: float = 0.0,
-) -> Manifest:
-    """Compute and store the features of every image: same files and row groups as `data`, manifest last.
+) -> None:
+    """Compute and store the features of every image of every job: files and row groups as in its data, manifest last.
 
     The CPUs of a small machine are shared: an actor takes one, and computes on one thread. Needs Ray to be started.
     """
     import ray.data
     from ray.data import ActorPoolStrategy, DataContext
 
-    refuse_existing(out)
-    out.make()
+    for job in jobs:
+        refuse_existing(job.out)
+        job.out.make()
     DataContext.get_current().enable_progress_bars = False
-    shards = [{"shard": i} for i in range(len(data.manifest.shards))]
-    written = (
-        ray.data.from_items(shards, override_num_blocks=len(shards))
+    units = [{"job": j, "shard": i} for j, job in enumerate(jobs) for i in range(len(job.data.manifest.shards))]
+    rows = (
+        ray.data.from_items(units, override_num_blocks=len(units))
         .map_batches(
             _Tower,
-            fn_constructor_args=(data, out.uri, tower, transform, keys, 1),
+            fn_constructor_args=(jobs, tower, transform, 1),
             batch_size=None,
-            compute=ActorPoolStrategy(min_size=1, max_size=min(actors, len(shards))),
+            compute=ActorPoolStrategy(min_size=1, max_size=min(actors, len(units))),
             num_cpus=1,
             num_gpus=gpus_per_actor,
         )
         .take_all()
     )
-    described = {row.pop("shard"): row for row in written}
-    files = tuple(
-        Shard(row["file"], tuple(int(n) for n in row["row_groups"]), int(row["bytes"]), row["sha256"])
-        for _, row in sorted(described.items())
-    )
-    source = {"data": data.location.uri, "width": width}
-    manifest = Manifest("features", data.name, files, source=source, keys=asdict(keys))
-    manifest.write(out)
-    return manifest
+    for place, job in enumerate(jobs):
+        written = sorted((row for row in rows if row["job"] == place), key=lambda row: row["shard"])
+        files = tuple(
+            Shard(row["file"], tuple(int(n) for n in row["row_groups"]), int(row["bytes"]), row["sha256"])
+            for row in written
+        )
+        source = {"data": job.data.location.uri, "width": width}
+        Manifest("features", job.data.name, files, source=source, keys=asdict(job.keys)).write(job.out)
 
 
 def store_features(
@@ -123,7 +131,7 @@ def store_features(
     gpus_per_actor: float,
     say: Callable[[str], None],
 ) -> Manifest:
-    """`write_features` for a preset's tower and image size. Presets of scenes take the embedded tower."""
+    """`write_features` of one data set for a preset's tower and image size. Presets of scenes take the embedded tower."""
     data = DataSet.open(folder, "pairs")
     config = recipe.method.image
     if not config.name:
@@ -131,7 +139,6 @@ def store_features(
     tower = build_image_tower(config)
     transform = Transform(config.size, train=False)
     keys = FeatureKeys(data.manifest.content_hash, state_hash(tower), transform.key(), dtype)
-    place = Location.of(out)
-    return write_features(
-        data, place, config, transform, keys, width=tower.width, actors=actors, gpus_per_actor=gpus_per_actor
-    )
+    job = FeatureJob(data, Location.of(out), keys)
+    write_features([job], config, transform, width=tower.width, actors=actors, gpus_per_actor=gpus_per_actor)
+    return Manifest.read(job.out, "features")

@@ -60,4 +60,3 @@ class Job:
     def recorded(self, tracking_uri: str, mlflow_run: str | None) -> Job:
         """The same job, with the MLflow run that was opened for it."""
         return replace(self, identity=replace(self.identity, tracking_uri=tracking_uri, mlflow_run=mlflow_run))
-

@@ -57,7 +57,7 @@ def launch(job: Job, tell: Tell) -> Outcome:
         return ray_dataset(job.layout(), latest_step(job), placement.decode_actors, placement.cpus_per_decode_actor)
 
     trainer = TorchTrainer(
-        _worker,
+        _worker,  # type: ignore[arg-type]  # Ray's annotation forgets that a worker may return something
         train_loop_config={"job": job, "tell": tell},
         datasets={"train": stream},
         # Order decides which rows a step sees; it must be said here, where Ray Train copies the options from.
@@ -81,7 +81,7 @@ def launch(job: Job, tell: Tell) -> Outcome:
         ),
     )
     result = trainer.fit()
-    returned = result.return_value
+    returned: dict[str, Any] = result.return_value  # type: ignore[attr-defined]  # of Train V2
     if "stopped" in returned:
         raise CornerstoneError(returned["stopped"])
     best_one = result.get_best_checkpoint(best, "max") if best else result.checkpoint

@@ -24,8 +24,13 @@ Save = Callable[[int, Metrics], None]
 class Observer(Protocol):
     """Sees what happens and changes nothing; it may stop the run by raising."""
 
-    def after_step(self, step: int, batch: Batch, parts: dict[str, Tensor], clock: Clock) -> None: ...
-    def after_evaluation(self, step: int, metrics: Metrics, clock: Clock) -> None: ...
+    def after_step(self, step: int, batch: Batch, parts: dict[str, Tensor], clock: Clock) -> None:
+        """A step is done; `parts` are this worker's losses, still on the device."""
+        ...
+
+    def after_evaluation(self, step: int, metrics: Metrics, clock: Clock) -> None:
+        """All sets have been judged."""
+        ...
 
 
 class Clock:

@@ -30,8 +30,8 @@ class StepMetrics:
         self._write, self._every, self._rows, self._steps = write, every, rows, steps
         self._sums: dict[str, Tensor] = {}
         self._bad_step: Tensor | None = None
-        self._count, self._tokens = 0, 0
-        self._last, self._waited = time.perf_counter(), 0.0
+        self._count = 0
+        self._last, self._waited, self._evaluated = time.perf_counter(), 0.0, 0.0
 
     def after_step(self, step: int, batch: Batch, parts: dict[str, Tensor], clock: Clock) -> None:
         """Add up on the device; look at the numbers only when a line is due."""
@@ -47,7 +47,9 @@ class StepMetrics:
     def after_evaluation(self, step: int, metrics: Metrics, clock: Clock) -> None:
         """Evaluation is recorded as it is, and its time does not count as training's."""
         self._write(step + 1, metrics)
-        self._last = time.perf_counter()
+        evaluated = clock.seconds["evaluation"]
+        self._last += evaluated - self._evaluated
+        self._evaluated = evaluated
 
     def _line(self, step: int, clock: Clock) -> None:
         seconds = time.perf_counter() - self._last
@@ -130,7 +132,15 @@ class Progress:
         self._last = now
         pace = (now - self._begun) / max(step - self._first, 1)
         loss = float(torch.stack(list(parts.values())).sum())
-        self._tell({"state": "training", "step": step + 1, "steps": self._steps, "loss": loss, "left": pace * (self._steps - step - 1)})
+        self._tell(
+            {
+                "state": "training",
+                "step": step + 1,
+                "steps": self._steps,
+                "loss": loss,
+                "left": pace * (self._steps - step - 1),
+            }
+        )
 
     def after_evaluation(self, step: int, metrics: Metrics, clock: Clock) -> None:
         """That it was evaluated, and when."""

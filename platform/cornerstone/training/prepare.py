@@ -20,11 +20,11 @@ from cornerstone.data.storage import Location, absolute
 from cornerstone.data.stream import StreamSpec
 from cornerstone.data.texts import TextTokenizer, load_tokenizer
 from cornerstone.errors import CornerstoneError
-from cornerstone.evaluation.sets import EvaluationSet, eval_hash, open_sets
+from cornerstone.evaluation.sets import EvaluationSet, eval_hash, open_sets, split_name
 from cornerstone.home import home
 from cornerstone.recipes.recipe import Recipe
 from cornerstone.recipes.towers import ImageTower
-from cornerstone.training.embedded import prepare_scenes
+from cornerstone.training.embedded import prepare_scenes, timed
 
 Say = Callable[[str], None]
 TOKENIZER = "tokenizer.json"
@@ -89,7 +89,9 @@ class Prepared:
         recipe = self.recipe
         return StreamSpec(
             data=self.data.location.uri,
-            plan=Plan(self.data.manifest.row_groups, recipe.optimization.batch_size, recipe.seed, recipe.data.limit_rows),
+            plan=Plan(
+                self.data.manifest.row_groups, recipe.optimization.batch_size, recipe.seed, recipe.data.limit_rows
+            ),
             draws=Draws(recipe.seed, recipe.data.sub_captions, recipe.data.captioners),
             pictures=Pictures(self.transform, self.features, self.image_width),
             texts=self.texts,
@@ -99,7 +101,9 @@ class Prepared:
         )
 
 
-def prepare(recipe: Recipe, say: Say = print, *, features: bool = True, limit_evaluation: int | None = None) -> Prepared:
+def prepare(
+    recipe: Recipe, say: Say = print, *, features: bool = True, limit_evaluation: int | None = None
+) -> Prepared:
     """Resolve a recipe in the driver, before anything is started.
 
     `features=False` leaves stored features that are not there uncomputed (a dry run): the tower then runs online.
@@ -111,7 +115,9 @@ def prepare(recipe: Recipe, say: Say = print, *, features: bool = True, limit_ev
     sets = open_sets(recipe.evaluation.sets)
     width, tower_hash = describe_tower(recipe.method.image)
     content = {"data": data.manifest.content_hash, "tokenizer": _sha(tokenizer), **_tower_content(recipe, tower_hash)}
-    prepared = Prepared(recipe, given, data, tokenizer, TextTokenizer(tokenizer, limit=8, corners=0).vocab_size, width, sets, content)
+    prepared = Prepared(
+        recipe, given, data, tokenizer, TextTokenizer(tokenizer, limit=8, corners=0).vocab_size, width, sets, content
+    )
     prepared.stream()  # a batch above the rows is refused here, before anything is computed
     _check_best(recipe, sets)
     return with_features(prepared, tower_hash, say, compute=features) if recipe.data.features == "stored" else prepared
@@ -139,30 +145,30 @@ def again(prepared: Prepared, recipe: Recipe, say: Say = print) -> Prepared:
 
 def with_features(prepared: Prepared, tower_hash: str, say: Say, *, compute: bool) -> Prepared:
     """The same with stored features, computed now where no store fits."""
-    from cornerstone.training.features import write_features
+    from cornerstone.training.features import FeatureJob, write_features
 
-    recipe = prepared.recipe
-
-    def store_for(data: DataSet, name: str) -> str:
-        transform = replace(prepared.transform, train=False)
+    recipe, transform = prepared.recipe, replace(prepared.transform, train=False)
+    sources = [prepared.data, *(DataSet.open(s.source.data) for s in prepared.sets)]
+    jobs = []
+    for data in sources:
         keys = FeatureKeys(data.manifest.content_hash, tower_hash, transform.key(), recipe.data.feature_dtype)
-        folder = home().join("features", keys.digest())
-        if not folder.join(MANIFEST).exists():
-            if not compute:
-                return ""
-            say(f"features: {len(data):,} images of {name} through the locked tower, once for all trials")
-            write_features(data, folder, recipe.method.image, transform, keys, width=prepared.image_width)
-        check_store(folder, keys)
-        return folder.uri
-
-    train = store_for(prepared.data, prepared.data.name)
-    sets = []
-    for judged in prepared.sets:
-        store = store_for(DataSet.open(judged.source.data), judged.name)
-        sets.append(replace(judged, source=replace(judged.source, features=store)))
-    if not train or not all(s.source.features for s in sets):
+        jobs.append(FeatureJob(data, home().join("features", keys.digest()), keys))
+    missing = {job.out: job for job in jobs if not job.out.join(MANIFEST).exists()}
+    if missing and not compute:
         return prepared
-    return replace(prepared, features=train, sets=tuple(sets))
+    if missing:
+        images = sum(len(job.data) for job in missing.values())
+        with timed(
+            say,
+            f"features: {images:,} images of {len(missing)} data sets through the locked tower, once for all trials",
+        ):
+            write_features(list(missing.values()), recipe.method.image, transform, width=prepared.image_width)
+    train, *others = (check_store(job.out, job.keys).location.uri for job in jobs)
+    sets = tuple(
+        replace(judged, source=replace(judged.source, features=store))
+        for judged, store in zip(prepared.sets, others, strict=True)
+    )
+    return replace(prepared, features=train, sets=sets)
 
 
 def describe_tower(config: ImageTower) -> tuple[int, str]:
@@ -209,8 +215,8 @@ def _with_scenes(recipe: Recipe, say: Say) -> Recipe:
 
 
 def _absolute_set(argument: str) -> str:
-    name, separator, folder = argument.rpartition("=")
-    return f"{name}{separator}{absolute(folder)}"
+    name, folder = split_name(argument)
+    return f"{name}={folder}" if name else folder
 
 
 def _tokenizer(recipe: Recipe, data: DataSet) -> str:
@@ -245,6 +251,6 @@ def _check_best(recipe: Recipe, sets: tuple[EvaluationSet, ...]) -> None:
     best: Any = recipe.evaluation.best
     if best and best.split("/")[1:2] and best.split("/")[1] not in {s.name for s in sets}:
         raise CornerstoneError(
-            f"The best checkpoint is chosen by {best!r}, but the evaluation sets are {', '.join(s.name for s in sets) or 'none'}: "
-            f"set --recipe.evaluation.best to one of theirs, or to '' for the last."
+            f"The best checkpoint is chosen by {best!r}, but the evaluation sets are "
+            f"{', '.join(s.name for s in sets) or 'none'}: set --recipe.evaluation.best to one of theirs, or to '' for the last."
         )

@@ -1,4 +1,4 @@
-"""The image tower's pretraining on scenes: a small vision transformer that learns all of a picture, not its class alone.
+"""The image tower's pretraining on scenes: a small vision transformer learns all of a picture, not its class alone.
 
 It stands for the ImageNet-21k tower that LoTLIP locks: trained on pictures of its own, it must know what long captions
 speak of. Linear heads on the class token (what retrieval sees) name the colour and shape in every cell, the background
@@ -10,28 +10,39 @@ B pictures, S pixels a side, D width, C cells, P patches; K colours or shapes an
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
+import cornerstone.models  # noqa: F401 - mends torchvision before timm is imported
 from cornerstone.data.draws import permutation
 from cornerstone.data.scenes.draw import encode, paint
-from cornerstone.data.scenes.world import BACKGROUNDS, COLOURS, SHAPES, SPECIES, Scene, ScenesSpec, draw_scene
-from cornerstone.data.scenes.world import colour_of, shape_of
+from cornerstone.data.scenes.world import (
+    BACKGROUNDS,
+    COLOURS,
+    SHAPES,
+    SPECIES,
+    Scene,
+    ScenesSpec,
+    colour_of,
+    draw_scene,
+    shape_of,
+)
 from cornerstone.errors import CornerstoneError
 
 EMPTY_COLOUR, EMPTY_SHAPE = len(COLOURS), len(SHAPES)
 _MEAN = _STD = 0.5
 _WARMUP_STEPS = 30
 _ARCHITECTURE = "vit_tiny_patch16_224"  # the plainest of timm's vision transformers; the sizes are the plan's
-_POSITIONS = 1.0  # with timm's .02 places are too alike for the class token to look into single cells within this budget
+_POSITIONS = 1.0  # with timm's .02 places are too alike for the class token to tell cells apart within this budget
 
 
 @dataclass(frozen=True)
@@ -56,14 +67,18 @@ class TowerPlan:
     held_out: int = 2_000
     """Pictures, after JPEG as in shards, on which the heads are judged."""
     device: str = "cpu"
+    threads: int = 1
+    """Matrices this small gain little from a second thread, and their sums would depend on the number of cores."""
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise CornerstoneError(f"Width {self.width} is not a multiple of {self.heads} heads.")
         if not 0 <= self.patch <= self.image_size:
-            raise CornerstoneError(f"A patch of {self.patch} pixels: expected 1 to {self.image_size}, or 0 for a cell's size.")
-        if min(self.images, self.epochs, self.batch, self.held_out) < 1:
-            raise CornerstoneError("images, epochs, batch and held_out of the tower's pretraining must be 1 or more.")
+            raise CornerstoneError(
+                f"A patch of {self.patch} pixels: expected 1 to {self.image_size}, or 0 for a cell's size."
+            )
+        if min(self.images, self.epochs, self.batch, self.held_out, self.threads) < 1:
+            raise CornerstoneError("images, epochs, batch, held_out and threads of the pretraining must be 1 or more.")
 
     @property
     def steps(self) -> int:
@@ -75,7 +90,7 @@ class TowerPlan:
         """Side of a patch in pixels."""
         return self.patch or self.image_size // self.cells
 
-    def scenes(self, stream: str, indices: np.ndarray) -> list[Scene]:
+    def scenes(self, stream: str, indices: npt.NDArray[np.int64]) -> list[Scene]:
         """Scenes of the tower's own streams: `train` or `held-out`."""
         spec = ScenesSpec(
             set=f"tower-{stream}",
@@ -101,26 +116,27 @@ class Content(NamedTuple):
 
 def content_of(scenes: list[Scene]) -> Content:
     """The targets of dense pretraining."""
-    cells = scenes[0].cells ** 2
-    colour_BC = torch.full((len(scenes), cells), EMPTY_COLOUR)
-    shape_BC = torch.full((len(scenes), cells), EMPTY_SHAPE)
-    small_BC = torch.zeros(len(scenes), cells, dtype=torch.bool)
+    shape = (len(scenes), scenes[0].cells ** 2)
+    colour_BC, shape_BC = np.full(shape, EMPTY_COLOUR), np.full(shape, EMPTY_SHAPE)
+    small_BC = np.zeros(shape, dtype=bool)
     for b, scene in enumerate(scenes):
         for thing in scene.things:
             colour_BC[b, thing.cell] = colour_of(thing.species)
             shape_BC[b, thing.cell] = shape_of(thing.species)
             small_BC[b, thing.cell] = thing is not scene.salient
-    background_B = torch.tensor([scene.background for scene in scenes])
-    salient_B = torch.tensor([scene.salient.species for scene in scenes])
-    return Content(colour_BC, shape_BC, background_B, salient_B, small_BC)
+    background_B = np.array([scene.background for scene in scenes])
+    salient_B = np.array([scene.salient.species for scene in scenes])
+    return Content(*map(torch.from_numpy, (colour_BC, shape_BC, background_B, salient_B, small_BC)))
 
 
 class Dense(nn.Module):
     """The tower and the heads that teach it."""
 
+    cell_of_patch_P: Tensor
+
     def __init__(self, plan: TowerPlan) -> None:
         super().__init__()
-        self.tower = _new_tower(plan)
+        self.tower: Any = _new_tower(plan)
         self.cells = plan.cells**2
         colours, shapes = EMPTY_COLOUR + 1, EMPTY_SHAPE + 1
         self.colour = nn.Linear(plan.width, self.cells * colours)
@@ -143,7 +159,7 @@ class Dense(nn.Module):
 
     def loss(self, image_B3SS: Tensor, content: Content) -> Tensor:
         """Cross-entropies: the cells' weigh most, for they are most of what there is to say."""
-        token_BTD = self.tower.forward_features(image_B3SS)  # type: ignore[operator]
+        token_BTD = self.tower.forward_features(image_B3SS)
         colour_BCK, shape_BCK, background_BK, salient_BK = self.named(token_BTD[:, 0])
         patch_BPD = token_BTD[:, 1:]
         return (
@@ -163,19 +179,38 @@ def pretrain_tower(
 
     `plan` are fields of `TowerPlan`; `progress` is told steps done and steps in all. Returns what linear heads on the
     class token get right on held-out pictures: `salient` (of 96), `background` (of 6), `colour` and `shape` of the
-    objects that are not salient, `empty` cells found empty; and the last `loss`. The same plan gives the same tower for
-    a fixed number of threads; torch's own generator is left as it was.
+    objects that are not salient, `empty` cells found empty; and the last `loss`. The same plan gives the same tower;
+    torch's own generator and number of threads are left as they were.
     """
     settings = TowerPlan(**plan)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(settings.threads)
+    try:
+        dense, loss = _trained(settings, progress)
+        metrics = {**_judge(dense, settings), "loss": loss}
+    finally:
+        torch.set_num_threads(threads)
+    _save(dense.tower, Path(out_folder), settings)
+    return metrics
+
+
+def pixels(pictures: list[npt.NDArray[np.uint8]]) -> Tensor:
+    """(B, 3, S, S) as the tower wants them, in [-1, 1], from (S, S, 3) bytes."""
+    image_BSS3 = torch.from_numpy(np.stack(pictures))
+    return ((image_BSS3.permute(0, 3, 1, 2).float() / 255 - _MEAN) / _STD).contiguous()
+
+
+def _trained(settings: TowerPlan, progress: Callable[[int, int], None] | None) -> tuple[Dense, float]:
+    """The tower with its heads after the last step, and that step's loss."""
     device = torch.device(settings.device)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
+        torch.default_generator.manual_seed(settings.seed)
         dense = Dense(settings).to(device)
     dense.train()
     decayed = [p for p in dense.parameters() if p.ndim > 1]
     others = [p for p in dense.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.99))
+    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.99), fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / _WARMUP_STEPS) * (1 - step / settings.steps)
     )
@@ -191,19 +226,10 @@ def pretrain_tower(
         schedule.step()
         if progress is not None:
             progress(step + 1, settings.steps)
-    dense.eval()
-    metrics = {**_judge(dense, settings, device), "loss": loss.item()}
-    _save(dense.tower, Path(out_folder), settings)
-    return metrics
+    return dense.eval(), loss.item()
 
 
-def pixels(pictures: list[np.ndarray]) -> Tensor:
-    """(B, 3, S, S) as the tower wants them, in [-1, 1], from (S, S, 3) bytes."""
-    image_BSS3 = torch.from_numpy(np.stack(pictures))
-    return ((image_BSS3.permute(0, 3, 1, 2).float() / 255 - _MEAN) / _STD).contiguous()
-
-
-def _batches(plan: TowerPlan) -> Any:
+def _batches(plan: TowerPlan) -> Iterator[npt.NDArray[np.int64]]:
     """Row numbers of each batch."""
     for epoch in range(plan.epochs):
         order = permutation(plan.images, plan.seed, "scenes/tower/order", epoch)
@@ -212,7 +238,7 @@ def _batches(plan: TowerPlan) -> Any:
 
 
 @torch.no_grad()
-def _judge(dense: Dense, plan: TowerPlan, device: torch.device) -> dict[str, float]:
+def _judge(dense: Dense, plan: TowerPlan) -> dict[str, float]:
     """Accuracies of the heads on held-out pictures."""
     right: dict[str, list[Tensor]] = {}
     for start in range(0, plan.held_out, 250):
@@ -220,7 +246,7 @@ def _judge(dense: Dense, plan: TowerPlan, device: torch.device) -> dict[str, flo
         files = [encode(paint(scene, plan.image_size)) for scene in scenes]
         pictures = [np.asarray(Image.open(io.BytesIO(file))) for file in files]
         truth = content_of(scenes)
-        logits = dense.named(dense.tower(pixels(pictures).to(device)))
+        logits = dense.named(dense.tower(pixels(pictures).to(plan.device)))
         colour_BC, shape_BC, background_B, salient_B = (x.argmax(-1).cpu() for x in logits)
         found = {
             "salient": salient_B == truth.salient_B,
@@ -235,10 +261,9 @@ def _judge(dense: Dense, plan: TowerPlan, device: torch.device) -> dict[str, flo
 
 
 def _new_tower(plan: TowerPlan) -> nn.Module:
-    import cornerstone.models  # noqa: F401 - mends torchvision, which timm imports
     import timm
 
-    tower = timm.create_model(_ARCHITECTURE, pretrained=False, num_classes=0, **_arguments(plan))
+    tower: Any = timm.create_model(_ARCHITECTURE, pretrained=False, num_classes=0, **_arguments(plan))
     nn.init.normal_(tower.pos_embed, std=_POSITIONS)
     return tower
 

@@ -25,7 +25,10 @@ def build_optimizer(model: torch.nn.Module, optimization: Optimization) -> torch
     # Under ZeRO-3 a parameter is empty outside its module's forward; DeepSpeed keeps its true shape beside it.
     dimensions = [len(getattr(p, "ds_shape", p.shape)) for p in trained]
     groups: list[dict[str, Any]] = [
-        {"params": [p for p, d in zip(trained, dimensions, strict=True) if d > 1], "weight_decay": optimization.weight_decay},
+        {
+            "params": [p for p, d in zip(trained, dimensions, strict=True) if d > 1],
+            "weight_decay": optimization.weight_decay,
+        },
         {"params": [p for p, d in zip(trained, dimensions, strict=True) if d <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=optimization.learning_rate, betas=optimization.betas, eps=optimization.eps)

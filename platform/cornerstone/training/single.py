@@ -35,7 +35,10 @@ def train_one(options: RunOptions, resume: str, console: Console) -> Outcome:
         identity = Identity(run=resume) if resume else Identity()
         job = Job(prepare(recipe, say), placement, identity)
         _check_same_recipe(job, resume)
-        say(f"run {identity.run}: recipe {job.prepared.recipe_hash}, {recipe.optimization.steps:,} steps", highlight=False)
+        say(
+            f"run {identity.run}: recipe {job.prepared.recipe_hash}, {recipe.optimization.steps:,} steps",
+            highlight=False,
+        )
         records = Records(EXPERIMENT, say=say)
         name = f"{recipe.name}, seed {recipe.seed}"
         job = open_run(records, job, name, {})
@@ -63,7 +66,9 @@ def _check_same_recipe(job: Job, resume: str) -> None:
         path.write_text(job.prepared.recipe_hash)
         return
     if not path.exists():
-        raise CornerstoneError(f"No run {resume!r} under {home().join('runs')}: --resume takes the id that was printed at its start.")
+        raise CornerstoneError(
+            f"No run {resume!r} under {home().join('runs')}: --resume takes the id that was printed at its start."
+        )
     before = path.read_text()
     if before != job.prepared.recipe_hash:
         raise CornerstoneError(

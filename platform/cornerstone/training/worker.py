@@ -21,8 +21,8 @@ from cornerstone.models.loaded import save_model
 from cornerstone.models.towers import TimmTower, build_image_tower
 from cornerstone.tracking.journal import Journal
 from cornerstone.tracking.mlflow_records import metric_sender
-from cornerstone.training.build import build_method, build_tower
-from cornerstone.training.engine import DeepSpeedEngine
+from cornerstone.training.build import build_method, build_tower, length_buckets
+from cornerstone.training.engine import DeepSpeedEngine, pick_device
 from cornerstone.training.job import Job
 from cornerstone.training.loop import Metrics, Observer, train
 from cornerstone.training.observers import Progress, Quarantine, StepMetrics
@@ -35,15 +35,15 @@ METRICS = "metrics.json"
 def run_worker(job: Job, tell: Tell) -> dict[str, Any]:
     """Train to the end, from the last checkpoint where there is one; rank 0's return value is the run's result."""
     context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
+    rank = context.get_world_rank()
     recipe, layout = job.recipe, job.layout()
     torch.set_num_threads(_threads(job, context.get_local_world_size()))
 
+    stream = Stream.ray(layout, ray.train.get_dataset_shard("train"))  # its actors start while the model is built
     tower = build_tower(job.prepared)
-    model = build_method(job.prepared, tower)
+    model = build_method(job.prepared, tower, length_buckets(job.placement, pick_device()))
     engine = DeepSpeedEngine(model, recipe.optimization, job.placement.zero_stage, layout.share, recipe.precision)
     start, evaluated = _resume(engine)
-    stream = Stream.ray(layout, ray.train.get_dataset_shard("train"))
     journal = _journal(job) if rank == 0 else None
     every = max(1, min(50, recipe.optimization.steps // 20))
     write = journal.write if journal else (lambda step, metrics: None)
