@@ -47,7 +47,7 @@ _POSITIONS = 1.0  # with timm's .02 places are too alike for the class token to 
 
 @dataclass(frozen=True)
 class TowerPlan:
-    """How the tower is built and trained. The defaults take about half a minute on two cores."""
+    """How the tower is built and trained. The defaults take about half a minute on one core."""
 
     seed: int = 0
     image_size: int = 64

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def is_true(sentence: str, scene: Scene) -> bool:
         return False
     places = [
         (ROWS[scene.cells].index(a), COLUMNS[scene.cells].index(b))
-        for a, b in zip(words, words[1:], strict=False)
+        for a, b in pairwise(words)
         if a in ROWS[scene.cells] and b in COLUMNS[scene.cells]
     ]
     return not places or places == [where[species]]
@@ -95,10 +96,10 @@ def rows():
     return [pair(SPEC, i) for i in range(500)]
 
 
-@pytest.mark.parametrize(
-    ("captioner", "counts", "rate"), [("A", {4}, 0.03), ("B", {7}, 0.20), ("C", {6, 7, 8}, 0.04)]
-)
-def test_captions_are_false_exactly_where_an_error_is_recorded_and_at_the_captioners_rate(rows, captioner, counts, rate):
+@pytest.mark.parametrize(("captioner", "counts", "rate"), [("A", {4}, 0.03), ("B", {7}, 0.20), ("C", {6, 7, 8}, 0.04)])
+def test_captions_are_false_exactly_where_an_error_is_recorded_and_at_the_captioners_rate(
+    rows, captioner, counts, rate
+):
     stated = false = 0
     seen = set()
     for row in rows:
@@ -147,9 +148,8 @@ def test_a_person_states_everything_without_an_error_half_of_it_in_unseen_forms(
         assert (caption.source, caption.role) == ("human", "long")
         assert all(is_true(s, scene) for s in said), caption.text
         assert len(said) == len(scene.things) + 4
-        assert {s for s in (m[0][1] for m in map(mentions, map(str.split, said)) if len(m) == 1)} >= {
-            t.species for t in scene.things
-        }
+        named = [mentions(s.split()) for s in said]
+        assert {mentioned[0][1] for mentioned in named if len(mentioned) == 1} == {t.species for t in scene.things}
         unseen += sum(bool({"we", "lies", "ground", "has"} & set(s.replace("picture has a", "").split())) for s in said)
     assert unseen > 200
 
@@ -174,7 +174,9 @@ def test_raw_texts_are_half_noise(rows):
         named = [species for _, species in mentions(text.split())]
         others = [t.species for t in scene.things[1:]]
         assert 5 <= len(text.split()) <= 10
-        assert {"salient": named == [scene.salient.species], "other": named and named[0] in others, "junk": not named}[kind]
+        assert {"salient": named == [scene.salient.species], "other": named and named[0] in others, "junk": not named}[
+            kind
+        ]
         kinds.append(kind)
     for kind, share in (("salient", 0.5), ("other", 0.25), ("junk", 0.25)):
         assert abs(kinds.count(kind) / len(kinds) - share) < 0.03

@@ -56,7 +56,9 @@ def test_shapes_differ_even_when_small():
 
 
 def test_species_have_their_own_look():
-    looks = {paint(Scene(3, 0, (Thing(s, 4), Thing((s + 1) % SPECIES, 0))), 64)[21:43, 21:43].tobytes() for s in range(96)}
+    looks = {
+        paint(Scene(3, 0, (Thing(s, 4), Thing((s + 1) % SPECIES, 0))), 64)[21:43, 21:43].tobytes() for s in range(96)
+    }
     assert len(looks) == SPECIES
 
 

@@ -42,7 +42,9 @@ def test_texts_are_all_captions_then_the_filled_prompts(tmp_path):
 
 def test_words_of_the_world_are_whole_and_special_tokens_come_first(trained):
     tokenizer = Tokenizer.from_str(trained)
-    assert [tokenizer.id_to_token(i) for i in range(5)] == list(SPECIAL) == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    assert (
+        [tokenizer.id_to_token(i) for i in range(5)] == list(SPECIAL) == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    )
     words = [*NOUNS, *TAGS, *JUNK, "hourglass", "background", "rightmost"[:5]]
     assert all(tokenizer.encode(word, add_special_tokens=False).tokens == [word] for word in words)
     assert tokenizer.get_vocab_size() <= 1024

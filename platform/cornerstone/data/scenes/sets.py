@@ -1,0 +1,156 @@
+"""The rows of every set of the world: the training pairs and the evaluation sets, each with lots of its own.
+
+| set | texts of a row | task |
+|---|---|---|
+| `scenes` | a raw text (`alt`), long captions by A, B and C | training |
+| `long-human` | everything, exact, half the sentences in forms that training never shows (as DCI, IIW) | retrieval |
+| `long-captioner`, `validation` | captioner C (as ShareGPT4V) | retrieval |
+| `short` | five, each naming the salient object, another and how they stand (as COCO) | retrieval |
+| `class` | none; the salient object's species is the label (as ImageNet) | classification |
+| `lookalike` | everything, exact; and a short text | which of four pictures that share salient object and background |
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from cornerstone.data.records import Caption, Pair
+from cornerstone.data.scenes.captioners import HUMAN, A, B, C, Captioner, describe
+from cornerstone.data.scenes.draw import encode, paint
+from cornerstone.data.scenes.facts import object_fact
+from cornerstone.data.scenes.texts import PROMPTS, raw_text, sentence, short_texts
+from cornerstone.data.scenes.world import BACKGROUNDS, NOUNS, SPECIES, Scene, ScenesSpec, draw_scene
+from cornerstone.errors import CornerstoneError, did_you_mean
+
+GROUP = 4
+SHORT_TEXTS = 5
+_EXACT = replace(HUMAN, name="long", unseen=0.0, salient_first=1.0)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a row holds besides its picture: the scene, texts, what went wrong in them, and a group of look-alikes."""
+
+    scene: Scene
+    captions: tuple[Caption, ...] = ()
+    known: dict[str, Any] | None = None
+    group: str | None = None
+
+
+def _training(spec: ScenesSpec, index: int) -> Row:
+    scene = draw_scene(spec, spec.lot("scene", index))
+    raw, about = raw_text(scene, spec.lot("raw", index))
+    captions, errors = [Caption("alt", "raw", raw)], []
+    for captioner in (A, B, _by_c(spec)):
+        text, wrong = describe(scene, captioner, spec.lot(captioner.name, index), spec.sentences[1])
+        captions.append(Caption(captioner.name, "long", text))
+        errors += wrong
+    return Row(scene, tuple(captions), {"raw": about, "errors": errors})
+
+
+def _described(captioner: Captioner) -> Callable[[ScenesSpec, int], Row]:
+    def row(spec: ScenesSpec, index: int) -> Row:
+        scene = draw_scene(spec, spec.lot("scene", index))
+        writer = _by_c(spec) if captioner is C else captioner
+        text, errors = describe(scene, writer, spec.lot(writer.name, index), spec.sentences[1])
+        return Row(scene, (Caption(writer.name, "long", text),), {"errors": errors})
+
+    return row
+
+
+def _short(spec: ScenesSpec, index: int) -> Row:
+    scene = draw_scene(spec, spec.lot("scene", index))
+    texts = short_texts(scene, spec.lot("short", index), SHORT_TEXTS)
+    return Row(scene, tuple(Caption("short", "raw", text) for text in texts))
+
+
+def _class(spec: ScenesSpec, index: int) -> Row:
+    """Every class equally often, in turn."""
+    return Row(draw_scene(spec, spec.lot("scene", index), salient=index % SPECIES))
+
+
+def _lookalike(spec: ScenesSpec, index: int) -> Row:
+    group, member = divmod(index, GROUP)
+    scene = lookalikes(spec, group)[member]
+    long, _ = describe(scene, _EXACT, spec.lot("long", index), spec.sentences[1])
+    opening = sentence(object_fact(scene, scene.salient), scene.cells, spec.lot("opening", group))
+    long = opening + long[long.index(". ") :]  # the same words first in all four
+    (short,) = short_texts(scene, spec.lot("short", index), 1)
+    return Row(scene, (Caption("long", "long", long), Caption("short", "raw", short)), group=f"{group:06d}")
+
+
+def lookalikes(spec: ScenesSpec, group: int) -> list[Scene]:
+    """Four scenes with the same salient object in the same place and the same background, of which no two are equal."""
+    lot = spec.lot("group", group)
+    salient, cell, background = lot.randrange(SPECIES), lot.randrange(spec.cells**2), lot.randrange(len(BACKGROUNDS))
+    scenes: dict[frozenset[tuple[int, int]], Scene] = {}
+    while len(scenes) < GROUP:
+        scene = draw_scene(spec, lot, salient=salient, cell=cell, background=background)
+        scenes.setdefault(frozenset((t.species, t.cell) for t in scene.things), scene)
+    return list(scenes.values())
+
+
+def _by_c(spec: ScenesSpec) -> Captioner:
+    return replace(C, sentences=spec.sentences)
+
+
+@dataclass(frozen=True)
+class SetKind:
+    """How a set's rows come about, what it is for, and whether that is judged in pools."""
+
+    row: Callable[[ScenesSpec, int], Row]
+    tasks: tuple[str, ...] = ()
+
+
+SETS = {
+    "scenes": SetKind(_training),
+    "long-human": SetKind(_described(HUMAN), ("retrieval",)),
+    "long-captioner": SetKind(_described(C), ("retrieval",)),
+    "short": SetKind(_short, ("retrieval",)),
+    "class": SetKind(_class, ("classification",)),
+    "lookalike": SetKind(_lookalike, ("lookalike",)),
+    "validation": SetKind(_described(C), ("retrieval",)),
+}
+EVALUATION_SETS = tuple(name for name in SETS if name != "scenes")
+
+
+def pair(spec: ScenesSpec, index: int) -> Pair:
+    """A row of the set that the spec names.
+
+    Its label is the salient object's species. `extra` holds the scene, the captions' errors, and what the raw text is
+    about.
+    """
+    row = set_kind(spec).row(spec, index)
+    return Pair(
+        key=f"{spec.set}-{index:08d}",
+        image=encode(paint(row.scene, spec.image_size)),
+        width=spec.image_size,
+        height=spec.image_size,
+        captions=row.captions,
+        label=row.scene.salient.species,
+        group=row.group,
+        extra=json.dumps({"scene": row.scene.as_json(), **(row.known or {})}, separators=(",", ":")),
+    )
+
+
+def set_kind(spec: ScenesSpec) -> SetKind:
+    """The kind of the spec's set. Raises CornerstoneError for a name that is none."""
+    if spec.set not in SETS:
+        raise CornerstoneError(f"{spec.set!r} is no set of scenes{did_you_mean(spec.set, SETS)}")
+    return SETS[spec.set]
+
+
+def manifest_fields(spec: ScenesSpec) -> dict[str, Any]:
+    """What the manifest says of the set besides its shards."""
+    tasks = set_kind(spec).tasks
+    return {
+        "name": spec.set,
+        "classes": tuple(NOUNS),
+        "prompts": PROMPTS,
+        "tasks": tasks,
+        "pool": min(spec.pool, spec.rows) if tasks == ("retrieval",) else None,
+        "source": {"scenes": {**asdict(spec), "sentences": list(spec.sentences)}},
+    }

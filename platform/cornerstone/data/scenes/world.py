@@ -1,0 +1,178 @@
+"""What there is: colours, shapes, the nouns of their 96 combinations, backgrounds, places; and scenes of them.
+
+The world never changes. How many cells and objects a scene has is the `ScenesSpec`'s, which objects is drawn by lot
+from (seed, set, index), so that sets of different names share no random numbers, and so no scene but by accident.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cornerstone.data.draws import hashed
+from cornerstone.errors import CornerstoneError
+
+COLOURS = {
+    "red": (220, 30, 35),
+    "orange": (255, 135, 0),
+    "yellow": (250, 235, 20),
+    "green": (20, 130, 50),
+    "blue": (25, 70, 225),
+    "purple": (135, 30, 165),
+    "black": (15, 15, 15),
+    "white": (255, 255, 255),
+}
+_SHAPES = """
+circle square triangle diamond ring frame plus cross bar pillar crescent hourglass
+"""
+SHAPES = tuple(_SHAPES.split())
+BACKGROUNDS = {  # muted, so that no object is lost on any of them; `draw` gives each a pattern of its own
+    "sandy": (222, 205, 165),
+    "stony": (150, 152, 155),
+    "grassy": (160, 205, 140),
+    "watery": (140, 195, 215),
+    "rosy": (235, 175, 185),
+    "woody": (150, 112, 85),
+}
+# One opaque noun a species (colour × shape): nothing in the word tells the colour or the shape, as with a class of
+# ImageNet. Any two differ in two letters or more.
+_NOUNS = """
+dabu dibe vigu vuza bedo zuko poze kefi doki vepa dizu ratu noza bovi lopa pila tuze resu geza kive futa zuma fivu
+zoge liru gupi rofi nufi zuvi lori seva pami dolu fezu kemu tenu komi lesi zaso pefa guvo zelu fape tamu rize zego
+sofu meka kiza lufe nabo vumi nura moku zube bumo tona nulo tedi vozi vubo muzo kalu fova viso guke tove sinu kufo
+luga fadi mida gedu zali metu pido zoru sato veti sizo biku fuli lero mofe bavu gabe beli musi lina geni dupo neku
+firo vima digo nasu
+"""
+NOUNS = tuple(_NOUNS.split())
+ROWS = {3: ("top", "middle", "bottom"), 4: ("top", "upper", "lower", "bottom")}
+COLUMNS = {3: ("left", "center", "right"), 4: ("leftmost", "left", "right", "rightmost")}
+
+COLOUR_NAMES, BACKGROUND_NAMES = tuple(COLOURS), tuple(BACKGROUNDS)
+SPECIES = len(COLOURS) * len(SHAPES)
+
+
+def colour_of(species: int) -> int:
+    """The place of a species' colour in `COLOURS`."""
+    return species // len(SHAPES)
+
+
+def shape_of(species: int) -> int:
+    """The place of a species' shape in `SHAPES`."""
+    return species % len(SHAPES)
+
+
+def place_name(cell: int, cells: int) -> str:
+    """`top left` for cell 0; cells count row by row."""
+    return f"{ROWS[cells][cell // cells]} {COLUMNS[cells][cell % cells]}"
+
+
+@dataclass(frozen=True)
+class ScenesSpec:
+    """All that decides what a set of scenes holds: equal specs give equal bytes. `set` is a name of `sets.SETS`."""
+
+    set: str = "scenes"
+    rows: int = 16_000
+    seed: int = 0
+    image_size: int = 64
+    cells: int = 3
+    """Cells a side: 3 or 4."""
+    min_objects: int = 4
+    max_objects: int = 7
+    sentences: tuple[int, int] = (6, 8)
+    """Fewest and most sentences of captioner C; complete texts have at least the most: (24, 26) passes 256 tokens."""
+    rows_per_shard: int = 2048
+    pool: int = 1000
+    """Retrieval is judged in galleries of this many rows (fewer where the set is smaller)."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sentences", tuple(self.sentences))  # a list where it comes from a manifest
+
+        def refuse(option: str, given: Any, expected: str) -> None:
+            raise CornerstoneError(f"{option} is {given}: expected {expected}.")
+
+        if self.rows < 1:
+            refuse("rows", self.rows, "1 or more; raise --pairs")
+        if not 32 <= self.image_size <= 224:
+            refuse("image_size", self.image_size, "32 to 224 pixels")
+        if self.cells not in ROWS:
+            refuse("cells", self.cells, "3 or 4 cells a side")
+        if not 2 <= self.min_objects <= self.max_objects <= self.cells**2:
+            refuse("objects", (self.min_objects, self.max_objects), f"2 <= fewest <= most <= {self.cells**2} cells")
+        if not 1 <= self.sentences[0] <= self.sentences[1]:
+            refuse("sentences", self.sentences, "1 <= fewest <= most")
+        if self.rows_per_shard < 1 or self.pool < 1:
+            refuse("rows_per_shard, pool", (self.rows_per_shard, self.pool), "1 or more")
+
+    @property
+    def shards(self) -> int:
+        """How many files the set has."""
+        return -(-self.rows // self.rows_per_shard)
+
+    def rows_of(self, shard: int) -> range:
+        """The rows of one file."""
+        return range(shard * self.rows_per_shard, min(self.rows, (shard + 1) * self.rows_per_shard))
+
+    def lot(self, purpose: str, *parts: int) -> random.Random:
+        """Random numbers for one purpose and one row of this set: the same in every process."""
+        return random.Random(int(hashed(self.seed, f"scenes/{self.set}/{purpose}", *parts)[0]))
+
+
+@dataclass(frozen=True)
+class Thing:
+    """An object: its species, the cell it stands in, and which way it is off the cell's middle (-1, 0 or 1 each)."""
+
+    species: int
+    cell: int
+    dx: int = 0
+    dy: int = 0
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture's content. `things[0]` is the salient one, drawn large; no species and no cell occurs twice."""
+
+    cells: int
+    background: int
+    things: tuple[Thing, ...]
+
+    @property
+    def salient(self) -> Thing:
+        """The large object, whose species is the picture's class."""
+        return self.things[0]
+
+    def as_json(self) -> dict[str, Any]:
+        """For a row's `extra`."""
+        things = [[t.species, t.cell, t.dx, t.dy] for t in self.things]
+        return {"cells": self.cells, "background": self.background, "things": things}
+
+    @staticmethod
+    def from_json(fields: dict[str, Any]) -> Scene:
+        """Back from a row's `extra`."""
+        return Scene(fields["cells"], fields["background"], tuple(Thing(*t) for t in fields["things"]))
+
+
+def draw_scene(
+    spec: ScenesSpec,
+    lot: random.Random,
+    *,
+    salient: int | None = None,
+    cell: int | None = None,
+    background: int | None = None,
+) -> Scene:
+    """A scene by lot; what is given is kept: the salient species, its cell, the background."""
+    count = lot.randint(spec.min_objects, spec.max_objects)
+    species = _distinct(SPECIES, count, salient, lot)
+    places = _distinct(spec.cells**2, count, cell, lot)
+    jitter = (-1, 0, 1)
+    things = tuple(Thing(s, c, lot.choice(jitter), lot.choice(jitter)) for s, c in zip(species, places, strict=True))
+    return Scene(spec.cells, lot.randrange(len(BACKGROUNDS)) if background is None else background, things)
+
+
+def _distinct(n: int, count: int, first: int | None, lot: random.Random) -> Sequence[int]:
+    """`count` different numbers below n, the first of them given or not."""
+    drawn = lot.sample(range(n), count)
+    if first is None:
+        return drawn
+    return [first, *(x for x in drawn if x != first)][:count]
