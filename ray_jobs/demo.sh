@@ -59,8 +59,16 @@ PYTHON
 done
 
 status=0
-ray job submit --address "$address" --submission-id "$job" --no-wait \
-    -- python experiments/ablate_corner_tokens.py "$@" >"$log/submit.log" 2>&1 || { tail -5 "$log/submit.log"; exit 1; }
+submit() {
+    ray job submit --address "$address" --submission-id "$job" --no-wait \
+        -- python experiments/ablate_corner_tokens.py "$@" >"$log/submit.log" 2>&1
+}
+# On a busy machine the agent that takes jobs is up some seconds after the dashboard.
+for _ in $(seq 30); do
+    submit "$@" && break
+    grep -q "No available agent" "$log/submit.log" || { tail -5 "$log/submit.log"; exit 1; }
+    sleep 2
+done
 python ray_jobs/follow.py "$address" "$job" &
 wait $! || status=$?
 if [ "$status" -ne 0 ]; then

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PLATFORM = str(REPOSITORY / "platform")
+SUPPORT = str(REPOSITORY / "tests" / "support")  # modules of the tests that Ray's workers import by name
 
 # Before cornerstone or Ray is imported: both read these when they load, and Ray's workers inherit them.
 _home = tempfile.TemporaryDirectory(prefix="cornerstone-tests-", ignore_cleanup_errors=True)
 os.environ["CORNERSTONE_HOME"] = _home.name
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [PLATFORM, os.environ.get("PYTHONPATH")]))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [PLATFORM, SUPPORT, os.environ.get("PYTHONPATH")]))
 for _elsewhere in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
     os.environ.pop(_elsewhere, None)  # tests never touch a cluster or a server that the user works with
-if PLATFORM not in sys.path:
-    sys.path.insert(0, PLATFORM)
+sys.path[:0] = [folder for folder in (PLATFORM, SUPPORT) if folder not in sys.path]
 
 
 @pytest.fixture(scope="session")
@@ -34,10 +36,70 @@ def test_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def wordpiece(tmp_path_factory) -> Path:
+    """A small tokenizer.json that can spell everything."""
+    from cornerstone.data.scenes.tokenizer import train_wordpiece
+
+    path = tmp_path_factory.mktemp("wordpiece") / "tokenizer.json"
+    path.write_text(train_wordpiece(["raw picture by one two three four five"] * 5, vocab_size=256))
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_data() -> SimpleNamespace:
+    """Makers of small data: `picture(i)`, `pair(i, **changes)` and `write(folder, pairs, **options of ShardWriter)`.
+
+    Pair i has the raw text "raw i" and, by captioners a, b and c, long ones: "a i one. a i two. .. a i five."
+    """
+    import numpy as np
+    from PIL import Image
+
+    from cornerstone.data.records import Caption, Pair
+    from cornerstone.data.shards import ShardWriter
+
+    def picture(i):
+        stream = io.BytesIO()
+        pixels = np.random.default_rng(i).integers(0, 255, (20, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(stream, "PNG")
+        return stream.getvalue()
+
+    def pair(i, **changes):
+        words = ("one", "two", "three", "four", "five")
+        long = (Caption(by, "long", ". ".join(f"{by} {i} {word}" for word in words) + ".") for by in "abc")
+        fields = {"key": f"{i:05d}", "image": picture(i), "width": 24, "height": 20, "label": i % 4}
+        return Pair(**({**fields, "captions": (Caption("web", "raw", f"raw {i}"), *long)} | changes))
+
+    def write(folder, pairs, **options):
+        options = {"name": Path(folder).name, "rows_per_shard": 16, "rows_per_group": 4, **options}
+        with ShardWriter(str(folder), **options) as writer:
+            for one in pairs:
+                writer.add(one)
+        return str(folder)
+
+    return SimpleNamespace(picture=picture, pair=pair, write=write)
+
+
+@pytest.fixture(scope="session")
+def pairs_folder(tmp_path_factory, small_data, wordpiece) -> str:
+    """50 small pairs of four classes in 4 shards and 13 row groups, with a tokenizer beside them."""
+    folder = small_data.write(
+        tmp_path_factory.mktemp("data") / "pairs",
+        map(small_data.pair, range(50)),
+        classes=("cat", "dog", "bus", "sky"),
+        prompts=("a photo of a {}.", "the {}"),
+    )
+    (Path(folder) / "tokenizer.json").write_text(wordpiece.read_text())
+    return folder
+
+
+@pytest.fixture(scope="session")
 def ray_cluster():
-    """One local Ray with two CPUs for the whole session."""
+    """One local Ray with two CPUs for the whole session.
+
+    With its dashboard: without one Ray Train waits 10 s at every run's end for placement groups that it cannot list.
+    """
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, address="local", log_to_driver=False)
+    ray.init(num_cpus=2, include_dashboard=True, dashboard_host="127.0.0.1", address="local", log_to_driver=False)
     yield ray
     ray.shutdown()

@@ -19,5 +19,3 @@ def load(path: str, device: str = "cpu") -> LoadedModel:
     from cornerstone.models.loaded import load as open_model  # decode actors import this package: torch must wait
 
     return open_model(path, device)
-
-

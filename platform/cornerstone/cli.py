@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -17,6 +17,9 @@ from cornerstone.errors import CornerstoneError, did_you_mean
 from cornerstone.recipes.options import RunOptions, parse
 
 console = Console() if sys.stdout.isatty() else Console(soft_wrap=True, width=200)  # a log has no width of its own
+
+
+say = partial(console.print, markup=False, highlight=False)  # names and paths may hold brackets
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class ScenesCommand:
             manifest = write_evaluation_sets(
                 parent, images=self.pairs, sets=[self.set], progress=_bar("drawing"), **world
             )[self.set]
-        console.print(f"{manifest.rows:,} rows of {manifest.name} in {self.out} (content {manifest.content_hash})")
+        say(f"{manifest.rows:,} rows of {manifest.name} in {self.out} (content {manifest.content_hash})")
 
 
 @dataclass(frozen=True)
@@ -89,19 +92,15 @@ class ImportCommand:
         from cornerstone.data.importers import import_pairs
         from cornerstone.training.cluster import connect
 
-        with connect(console.print):
+        with connect(say):
             fields = {
                 k: getattr(self, k) for k in ("images", "raw", "long", "where", "label", "name", "limit_rows", "seed")
             }
             report = import_pairs(self.format, self.src, self.out, progress=_bar("importing"), **fields)
-        console.print(
-            f"{report.rows:,} rows in {self.out} (content {report.manifest.content_hash}), {report.seconds:.0f} s"
-        )
+        say(f"{report.rows:,} rows in {self.out} (content {report.manifest.content_hash}), {report.seconds:.0f} s")
         if report.quarantined:
             reasons = ", ".join(f"{count:,} × {reason}" for reason, count in report.reasons.items())
-            console.print(
-                f"{report.quarantined:,} left out: {reasons}; see {self.out}/quarantine.jsonl", highlight=False
-            )
+            say(f"{report.quarantined:,} left out: {reasons}; see {self.out}/quarantine.jsonl")
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,9 @@ class FeaturesCommand:
     """Another tower: a timm model name, or a folder in timm's layout."""
     dtype: Literal["float16", "float32"] = "float16"
     gpus_per_actor: float = 0.0
-    actors: int = 2
+    """0: one where the cluster has GPUs."""
+    actors: int = 0
+    """Copies of the tower at work; 0: one a GPU, or one a CPU."""
 
     def run(self) -> None:
         """Compute and store."""
@@ -133,7 +134,7 @@ class FeaturesCommand:
         refuse_existing(Location.of(self.out))
         if self.image_tower is not None:
             recipe = recipe.with_image(name=self.image_tower)
-        with connect(console.print):
+        with connect(say):
             manifest = store_features(
                 self.data,
                 self.out,
@@ -141,9 +142,9 @@ class FeaturesCommand:
                 self.dtype,
                 actors=self.actors,
                 gpus_per_actor=self.gpus_per_actor,
-                say=console.print,
+                say=say,
             )
-        console.print(f"{manifest.rows:,} features of width {manifest.source['width']} in {self.out}")
+        say(f"{manifest.rows:,} features of width {manifest.source['width']} in {self.out}")
 
 
 @dataclass(frozen=True)
@@ -234,13 +235,13 @@ def _train(options: TrainCommand) -> None:
         from cornerstone.training.dry_run import dry_run
 
         for line in dry_run(*options.resolved(), trials=1, experiment="train"):
-            console.print(line, highlight=False)
+            say(line)
         return
     from cornerstone.training.single import train_one
 
     outcome = train_one(options, options.resume, console)
     _show(outcome.metrics, options.json)
-    console.print(f"model: {outcome.model}", highlight=False)
+    say(f"model: {outcome.model}")
 
 
 def _help() -> None:
@@ -257,10 +258,12 @@ def _show(metrics: dict[str, float], path: str) -> None:
     table.add_column("metric")
     table.add_column("value", justify="right")
     for name, value in metrics.items():
-        table.add_row(name, f"{value:.2f} %")
+        table.add_row(name, f"{value:.0f}" if name.endswith("rows_left_out") else f"{value:.2f} %")
     console.print(table)
     if path:
-        Path(path).write_text(json.dumps(metrics, indent=1) + "\n")
+        from cornerstone.data.storage import Location
+
+        Location.of(path).write_text(json.dumps(metrics, indent=1) + "\n")  # makes its folder: a long run has ended
 
 
 def _bar(what: str) -> Callable[..., None]:

@@ -162,7 +162,7 @@ def test_a_tokenizer_without_a_fast_form_is_refused(tmp_path):
 def test_a_silent_hub_is_explained(monkeypatch):
     from transformers import AutoTokenizer
 
-    def silent(name: str) -> None:
+    def silent(name: str, **options: object) -> None:
         raise OSError(f"We couldn't connect to load {name}\nmore")
 
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", silent)

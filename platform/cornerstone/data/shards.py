@@ -86,13 +86,16 @@ def write_shard(
 ) -> Shard | None:
     """Write one shard of pairs as `shard-00042.parquet`; None where there is no row. Safe to call in parallel.
 
-    Only one row group of pairs is held at a time.
+    Pairs are taken a row group at a time, so that memory does not grow with the shard.
     """
     waiting = iter(pairs)
 
+    def table() -> pa.Table:
+        return pa.Table.from_pylist([p.as_row() for p in itertools.islice(waiting, rows_per_group)], schema=PAIRS)
+
     def groups() -> Iterator[pa.Table]:
-        while rows := [pair.as_row() for pair in itertools.islice(waiting, rows_per_group)]:
-            yield pa.Table.from_pylist(rows, schema=PAIRS)
+        while (group := table()).num_rows:
+            yield group
 
     return _write_groups(folder, f"shard-{index:05d}.parquet", groups())
 

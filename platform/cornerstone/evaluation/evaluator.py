@@ -19,6 +19,7 @@ from cornerstone.evaluation.sets import EvaluationSet
 
 TEXTS_AT_ONCE = 256
 Gather = Callable[[Any], list[Any]]
+LEFT_OUT = "rows_left_out"
 LOOKALIKE_VIEWS = ("long", "short", "first_sentence")
 
 
@@ -46,6 +47,8 @@ class _Seen:
     text_rows: list[Tensor] = field(default_factory=list)
     text_places: list[Tensor] = field(default_factory=list)
     text_keys: list[Tensor] = field(default_factory=list)
+    left_out: int = 0
+    """Rows whose image could not be used."""
 
 
 @torch.no_grad()
@@ -57,7 +60,10 @@ def evaluate(
     device: torch.device,
     gather: Gather = lambda value: [value],
 ) -> dict[str, float]:
-    """`eval/<set>/<metric>` for every set. `gather` brings together what the workers saw; all of them get the result."""
+    """`eval/<set>/<metric>` for every set, in percent, and the count `eval/<set>/rows_left_out` where rows were unusable.
+
+    `gather` brings together what the workers saw; all of them get the result.
+    """
     seen = [_Seen() for _ in sets]
     for batch in batches:
         _encode(model, batch, seen[batch.set], device)
@@ -69,10 +75,13 @@ def evaluate(
             )
         for name, value in _judge(model, judged, _merged(parts), tokenizer, device).items():
             metrics[f"eval/{judged.name}/{name}"] = value
+        if left_out := sum(part.left_out for part in parts):
+            metrics[f"eval/{judged.name}/{LEFT_OUT}"] = float(left_out)
     return metrics
 
 
 def _encode(model: Encoder, batch: EvaluationBatch, seen: _Seen, device: torch.device) -> None:
+    seen.left_out += len(batch.bad)
     if len(batch.row) == 0:
         return
     picture = batch.image if batch.image is not None else batch.feature

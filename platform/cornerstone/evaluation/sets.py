@@ -33,14 +33,14 @@ def open_sets(named: tuple[str, ...]) -> tuple[EvaluationSet, ...]:
     """The sets behind `[NAME=]DIR` arguments; a name defaults to the manifest's.
 
     A set with both long and raw captions gives two: NAME is judged by the long texts, NAME-short by the raw ones.
-    Raises CornerstoneError where two sets end up with one name.
+    Raises CornerstoneError where two sets end up with one name and task.
     """
     sets: list[EvaluationSet] = []
     for argument in named:
         name, folder = split_name(argument)
         sets += _judged(DataSet.open(folder), name)
-    names = [s.name for s in sets]
-    twice = sorted({n for n in names if names.count(n) > 1})
+    measured = [(s.name, s.task) for s in sets]  # a set's tasks share its name: their metrics have names of their own
+    twice = sorted({name for name, task in measured if measured.count((name, task)) > 1})
     if twice:
         raise CornerstoneError(f"Two evaluation sets are named {twice[0]!r}: give one another name, --eval OTHER=DIR.")
     return tuple(sets)

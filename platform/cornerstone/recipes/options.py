@@ -41,6 +41,8 @@ class RunOptions:
     """A Hugging Face tokenizer by name or folder."""
     image_tower: str | None = None
     """A timm model name, or a folder in timm's layout."""
+    features: tuple[str, ...] = ()
+    """Feature stores made by `cornerstone features`, for training and evaluation sets."""
     limit_rows: int | None = None
     """Train on the first rows alone."""
     dry_run: bool = False
@@ -61,6 +63,8 @@ class RunOptions:
             recipe = recipe.with_data(tokenizer=self.tokenizer)
         if self.image_tower is not None:
             recipe = recipe.with_method(image=replace(recipe.method.image, name=self.image_tower))
+        if self.features:
+            recipe = recipe.with_data(features="stored", feature_stores=self.features, crop_scale=(1.0, 1.0))
         if self.limit_rows is not None:
             recipe = recipe.with_data(limit_rows=self.limit_rows)
         if self.workers is not None:
@@ -81,7 +85,7 @@ def parse(options: type[T], arguments: Sequence[str], prog: str, description: st
 
 def again_with(command: Sequence[str], option: str, value: str) -> str:
     """The command line that was typed, with `option value` in place of what it said of that option before."""
-    given = list(command)
+    given = [part for part in command if not part.startswith(f"{option}=")]
     if option in given:
         place = given.index(option)
         del given[place : place + 2]

@@ -57,6 +57,8 @@ class Data:
     """Share of the area that the random crop keeps; `1 1` for the fixed centre crop."""
     features: Literal["online", "stored"] = "online"
     """`stored` computes a locked tower's features once for all trials: there is no random crop then."""
+    feature_stores: tuple[str, ...] = field(default=(), metadata=NOT_HASHED)
+    """Folders made by `cornerstone features`, used for the data sets they fit; what is missing is computed."""
     feature_dtype: Literal["float16", "float32"] = "float16"
     bad_row_limit: float = 0.01
     """The run stops when more than this share of the rows seen could not be used."""

@@ -56,10 +56,12 @@ def run_trials(
         board = Board.remote()  # type: ignore[attr-defined]
         names = [(trial.job.identity.run, trial.name) for trial in trials]
         opened = [_opened(trial, state.sweep, records, parent) for trial in waiting]
-        with Watcher(board, names, console):
-            _tune(opened, state, board, placement)
-        for trial in opened:
-            _close(trial, state, records)
+        try:
+            with Watcher(board, names, console):
+                _tune(opened, state, board, placement)
+        finally:  # after Ctrl-C too: no run is left as if it still ran
+            for trial in opened:
+                _close(trial, state, records)
     unknown = "stopped before it had a result"
     return [
         state.result(t.job.identity.run) or TrialResult(t.point, t.seed, t.job.identity.run, error=unknown)
@@ -81,6 +83,7 @@ def trials_at_a_time(placement: Placement) -> int:
 def _tune(trials: Sequence[Trial], state: SweepState, board: Any, placement: Placement) -> None:
     # Tune's own reporter and loggers would write a second record beside ours.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C is ours: we say how to go on
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)  # it looks for their files
     from ray import tune
 

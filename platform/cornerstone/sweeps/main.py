@@ -8,6 +8,7 @@ import sys
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,7 +61,7 @@ def run_experiment(name: str, define: Define, options: ExperimentOptions, consol
         from cornerstone.training.dry_run import dry_run
 
         for line in dry_run(points[0].recipe, placement, trials=len(points) * options.seeds, experiment=name):
-            console.print(line, highlight=False)
+            console.print(line, highlight=False, markup=False)
         return
     _Run(name, sweep, points, options, placement, console).go()
 
@@ -81,6 +82,7 @@ class _Run:
 
         self.name, self.sweep, self.points, self.options = name, sweep, points, options
         self.placement, self.console = placement, console
+        self.say = partial(console.print, markup=False, highlight=False)  # names and paths may hold brackets
         self.state = SweepState.of(options.continue_ or new_sweep_id())
 
     def go(self) -> None:
@@ -88,15 +90,15 @@ class _Run:
         from cornerstone.training.cluster import connect, require
 
         signal.signal(signal.SIGTERM, _interrupt)  # `ray job stop` sends it
-        say = self.console.print
+        say = self.say
         with connect(say):
             require(self.placement, say)
             trials = self._trials(self._prepare())
-            say(self._headline(len(trials)), highlight=False)
+            say(self._headline(len(trials)))
             try:
                 self._run(trials)
             except KeyboardInterrupt:
-                say(f"\nStopped. What is finished is kept; go on with:\n  {self._command()}", highlight=False)
+                say(f"\nStopped. What is finished is kept; go on with:\n  {self._command()}")
                 raise SystemExit(130) from None
 
     def _prepare(self) -> list[tuple[Point, int, Any]]:
@@ -107,7 +109,7 @@ class _Run:
         for seed in range(self.options.seeds):
             for point in self.points:
                 recipe = point.recipe.with_seed(point.recipe.seed + seed)
-                first = first or prepare(recipe, self.console.print)
+                first = first or prepare(recipe, self.say)
                 prepared.append((point, seed, again(first, recipe)))
         return prepared
 
@@ -140,7 +142,7 @@ class _Run:
         from cornerstone.tracking.mlflow_records import Records
         from cornerstone.training.recording import git_commit
 
-        records = Records(self.name, say=self.console.print)
+        records = Records(self.name, say=self.say)
         tags = {
             "cornerstone.sweep": self.state.sweep,
             "cornerstone.git_commit": git_commit(),
@@ -171,7 +173,7 @@ class _Run:
         records.finish(parent, "FAILED" if failed else "FINISHED")
         shown.say_where(self.console, records)
         if failed:
-            self.console.print(f"Run what is missing with:\n  {self._command()}", highlight=False)
+            self.say(f"Run what is missing with:\n  {self._command()}")
             raise SystemExit(1)
 
     def _headline(self, trials: int) -> str:

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from cornerstone.errors import CornerstoneError
 from cornerstone.home import home
@@ -29,6 +29,8 @@ def connect(say: Say) -> Iterator[None]:
     if address:
         ray.init(address=address, logging_level=logging.WARNING, log_to_driver=log_to_driver())
     else:
+        # A Ray of one's own is guarded by a token of Ray's making; it needs no telling.
+        logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
         say("starting Ray on this machine (set RAY_ADDRESS to use a cluster)")
         ray.init(
             address="local", logging_level=logging.WARNING, log_to_driver=log_to_driver(), dashboard_host="127.0.0.1"
@@ -47,6 +49,7 @@ def _quieten() -> None:
     import ray.data  # noqa: F401 - its loggers are set up by this import
 
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # "progress bars disabled": by us
 
 
 def log_to_driver() -> bool:
@@ -66,27 +69,29 @@ def require(placement: Placement, say: Say) -> None:
     limits = _autoscaler_limits()
     begun = said = time.monotonic() - SAY_EVERY
     begun += SAY_EVERY
-    while missing := _missing(needed, ray.cluster_resources()):
-        has = ", ".join(f"{ray.cluster_resources().get(kind, 0):g} {kind}s" for kind in needed)
-        reachable = not _missing(needed, limits)
-        if not reachable:
-            raise CornerstoneError(
-                f"This placement needs {placement.arithmetic()}; the cluster has {has}, and no autoscaler can bring more. "
-                f"Lower --workers, --placement.cpus-per-worker, --placement.decode-actors or "
-                f"--placement.cpus-per-decode-actor, or use a larger cluster."
-            )
-        if time.monotonic() - begun > placement.wait_limit:
-            raise CornerstoneError(
-                f"Waited {placement.wait_limit:.0f} s for {missing}: the cluster has {has}. This placement needs "
-                f"{placement.arithmetic()}. See `ray status`, or raise --placement.wait-limit."
-            )
-        if time.monotonic() - said > SAY_EVERY:
-            said = time.monotonic()
-            say(
-                f"waiting for the autoscaler to bring {missing} (the cluster has {has}; needed: {placement.arithmetic()})"
-            )
-            _ask_for(needed)
-        time.sleep(LOOK_EVERY)
+    with ExitStack() as afterwards:
+        while missing := _missing(needed, ray.cluster_resources()):
+            has = ", ".join(f"{ray.cluster_resources().get(kind, 0):g} {kind}s" for kind in needed)
+            reachable = not _missing(needed, limits)
+            if not reachable:
+                raise CornerstoneError(
+                    f"This placement needs {placement.arithmetic()}; the cluster has {has}, and no autoscaler can bring more. "
+                    f"Lower --workers, --placement.cpus-per-worker, --placement.decode-actors or "
+                    f"--placement.cpus-per-decode-actor, or use a larger cluster."
+                )
+            if time.monotonic() - begun > placement.wait_limit:
+                raise CornerstoneError(
+                    f"Waited {placement.wait_limit:.0f} s for {missing}: the cluster has {has}. This placement needs "
+                    f"{placement.arithmetic()}. See `ray status`, or raise --placement.wait-limit."
+                )
+            if time.monotonic() - said > SAY_EVERY:
+                said = time.monotonic()
+                say(
+                    f"waiting for the autoscaler to bring {missing} (the cluster has {has}; needed: {placement.arithmetic()})"
+                )
+                _ask_for(needed)
+                afterwards.callback(_ask_for, {})  # a request stands until the next: the cluster would never shrink
+            time.sleep(LOOK_EVERY)
 
 
 def _missing(needed: dict[str, float], held: dict[str, float]) -> str:

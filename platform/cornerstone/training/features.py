@@ -84,12 +84,13 @@ def write_features(
     transform: Transform,
     *,
     width: int,
-    actors: int = 2,
+    actors: int = 0,
     gpus_per_actor: float = 0.0,
 ) -> None:
     """Compute and store the features of every image of every job: files and row groups as in its data, manifest last.
 
-    The CPUs of a small machine are shared: an actor takes one, and computes on one thread. Needs Ray to be started.
+    Each actor takes one CPU and computes on one thread, or on a GPU where the cluster has some; 0 actors: one a GPU, or
+    one a CPU. Needs Ray to be started.
     """
     import ray.data
     from ray.data import ActorPoolStrategy, DataContext
@@ -98,6 +99,10 @@ def write_features(
         refuse_existing(job.out)
         job.out.make()
     DataContext.get_current().enable_progress_bars = False
+    held = ray.cluster_resources()
+    if not gpus_per_actor and held.get("GPU", 0) >= 1:
+        gpus_per_actor = 1.0
+    actors = actors or int(held["GPU"] / gpus_per_actor if gpus_per_actor else held.get("CPU", 1)) or 1
     units = [{"job": j, "shard": i} for j, job in enumerate(jobs) for i in range(len(job.data.manifest.shards))]
     rows = (
         ray.data.from_items(units, override_num_blocks=len(units))

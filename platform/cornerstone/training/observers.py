@@ -51,6 +51,17 @@ class StepMetrics:
         self._last += evaluated - self._evaluated
         self._evaluated = evaluated
 
+    def check(self) -> None:
+        """Stop where a loss was not finite. All workers call it together: at each line, and before a checkpoint is made."""
+        if self._bad_step is None:
+            return
+        _all_reduce(self._bad_step, dist.ReduceOp.MIN)
+        if torch.isfinite(self._bad_step):
+            raise RunStopped(
+                f"The loss is not finite at step {int(self._bad_step)}. The last checkpoint is sound; try a lower "
+                f"--recipe.optimization.learning-rate or a longer --recipe.optimization.warmup-steps."
+            )
+
     def _line(self, step: int, clock: Clock) -> None:
         seconds = time.perf_counter() - self._last
         waited = clock.seconds["data"] - self._waited
@@ -58,14 +69,7 @@ class StepMetrics:
         values = torch.stack([self._sums[n].float().reshape(()) for n in names]) / self._count
         values = torch.cat([values, values.new_tensor([waited / seconds])])
         _all_reduce(values, dist.ReduceOp.SUM if dist.is_available() else None, mean=True)
-        bad = self._bad_step
-        if bad is not None:
-            _all_reduce(bad, dist.ReduceOp.MIN)
-            if torch.isfinite(bad):
-                raise RunStopped(
-                    f"The loss is not finite at step {int(bad)}. The last checkpoint is sound; try a lower "
-                    f"--recipe.optimization.learning-rate or a longer --recipe.optimization.warmup-steps."
-                )
+        self.check()
         metrics = {f"train/{n}": v for n, v in zip([*names, "data_wait_share"], values.tolist(), strict=True)}
         metrics["train/samples_per_second"] = self._rows * self._count / seconds
         metrics["train/seconds_per_step"] = seconds / self._count

@@ -127,9 +127,9 @@ def again(prepared: Prepared, recipe: Recipe, say: Say = print) -> Prepared:
     """What a sweep's next point needs. Where it differs in what is drawn, in the text tower, the loss or the seed alone, it
     shares data, tokenizer, tower and features with the point prepared before; otherwise it is prepared by itself.
     """
-    drawn = {"sub_captions": recipe.data.sub_captions, "captioners": recipe.data.captioners}
+    drawn: dict[str, Any] = {"sub_captions": recipe.data.sub_captions, "captioners": recipe.data.captioners}
     shared = (
-        prepared.given.with_data(**drawn).data == recipe.data
+        replace(prepared.given.data, **drawn) == recipe.data
         and prepared.given.method.image == recipe.method.image
         and prepared.given.method.text.name == recipe.method.text.name
         and prepared.given.evaluation == recipe.evaluation
@@ -140,7 +140,9 @@ def again(prepared: Prepared, recipe: Recipe, say: Say = print) -> Prepared:
     resolved = replace(recipe, evaluation=ours.evaluation).with_data(train=ours.data.train)
     resolved = resolved.with_method(image=ours.method.image)
     _check_captioners(resolved, prepared.data)
-    return replace(prepared, recipe=resolved, given=recipe)
+    ready = replace(prepared, recipe=resolved, given=recipe)
+    ready.stream()  # refuses a batch above the rows
+    return ready
 
 
 def with_features(prepared: Prepared, tower_hash: str, say: Say, *, compute: bool) -> Prepared:
@@ -149,10 +151,17 @@ def with_features(prepared: Prepared, tower_hash: str, say: Say, *, compute: boo
 
     recipe, transform = prepared.recipe, replace(prepared.transform, train=False)
     sources = [prepared.data, *(DataSet.open(s.source.data) for s in prepared.sets)]
+    given = {store.manifest.keys.get("data"): store for store in map(_open_store, recipe.data.feature_stores)}
     jobs = []
     for data in sources:
         keys = FeatureKeys(data.manifest.content_hash, tower_hash, transform.key(), recipe.data.feature_dtype)
-        jobs.append(FeatureJob(data, home().join("features", keys.digest()), keys))
+        named = given.get(keys.data)
+        jobs.append(FeatureJob(data, named.location if named else home().join("features", keys.digest()), keys))
+    if unused := [str(s.location) for key, s in given.items() if key not in {job.keys.data for job in jobs}]:
+        raise CornerstoneError(
+            f"The features at {unused[0]} are of none of this run's data sets: compute them again from the data as it is now "
+            f"(`cornerstone features`), or leave out --features {unused[0]}."
+        )
     missing = {job.out: job for job in jobs if not job.out.join(MANIFEST).exists()}
     if missing and not compute:
         return prepared
@@ -171,12 +180,16 @@ def with_features(prepared: Prepared, tower_hash: str, say: Say, *, compute: boo
     return replace(prepared, features=train, sets=sets)
 
 
+def _open_store(folder: str) -> DataSet:
+    return DataSet.open(folder, "features")
+
+
 def describe_tower(config: ImageTower) -> tuple[int, str]:
-    """Length of the tower's feature, and a digest of its weights ("" where it starts at random)."""
+    """Length of the tower's feature, and a digest of its weights ("" where it starts at random and is trained)."""
     from cornerstone.models.towers import build_image_tower, state_hash
 
     tower = build_image_tower(config)
-    return tower.width, state_hash(tower) if config.pretrained else ""
+    return tower.width, state_hash(tower) if config.pretrained or config.locked else ""
 
 
 def _tower_content(recipe: Recipe, tower_hash: str) -> dict[str, str]:
@@ -252,5 +265,5 @@ def _check_best(recipe: Recipe, sets: tuple[EvaluationSet, ...]) -> None:
     if best and best.split("/")[1:2] and best.split("/")[1] not in {s.name for s in sets}:
         raise CornerstoneError(
             f"The best checkpoint is chosen by {best!r}, but the evaluation sets are "
-            f"{', '.join(s.name for s in sets) or 'none'}: set --recipe.evaluation.best to one of theirs, or to '' for the last."
+            f"{', '.join(s.name for s in sets) or 'none'}: set --recipe.evaluation.best to one of theirs, or '' for the last."
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 
 from rich.console import Console
 
@@ -29,16 +30,13 @@ def train_one(options: RunOptions, resume: str, console: Console) -> Outcome:
     Raises CornerstoneError where there is no such run, or where the recipe is another one than then.
     """
     recipe, placement = options.resolved()
-    say = console.print
+    say = partial(console.print, markup=False, highlight=False)  # paths may hold brackets
     with connect(say):
         require(placement, say)
         identity = Identity(run=resume) if resume else Identity()
         job = Job(prepare(recipe, say), placement, identity)
         _check_same_recipe(job, resume)
-        say(
-            f"run {identity.run}: recipe {job.prepared.recipe_hash}, {recipe.optimization.steps:,} steps",
-            highlight=False,
-        )
+        say(f"run {identity.run}: recipe {job.prepared.recipe_hash}, {recipe.optimization.steps:,} steps")
         records = Records(EXPERIMENT, say=say)
         name = f"{recipe.name}, seed {recipe.seed}"
         job = open_run(records, job, name, {})
@@ -48,7 +46,7 @@ def train_one(options: RunOptions, resume: str, console: Console) -> Outcome:
                 outcome = launch(job, Teller(board, identity.run))
         except KeyboardInterrupt:
             close_run(records, job, None)
-            say(f"\nStopped. Go on with:\n  {again_with(sys.argv, '--resume', identity.run)}", highlight=False)
+            say(f"\nStopped. Go on with:\n  {again_with(sys.argv, '--resume', identity.run)}")
             raise SystemExit(130) from None
         except Exception as error:
             close_run(records, job, None, reason(error))

@@ -47,13 +47,15 @@ def run_worker(job: Job, tell: Tell) -> dict[str, Any]:
     journal = _journal(job) if rank == 0 else None
     every = max(1, min(50, recipe.optimization.steps // 20))
     write = journal.write if journal else (lambda step, metrics: None)
+    meter = StepMetrics(write, every, recipe.optimization.batch_size, recipe.optimization.steps)
     observers: tuple[Observer, ...] = (
-        StepMetrics(write, every, recipe.optimization.batch_size, recipe.optimization.steps),
+        meter,
         Quarantine(job.identity.local_folder / f"quarantine-{rank}.jsonl", recipe.data.bad_row_limit, every),
         *([Progress(tell, recipe.optimization.steps)] if rank == 0 else []),
     )
 
     def judge(batches: Iterable[EvaluationBatch]) -> Metrics:
+        meter.check()
         judged = engine.whole_module(partial(build_method, job.prepared, tower))
         judged.eval()
         try:
@@ -61,6 +63,10 @@ def run_worker(job: Job, tell: Tell) -> dict[str, Any]:
             return evaluate(judged, batches, job.prepared.sets, tokenizer, engine.device, _gather)  # type: ignore[arg-type]
         finally:
             judged.train()
+
+    def save(done: int, metrics: Metrics) -> None:
+        meter.check()  # lines are rarer than checkpoints may be, and the last checkpoint must be one to go on from
+        _save(engine, rank, done, metrics)
 
     try:
         metrics = train(
@@ -70,7 +76,7 @@ def run_worker(job: Job, tell: Tell) -> dict[str, Any]:
             start=start,
             checkpoint_every=job.placement.checkpoint_every,
             evaluate=judge,
-            save=partial(_save, engine, rank),
+            save=save,
             observers=observers,
         )
         metrics = metrics or evaluated  # a run that was cut off after its last checkpoint has nothing left to measure

@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from cornerstone.data.batches import EvaluationBatch
+from cornerstone.data.images import Transform
+from cornerstone.data.plan import Plan
+from cornerstone.data.records import Caption
+from cornerstone.data.samples import Draws, Pictures, Texts
+from cornerstone.data.stream import Layout, Stream, StreamSpec
+from cornerstone.errors import CornerstoneError
+from cornerstone.evaluation import evaluator
+from cornerstone.evaluation.classification import class_features
+from cornerstone.evaluation.evaluator import encode_texts, evaluate
+from cornerstone.evaluation.sets import open_sets
+from cornerstone.models.lotlip import Lotlip
+from cornerstone.recipes import LotlipConfig, TextTower
+
+SIZE, WIDTH = 8, 12
+CPU = torch.device("cpu")
+
+
+class Encoder:
+    """A model of random tables: features that depend on every pixel, every id and the order of the ids."""
+
+    def __init__(self) -> None:
+        draw = torch.Generator().manual_seed(0)
+        self.pixels = torch.randn(3 * SIZE * SIZE, WIDTH, generator=draw)
+        self.words = torch.randn(512, 64, WIDTH, generator=draw)
+        self.longest = 0
+
+    def encode_image(self, image):
+        return F.normalize((image.flatten(1).float() / 255 - 0.5) @ self.pixels, dim=-1)
+
+    def encode_text(self, ids, lengths):
+        assert ids.shape[1] == lengths.max()
+        self.longest = max(self.longest, ids.shape[1])
+        place = torch.arange(ids.shape[1])
+        summed = (self.words[ids, place] * (place < lengths[:, None])[..., None]).sum(1)
+        return F.normalize(summed, dim=-1)
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory, small_data, wordpiece):
+    """23 images of 1 to 3 raw texts, some shared, with classes; 12 look-alikes in threes. One image is corrupt."""
+
+    def captions(i):
+        return tuple(Caption("web", "raw", f"raw {i * (k != 1)}") for k in range(1 + i % 3))
+
+    folder = tmp_path_factory.mktemp("sets")
+    changes = [{"captions": captions(i), **({"image": b"broken"} if i == 9 else {})} for i in range(23)]
+    pairs = (small_data.pair(i, **change) for i, change in enumerate(changes))
+    small_data.write(folder / "photos", pairs, classes=("cat", "dog", "bus", "sky"), prompts=("a photo of a {}.", "{}"))
+    alike = (small_data.pair(i, group=f"g{i // 3}") for i in range(12))
+    small_data.write(folder / "alike", alike, tasks=("lookalike",))
+    return open_sets((str(folder / "photos"), str(folder / "alike")))
+
+
+@pytest.fixture(scope="module")
+def layout(sets, wordpiece):
+    """A run of one step that is evaluated."""
+    spec = StreamSpec(
+        data=sets[0].source.data,
+        plan=Plan((4,) * 5 + (3,), 4, seed=0),
+        draws=Draws(0, 2),
+        pictures=Pictures(Transform(SIZE)),
+        texts=Texts(wordpiece.read_text(), 32, corners=2),
+        steps=1,
+        evaluations=tuple(s.source for s in sets),
+    )
+    return Layout(spec, 1)
+
+
+def batches(layout, worker):
+    stream = Stream.local(layout, worker, 0)
+    stream.training(0)
+    return list(stream.evaluation(0))
+
+
+class Caught(Exception):
+    """Carries what a worker gathers."""
+
+
+def evaluated(layout, sets, workers):
+    """What the first of so many workers gets, the others' features gathered."""
+    layout, tokenizer = replace(layout, workers=workers), layout.spec.texts.build()
+
+    def catch(seen):
+        raise Caught(seen)
+
+    others = []
+    for worker in range(1, workers):
+        with pytest.raises(Caught) as caught:
+            evaluate(Encoder(), batches(layout, worker), sets, tokenizer, CPU, catch)
+        others.append(caught.value.args[0])
+    return evaluate(Encoder(), batches(layout, 0), sets, tokenizer, CPU, lambda seen: [*others, seen])
+
+
+@pytest.mark.parametrize("workers", [2, 3, 7])
+def test_metrics_do_not_depend_on_how_rows_are_spread(layout, sets, workers):
+    alone = evaluated(layout, sets, 1)
+    assert set(alone) == {
+        *(f"eval/photos/{way}_r{k}" for way in ("i2t", "t2i") for k in (1, 5)),
+        "eval/photos/top1",
+        "eval/photos/top5",
+        "eval/photos/rows_left_out",
+        *(f"eval/alike/{view}_accuracy" for view in ("long", "short", "first_sentence")),
+    }
+    assert len(set(alone.values())) > 4
+    assert alone["eval/photos/rows_left_out"] == 1  # the corrupt image
+    assert evaluated(layout, sets, workers) == alone
+
+
+@pytest.fixture(scope="module")
+def truth(sets, small_data, layout):
+    """Features of the usable photos and of all their texts, by hand."""
+    model, tokenizer = Encoder(), layout.spec.texts.build()
+    kept = [i for i in range(23) if i != 9]
+    pixels = [Transform(SIZE, train=False)(small_data.picture(i)) for i in kept]
+    texts = [(owner, f"raw {i * (k != 1)}") for owner, i in enumerate(kept) for k in range(1 + i % 3)]
+
+    def encode(texts):
+        return torch.cat(
+            [model.encode_text(torch.tensor([ids]), torch.tensor([len(ids)])) for ids in tokenizer.encode(texts)]
+        )
+
+    images = model.encode_image(torch.stack([torch.from_numpy(p) for p in pixels]))
+    return kept, images, texts, encode([text for _, text in texts]), encode
+
+
+def test_retrieval_with_several_texts_an_image_and_shared_ones(layout, sets, truth):
+    """Any of an image's texts counts, whoever's copy it is; ties are wrong."""
+    _, images, texts, features, _ = truth
+    similarity = images @ features.T
+    owned = {}
+    for owner, text in texts:
+        owned.setdefault(owner, set()).add(text)
+    right = torch.tensor([[text in owned[image] for _, text in texts] for image in range(len(images))])
+    best = similarity.masked_fill(~right, -9).amax(1, keepdim=True)
+    i2t = (((similarity >= best) & ~right).sum(1) == 0).double().mean() * 100
+    best = similarity.masked_fill(~right, -9).amax(0, keepdim=True)
+    t2i = (((similarity >= best) & ~right).sum(0) == 0).double().mean() * 100
+    found = evaluated(layout, sets, 1)
+    assert found["eval/photos/i2t_r1"] == pytest.approx(i2t.item())
+    assert found["eval/photos/t2i_r1"] == pytest.approx(t2i.item())
+    assert 0 < i2t < 100
+
+
+def test_classes_are_the_mean_of_their_prompts(layout, sets, truth):
+    kept, images, _, _, encode = truth
+    prompts = [p.replace("{}", name) for name in ("cat", "dog", "bus", "sky") for p in ("a photo of a {}.", "{}")]
+    classes = class_features(encode(prompts).view(4, 2, WIDTH))
+    hits = (images @ classes.T).argmax(1) == torch.tensor([i % 4 for i in kept])
+    assert evaluated(layout, sets, 1)["eval/photos/top1"] == pytest.approx(hits.double().mean().item() * 100)
+
+
+def test_each_view_of_lookalikes_has_its_text(layout, sets, truth, small_data):
+    *_, encode = truth
+    pixels = [torch.from_numpy(Transform(SIZE, train=False)(small_data.picture(i))) for i in range(12)]
+    images = Encoder().encode_image(torch.stack(pixels))
+    words = ("one", "two", "three", "four", "five")
+    views = {
+        "long": [". ".join(f"a {i} {word}" for word in words) + "." for i in range(12)],
+        "short": [f"raw {i}" for i in range(12)],
+        "first_sentence": [f"a {i} one" for i in range(12)],
+    }
+    found = evaluated(layout, sets, 1)
+    for view, texts in views.items():
+        similarity = (encode(texts) @ images.T).view(4, 3, 4, 3)
+        groups = torch.stack([similarity[g, :, g] for g in range(4)])
+        hits = groups.argmax(-1) == torch.arange(3)
+        assert found[f"eval/alike/{view}_accuracy"] == pytest.approx(hits.double().mean().item() * 100)
+
+
+def test_texts_are_encoded_by_length_and_come_back_in_order(monkeypatch):
+    monkeypatch.setattr(evaluator, "TEXTS_AT_ONCE", 3)
+    model, lengths = Encoder(), torch.tensor([5, 2, 9, 1, 2, 7, 3])
+    ids = torch.randint(1, 512, (7, 16), generator=torch.Generator().manual_seed(1))
+    found = encode_texts(model, ids, lengths, CPU)
+    alone = [model.encode_text(ids[i : i + 1, :n], lengths[i : i + 1]) for i, n in enumerate(lengths.tolist())]
+    torch.testing.assert_close(found, torch.cat(alone))
+    assert model.longest == 9
+
+
+def test_a_set_without_a_usable_row_or_text_is_named(layout, sets, tmp_path, small_data):
+    def judged(name, **changes):
+        folder = small_data.write(
+            tmp_path / name, (small_data.pair(i, **changes) for i in range(3)), tasks=("retrieval",)
+        )
+        named = open_sets((folder,))
+        spec = replace(layout.spec, evaluations=tuple(s.source for s in named))
+        return evaluated(replace(layout, spec=spec), named, 1)
+
+    with pytest.raises(CornerstoneError, match="'corrupt' has no usable row"):
+        judged("corrupt", image=b"broken", captions=(Caption("web", "raw", "raw"),))
+    with pytest.raises(CornerstoneError, match="'silent' has no usable text"):
+        judged("silent", captions=(Caption("web", "raw", ""),))
+
+
+def test_corners_are_not_computed_but_shift_the_text_and_count_against_the_limit(layout):
+    """FACTS: the m-position shift stays where corners are not computed, and a text may fill the limit."""
+    limit, corners = 14, 2
+    tokenizer = replace(layout.spec.texts, token_limit=limit, corners=corners).build()
+    (ids,) = tokenizer.encode(["a 1 one. a 2 two. a 3 three. a 4 four. a 5 five."])
+    assert len(ids) == limit - corners
+    given = torch.tensor([ids]), torch.tensor([len(ids)])
+
+    def model(corners):
+        text = TextTower(name="", width=16, layers=2, heads=2, token_limit=limit, corner_tokens=corners)
+        built = Lotlip(LotlipConfig(text=text), vocab_size=tokenizer.vocab_size, image_width=8, seed=0).eval()
+        for weight in built.text.bert.parameters():
+            weight.data *= 10 if weight.ndim > 1 else 1  # trained ones are strong enough for places to matter
+        return built
+
+    with torch.no_grad():
+        judged = encode_texts(model(corners), *given, CPU)
+        trained = model(corners).encode_text(*given, corners=True)[:, 0]
+        unshifted = encode_texts(model(0), *given, CPU)
+    torch.testing.assert_close(judged, trained, rtol=0, atol=1e-6)
+    assert (judged - unshifted).abs().max() > 1e-3
+
+
+def test_an_empty_batch_is_passed_over():
+    nothing = torch.zeros(0, dtype=torch.int64)
+    empty = EvaluationBatch(0, nothing, nothing, (), nothing.view(0, 8), nothing, nothing, nothing, nothing)
+    seen = evaluator._Seen()
+    evaluator._encode(Encoder(), empty, seen, CPU)
+    assert seen == evaluator._Seen()

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cornerstone.data.manifest import Manifest
+from cornerstone.data.records import Caption
+from cornerstone.data.samples import View
+from cornerstone.data.storage import Location
+from cornerstone.errors import CornerstoneError
+from cornerstone.evaluation.sets import eval_hash, only_task, open_sets, split_name
+
+RAW, LONG = Caption("web", "raw", "a bus"), Caption("a", "long", "A bus. A red one.")
+
+
+@pytest.fixture(scope="module")
+def write(tmp_path_factory, small_data):
+    """A set of 6 rows with these captions; the folder's path."""
+
+    def written(captions=(RAW,), label=None, name="photos", **manifest):
+        folder = tmp_path_factory.mktemp("sets") / name
+        pairs = (small_data.pair(i, captions=captions, label=label) for i in range(6))
+        return small_data.write(folder, pairs, **manifest)
+
+    return written
+
+
+def judged(*folders):
+    return [(s.name, s.task, s.source.view.texts) for s in open_sets(tuple(folders))]
+
+
+def test_captions_are_judged_by_retrieval(write):
+    assert judged(write((RAW,))) == [("photos", "retrieval", "raw")]
+    assert judged(write((LONG,))) == [("photos", "retrieval", "long")]
+    assert judged(write((RAW, LONG))) == [("photos", "retrieval", "long"), ("photos-short", "retrieval", "raw")]
+
+
+def test_labels_are_judged_by_classification(write):
+    folder = write((), label=1, classes=("cat", "bus"), prompts=("a {}",))
+    (only,) = open_sets((folder,))
+    assert (only.task, only.source.view, only.classes, only.prompts) == (
+        "classification",
+        View("none"),
+        ("cat", "bus"),
+        ("a {}",),
+    )
+
+
+def test_one_folder_may_be_judged_by_several_tasks(write):
+    expected = [("photos", "retrieval", "raw"), ("photos", "classification", "none")]
+    assert judged(write((RAW,), label=1, classes=("cat", "bus"))) == expected
+    tasks = ("retrieval", "classification")  # as an import with captions and labels says
+    assert judged(write((RAW,), label=1, classes=("cat", "bus"), tasks=tasks)) == expected
+
+
+def test_the_manifest_says_what_a_set_is_for(write):
+    assert judged(write((RAW, LONG), tasks=("lookalike",))) == [("photos", "lookalike", "lookalike")]
+    (only,) = open_sets((write((LONG,), tasks=("retrieval",), pool=3),))
+    assert only.pool == 3
+
+
+def test_a_set_reads_its_own_rows(write):
+    folder = write()
+    (only,) = open_sets((folder,))
+    assert (only.source.data, only.source.rows) == (folder, 6)
+    assert only.content_hash == Manifest.read(folder).content_hash
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("dci=/data/x", ("dci", "/data/x")),
+        ("/data/x", ("", "/data/x")),
+        ("/data/split=val/x", ("", "/data/split=val/x")),
+        ("dci=s3://b/split=val", ("dci", "s3://b/split=val")),
+        ("s3://b/split=val", ("", "s3://b/split=val")),
+    ],
+)
+def test_a_name_stands_before_the_folder(argument, expected):
+    assert split_name(argument) == expected
+
+
+def test_a_relative_folder_is_that_of_this_process(write, monkeypatch):
+    folder = Path(write())
+    monkeypatch.chdir(folder.parent)
+    (only,) = open_sets((f"dci={folder.name}",))
+    assert only.name == "dci"
+    assert only.source.data == str(folder)
+
+
+def test_two_sets_of_one_name_are_refused(write):
+    one, two = write((RAW,)), write((LONG,))
+    with pytest.raises(CornerstoneError, match=r"Two evaluation sets are named 'photos'.* --eval OTHER=DIR"):
+        open_sets((one, two))
+    assert [s.name for s in open_sets((one, f"other={two}"))] == ["photos", "other"]
+
+
+def test_nothing_to_judge_is_said(write, tmp_path):
+    with pytest.raises(CornerstoneError, match="neither captions nor labelled classes"):
+        open_sets((write(()),))
+    manifest = Manifest.read(write())
+    Manifest("features", "x", manifest.shards).write(Location.of(tmp_path))
+    with pytest.raises(CornerstoneError, match="holds features; an evaluation set is a folder of pairs"):
+        open_sets((str(tmp_path),))
+    with pytest.raises(CornerstoneError, match="No data set at"):
+        open_sets((str(tmp_path / "nowhere"),))
+
+
+def test_the_sets_of_a_task(write):
+    both = open_sets((write((RAW,)), write((), label=0, classes=("cat",), name="animals")))
+    assert [s.name for s in only_task(both, "classification")] == ["animals"]
+    with pytest.raises(CornerstoneError, match=r"by lookalike: the data gives animals \(classification\), photos"):
+        only_task(both, "lookalike")
+
+
+def test_the_evaluation_hash_is_that_of_what_is_measured(write):
+    one, other = write((RAW,)), write((LONG,))
+    base = eval_hash(open_sets((f"a={one}", f"b={other}")))
+    assert eval_hash(open_sets((f"b={other}", f"a={one}"))) == base
+    assert eval_hash(open_sets((f"a={write((RAW,))}", f"b={other}"))) == base  # the same rows elsewhere
+    changed = [(f"a={one}",), (f"a={other}", f"b={one}"), (f"a={one}", f"c={other}")]
+    pooled = (f"a={one}", f"b={write((LONG,), pool=2)}")
+    assert len({base, *(eval_hash(open_sets(named)) for named in (*changed, pooled))}) == 5

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import io
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from cornerstone.data.samples import View
+from cornerstone.data.stream import EvaluationSource
+from cornerstone.evaluation.sets import EvaluationSet
+from cornerstone.recipes import preset
+from cornerstone.sweeps import Point, Sweep
+from cornerstone.sweeps.paper import LOTLIP_TABLE_3
+from cornerstone.sweeps.results import Results, columns_of
+from cornerstone.sweeps.state import SweepState, TrialResult
+
+RECIPE = preset("scenes").with_optimization(steps=200, batch_size=64)
+
+
+def judged(name, task, rows=100, pool=None):
+    return EvaluationSet(name, task, EvaluationSource(name, "", rows, View("none")), "hash", pool)
+
+
+SETS = (
+    judged("long-human", "retrieval", pool=50),
+    judged("class", "classification"),
+    judged("lookalike", "lookalike"),
+    judged("validation", "retrieval"),
+)
+SWEEP = Sweep([Point(name, RECIPE) for name in ("0", "1", "2")], "0", LOTLIP_TABLE_3, notes=("A note of the sweep.",))
+
+
+def result(point, seed, i2t=10.0, **changes):
+    metrics = {metric: i2t + i for i, (metric, _) in enumerate(columns_of(SETS, RECIPE.evaluation.best))}
+    return TrialResult(point, seed, f"run-{point}-{seed}", **({"metrics": metrics} | changes))
+
+
+def results(found, recipe=RECIPE, features="", sets=SETS):
+    prepared = SimpleNamespace(recipe=recipe, sets=sets, features=features)
+    return Results("ablate_corner_tokens", SweepState.of("s1"), SWEEP, prepared, found)
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("CORNERSTONE_HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_columns_are_what_is_judged_but_for_the_set_that_chooses_checkpoints():
+    expected = [
+        ("eval/long-human/i2t_r1", "long-human i→t R@1"),
+        ("eval/long-human/t2i_r1", "long-human t→i R@1"),
+        ("eval/class/top1", "class top-1"),
+        ("eval/lookalike/long_accuracy", "lookalike long text"),
+        ("eval/lookalike/short_accuracy", "lookalike short text"),
+        ("eval/lookalike/first_sentence_accuracy", "lookalike first sentence"),
+    ]
+    assert columns_of(SETS, "eval/validation/i2t_r1") == expected
+    assert columns_of(SETS, "")[-1] == ("eval/validation/t2i_r1", "validation t→i R@1")
+
+
+def test_the_table_holds_the_points_that_were_run():
+    table = results([result("2", 0, 12.0), result("0", 0)]).table
+    assert [row.point for row in table.rows] == ["0", "2"]
+    assert [column.metric for column in table.named] == [m for m, _ in columns_of(SETS, RECIPE.evaluation.best)]
+    assert table.rows[1].cells[0].value.mean == 12.0
+    assert table.title == "ablate_corner_tokens: scenes, 200 steps × 64"
+    assert table.baseline == "0"
+
+
+def test_a_short_preset_says_that_it_shows_the_path_and_how_to_get_a_verdict():
+    notes = results([result("0", 0)]).table.notes
+    path = next(note for note in notes if "the path, not the trend" in note)
+    assert "200 steps are too few" in path
+    assert path.endswith("python experiments/ablate_corner_tokens.py --preset scenes-long --seeds 8")
+    long = results([result("0", 0)], recipe=preset("scenes-long")).table.notes
+    assert not any("the path, not the trend" in note for note in long)
+
+
+def test_notes_say_what_the_numbers_depend_on():
+    notes = results([result("0", 0)], features="/store").table.notes
+    assert notes[0] == "A note of the sweep."
+    assert any("one fixed crop" in note for note in notes)
+    assert any("pools of 50 images: R@1 by chance is 2 %" in note for note in notes)
+    plain = results([result("0", 0)], sets=SETS[1:]).table.notes
+    assert not any("crop" in note or "pools" in note for note in plain)
+
+
+def test_files_lie_in_the_sweeps_folder(own_home):
+    shown = results([result("0", 0), result("1", 0, error="out of memory", metrics={})])
+    folder = own_home / "sweeps" / "s1"
+    assert shown.write() == [folder / "table.md", folder / "table.csv", folder / "plot.png"]
+    assert "out of memory" in (folder / "table.md").read_text()
+    assert (folder / "table.csv").read_text().startswith("point,")
+    assert (folder / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_nothing_is_drawn_where_no_trial_has_a_number(own_home):
+    paths = results([result("0", 0, error="out of memory", metrics={})]).write()
+    assert [path.name for path in paths] == ["table.md", "table.csv"]
+
+
+def said(shown, records):
+    stream = io.StringIO()
+    shown.write()
+    shown.say_where(Console(file=stream, width=60), records)
+    return stream.getvalue()
+
+
+def test_where_everything_lies_is_said(own_home):
+    shown = results([result("0", 0, error="x"), result("1", 0, model="/runs/[a]/model", unsent=3)])
+    text = said(shown, SimpleNamespace(problem="", uri="sqlite:////home/a b/mlflow.db"))
+    assert f"{own_home}/sweeps/s1/table.md" in text
+    assert f"{own_home}/sweeps/s1/plot.png" in text
+    assert "cornerstone.load('/runs/[a]/model')" in text
+    assert "mlflow ui --backend-store-uri 'sqlite:////home/a b/mlflow.db'" in text
+    assert "3 lines of metrics did not reach MLflow" in text
+
+
+def test_where_the_metrics_are_is_said(own_home):
+    shown = results([result("0", 0)])
+    assert f"in the journals under {own_home}/runs" in said(shown, SimpleNamespace(problem="refused", uri="http://x"))
+    served = said(shown, SimpleNamespace(problem="", uri="http://server:5000"))
+    assert "http://server:5000, experiment ablate_corner_tokens, sweep s1" in served
+    assert "not sent" not in served
+
+
+def test_the_table_is_shown_at_full_width_in_a_log(capsys):
+    results([result(str(p), s, 10.0 + p + s) for p in range(3) for s in range(2)]).show(Console(width=40))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) > 100
+    assert any("lookalike" in line and "long-human" in line for line in lines)

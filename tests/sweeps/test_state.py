@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from cornerstone.errors import CornerstoneError
+from cornerstone.sweeps.state import SweepState, TrialRecord, TrialResult, new_sweep_id
+
+TRIALS = [TrialRecord("0", 0, "run-a", "hash-a", "eval"), TrialRecord("2, no mask", 1, "run-b", "hash-b", "eval")]
+
+
+@pytest.fixture
+def state(tmp_path, monkeypatch) -> SweepState:
+    monkeypatch.setenv("CORNERSTONE_HOME", str(tmp_path))
+    return SweepState.of("20260131-142501-3f9a")
+
+
+def test_trials_come_back_as_they_were(state):
+    state.write("ablate", TRIALS)
+    assert SweepState.of(state.sweep).read("ablate") == TRIALS
+
+
+def test_results_come_back_as_they_were(state):
+    whole = TrialResult("0", 0, "run-a", {"eval/dci/i2t_r1": 49.5}, "/m", "/c", "/b", seconds=1.5, unsent=3)
+    failed = TrialResult("2", 1, "run-b", error="out of memory")
+    assert state.result("run-a") is None
+    state.save(whole)
+    state.save(failed)
+    assert state.result("run-a") == whole
+    assert state.result("run-b") == failed
+    assert (whole.finished, failed.finished) == (True, False)
+    state.save(TrialResult("2", 1, "run-b", {"a": 1.0}))  # run again
+    assert state.result("run-b").finished
+
+
+def test_a_sweep_that_never_was_is_met_with_the_nearest(state):
+    with pytest.raises(CornerstoneError, match=r"No sweep '20260131-142501-3f9a' under .*sweeps. There is none yet"):
+        state.read("ablate")
+    state.write("ablate", TRIALS)
+    with pytest.raises(CornerstoneError, match=r"No sweep '20260131-142501-3f9b'.*did you mean '20260131-142501-3f9a'"):
+        SweepState.of("20260131-142501-3f9b").read("ablate")
+
+
+def test_a_sweep_of_another_experiment_is_refused(state):
+    state.write("ablate_token_limit", TRIALS)
+    with pytest.raises(CornerstoneError, match="is of 'ablate_token_limit', not of 'ablate_corner_tokens'"):
+        state.read("ablate_corner_tokens")
+
+
+def test_names_of_sweeps_sort_by_time_and_are_nobody_elses():
+    assert re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{4}", new_sweep_id())
+    assert len({new_sweep_id() for _ in range(20)}) > 1

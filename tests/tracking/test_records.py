@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from cornerstone.tracking.journal import Line
+from cornerstone.tracking.mlflow_records import LIMIT, Records, metric_sender, tracking_uri
+
+DATA = {"name": "cc3m", "digest": "abcd", "uri": '/data/with "quotes"', "rows": 50}
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory) -> str:
+    """A new SQLite file: making its tables takes a second or two."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def records(uri, said):
+    records = Records("ablate", uri, said.append)
+    yield records
+    assert said == []  # nothing went wrong
+    assert records.problem == ""
+
+
+@pytest.fixture(scope="module")
+def client(uri):
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+@pytest.fixture(scope="module")
+def parent(records) -> str:
+    return records.start("ablate s1", {"cornerstone.sweep": "s1", "cornerstone.parent_of": "s1"})
+
+
+def test_a_trial_is_the_sweeps_child(records, parent, client):
+    child = records.start("2, seed 0", {"cornerstone.sweep": "s1", "cornerstone.run": "r1"}, parent)
+    run = client.get_run(child)
+    assert run.data.tags["mlflow.parentRunId"] == parent
+    assert run.data.tags["cornerstone.sweep"] == "s1"
+    assert run.info.run_name == "2, seed 0"
+    assert run.info.status == "RUNNING"
+    assert "mlflow.parentRunId" not in client.get_run(parent).data.tags
+    experiment = client.get_experiment(run.info.experiment_id)
+    assert experiment.name == "ablate"
+    records.finish(child, "KILLED")
+    assert client.get_run(child).info.status == "KILLED"
+
+
+def test_a_run_is_found_again_by_our_own_tag(uri, records, said):
+    run = records.start("x", {"cornerstone.run": "r2"})
+    assert records.find("cornerstone.run", "r2") == run
+    assert records.find("cornerstone.run", "r3") is None
+    assert Records("ablate", uri, said.append).find("cornerstone.run", "r2") == run  # the experiment is found, too
+    assert Records("other", uri, said.append).find("cornerstone.run", "r2") is None
+
+
+def test_params_recipe_and_data_describe_a_run(records, client):
+    run = records.start("x", {})
+    records.describe(run, params={"optimization.steps": 8, "long": "x" * 7000}, recipe={"name": "smoke"}, data=DATA)
+    found = client.get_run(run)
+    assert found.data.params["optimization.steps"] == "8"
+    assert len(found.data.params["long"]) == 6000
+    (data,) = found.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("cc3m", "abcd")
+    assert json.loads(data.dataset.source) == {"uri": DATA["uri"]}
+    assert json.loads(data.dataset.profile) == {"num_rows": 50}
+    assert [(tag.key, tag.value) for tag in data.tags] == [("mlflow.data.context", "training")]
+    assert json.loads(Path(client.download_artifacts(run, "recipe.json")).read_text()) == {"name": "smoke"}
+
+
+def test_artifacts_lie_beside_the_database(records, client, uri, tmp_path):
+    run = records.start("x", {})
+    table = tmp_path / "table.md"
+    table.write_text("| a |")
+    records.artifact(run, table)
+    assert [file.path for file in client.list_artifacts(run)] == ["table.md"]
+    folder = Path(uri.removeprefix("sqlite:///")).parent
+    assert [path.read_text() for path in folder.rglob("table.md")] == ["| a |"]
+
+
+def test_metrics_and_tags(records, client):
+    run = records.start("x", {})
+    records.metrics(run, {"eval/dci/i2t_r1": 49.5}, step=8)
+    records.tag(run, {"cornerstone.model": "/m", "cornerstone.error": ""})
+    found = client.get_run(run).data
+    assert found.metrics == {"eval/dci/i2t_r1": 49.5}
+    assert found.tags["cornerstone.model"] == "/m"
+    assert client.get_metric_history(run, "eval/dci/i2t_r1")[0].step == 8
+
+
+def test_a_journals_lines_become_metrics_with_their_steps_and_times(records, client, uri):
+    run = records.start("x", {})
+    lines = [Line(1_000 + step, step, {"train/loss": step / 4, "train/mfu": 0.5}) for step in range(LIMIT // 2 + 7)]
+    metric_sender(uri, run)(lines)
+    history = client.get_metric_history(run, "train/loss")
+    found = sorted((metric.step, metric.timestamp, metric.value) for metric in history)
+    assert found == [(step, 1_000 + step, step / 4) for step in range(LIMIT // 2 + 7)]
+
+
+def test_a_server_that_is_not_there_is_said_once_and_stops_nothing(tmp_path):
+    said = []
+    records = Records("ablate", "http://127.0.0.1:9", said.append)
+    run = records.start("x", {})
+    assert run is None
+    assert records.find("cornerstone.run", "r") is None
+    records.describe(run, params={}, recipe={}, data=DATA)
+    records.metrics(run, {"a": 1.0})
+    records.tag(run, {"a": "b"})
+    records.artifact(run, tmp_path)
+    records.finish(run)
+    assert len(said) == 1
+    assert "http://127.0.0.1:9" in said[0]
+    assert "Training goes on" in said[0]
+    assert records.problem
+
+
+def test_a_server_that_goes_away_is_said_once(uri, monkeypatch):
+    said = []
+    records = Records("ablate", uri, said.append)
+    monkeypatch.setattr(records, "_opened", None)
+    assert records.start("x", {}) is None
+    records.tag("some-run", {"a": "b", "c": "d"})
+    records.finish("some-run")
+    assert len(said) == 1
+
+
+def test_nobody_waits_for_minutes():
+    """MLflow's own defaults are 120 seconds and 7 retries."""
+    Records("ablate", "http://127.0.0.1:9", lambda text: None)
+    assert int(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]) <= 10
+    assert int(os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]) <= 2
+
+
+def test_records_are_local_unless_a_server_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("CORNERSTONE_HOME", str(tmp_path / "home"))
+    assert tracking_uri() == f"sqlite:///{tmp_path}/home/mlflow.db"
+    assert (tmp_path / "home").is_dir()
+    monkeypatch.setenv("CORNERSTONE_HOME", (tmp_path / "home").as_uri())
+    assert tracking_uri() == f"sqlite:///{tmp_path}/home/mlflow.db"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("CORNERSTONE_HOME", "s3://bucket/home")
+    assert tracking_uri() == f"sqlite:///{tmp_path}/.cornerstone/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
+    assert tracking_uri() == "http://server:5000"

@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from cornerstone.data.features import FeatureKeys, feature_schema
+from cornerstone.data.manifest import Manifest
+from cornerstone.data.samples import View
+from cornerstone.data.shards import DataSet, write_features_shard
+from cornerstone.data.storage import Location
+from cornerstone.data.stream import Layout, Stream
+from cornerstone.errors import CornerstoneError
+from cornerstone.home import home
+from cornerstone.recipes import preset
+from cornerstone.training import prepare as module
+from cornerstone.training.embedded import Embedded
+from cornerstone.training.prepare import again, describe_tower, prepare
+
+WIDTH = 64  # of the little tower
+
+
+def quiet(text):
+    pass
+
+
+@pytest.fixture
+def recipe(pairs_folder):
+    """A recipe on the small pairs: a little tower from scratch, 4 steps of 8."""
+    recipe = preset("photos").with_image(size=32).with_text(width=16, layers=1, heads=2, token_limit=32)
+    recipe = recipe.with_optimization(batch_size=8, steps=4, warmup_steps=0)
+    return recipe.with_data(train=pairs_folder, tokenizer="")
+
+
+def test_every_name_becomes_something_that_opens_anywhere(recipe, pairs_folder, wordpiece, monkeypatch):
+    monkeypatch.chdir(Path(pairs_folder).parent)
+    relative = recipe.with_data(train="pairs").with_evaluation(sets=("dci=pairs", "pairs"), best="eval/dci/i2t_r1")
+    prepared = prepare(relative, quiet)
+    assert prepared.recipe.data.train == pairs_folder
+    assert prepared.recipe.evaluation.sets == (f"dci={pairs_folder}", pairs_folder)
+    assert prepared.given == relative
+    assert prepared.tokenizer == wordpiece.read_text()
+    assert prepared.vocabulary == prepared.texts.build().vocab_size
+    assert prepared.image_width == WIDTH
+    assert prepared.rows == 50
+    assert [s.name for s in prepared.sets] == ["dci", "dci-short", "dci", "pairs", "pairs-short", "pairs"]
+    assert prepared.described() == {
+        "name": "pairs",
+        "digest": Manifest.read(pairs_folder).content_hash,
+        "uri": pairs_folder,
+        "rows": 50,
+    }
+
+
+def test_what_is_prepared_streams(recipe):
+    spec = prepare(recipe.with_evaluation(sets=(recipe.data.train,), every=2), quiet).stream()
+    assert (spec.steps, spec.every, spec.plan.batch_size, spec.plan.seed) == (4, 2, 8, 0)
+    assert spec.evaluations[0].view == View("long")
+    batch = Stream.local(Layout(spec, 1), 0, 0).training(0)
+    assert batch.image.shape == (8, 3, 32, 32)
+    assert batch.valid.all()
+
+
+def test_the_hash_is_that_of_content_not_of_places(recipe, pairs_folder, tmp_path):
+    prepared = prepare(recipe, quiet)
+    copy = shutil.copytree(pairs_folder, tmp_path / "copy")
+    moved = prepare(recipe.with_data(train=str(copy), tokenizer=str(copy)).with_seed(3), quiet)
+    assert moved.recipe_hash == prepared.recipe_hash
+    (copy / "tokenizer.json").write_text(prepared.tokenizer.replace('"five"', '"six"') + " ")
+    assert prepare(recipe.with_data(train=str(copy)), quiet).recipe_hash != prepared.recipe_hash
+    assert prepare(recipe.with_text(corner_tokens=0), quiet).recipe_hash != prepared.recipe_hash
+
+
+def test_other_rows_are_another_experiment(recipe, tmp_path, small_data, wordpiece):
+    folders = []
+    for name, first in (("one", 0), ("two", 0), ("three", 1)):
+        folders.append(small_data.write(tmp_path / name, map(small_data.pair, range(first, first + 20))))
+        shutil.copy(wordpiece, folders[-1])
+    one, two, three = (prepare(recipe.with_data(train=folder), quiet).recipe_hash for folder in folders)
+    assert one == two
+    assert one != three
+
+
+def test_evaluation_sets_have_a_hash_of_their_own(recipe, pairs_folder):
+    without, with_sets = prepare(recipe, quiet), prepare(recipe.with_evaluation(sets=(pairs_folder,)), quiet)
+    assert without.recipe_hash == with_sets.recipe_hash
+    assert without.eval_hash != with_sets.eval_hash
+
+
+def test_a_limit_is_the_number_of_rows(recipe):
+    assert prepare(recipe.with_data(limit_rows=20), quiet).rows == 20
+    assert prepare(recipe.with_data(limit_rows=99), quiet).rows == 50
+
+
+REFUSED = {
+    "No data set at": lambda r: r.with_data(train="/nowhere"),
+    "No long caption by 'llava' in .*captioners are a, b, c": lambda r: r.with_data(captioners=("a", "llava")),
+    "batch of 51 is larger than the 50 rows .* to 50 or less": lambda r: r.with_optimization(batch_size=51),
+    "batch of 8 is larger than the 7 rows": lambda r: r.with_data(limit_rows=7),
+    "No tokenizer at .*nowhere.json": lambda r: r.with_data(tokenizer="/nowhere.json"),
+    "chosen by 'eval/dci/i2t_r1', but the evaluation sets are none": lambda r: r.with_evaluation(
+        best="eval/dci/i2t_r1"
+    ),
+    "'scenes' takes its image tower from the embedded scenes": lambda r: replace(r, name="scenes").with_image(name=""),
+    "Cannot load the image tower 'no_such_tower'": lambda r: r.with_image(name="no_such_tower"),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_cannot_be_resolved_is_refused_before_anything_starts(recipe, message):
+    with pytest.raises(CornerstoneError, match=message):
+        prepare(REFUSED[message](recipe), quiet)
+
+
+def test_shards_without_a_tokenizer_need_one_named(recipe, tmp_path, small_data, wordpiece):
+    folder = small_data.write(tmp_path / "bare", map(small_data.pair, range(10)))
+    with pytest.raises(CornerstoneError, match=r"keeps none beside its shards. Name one: --tokenizer"):
+        prepare(recipe.with_data(train=folder), quiet)
+    prepared = prepare(recipe.with_data(train=folder, tokenizer=str(wordpiece.parent)), quiet)
+    assert prepared.tokenizer == wordpiece.read_text()
+
+
+def test_without_train_the_scenes_are_the_data(recipe, pairs_folder, monkeypatch):
+    embedded = Embedded(pairs_folder, (pairs_folder,), "test_vit.r160_in1k")
+    asked = []
+    monkeypatch.setattr(module, "prepare_scenes", lambda *a: asked.append(a) or embedded)
+    prepared = prepare(recipe.with_data(train="").with_image(name=""), quiet)
+    assert asked == [(recipe.data.scenes, 32, quiet)]
+    assert prepared.recipe.data.train == pairs_folder
+    assert prepared.recipe.method.image.name == "test_vit.r160_in1k"
+    assert prepared.recipe.evaluation.sets == (pairs_folder,)
+    named = prepare(recipe.with_data(train="").with_evaluation(sets=(f"mine={pairs_folder}",)), quiet)
+    assert named.recipe.evaluation.sets == (f"mine={pairs_folder}",)
+    assert named.recipe.method.image == recipe.method.image
+
+
+@pytest.fixture
+def stored(recipe):
+    """A recipe that wants the features of a locked tower."""
+    return recipe.with_image(locked=True).with_data(features="stored", crop_scale=(1.0, 1.0))
+
+
+def test_a_dry_run_computes_no_features(stored, tmp_path, monkeypatch):
+    monkeypatch.setenv("CORNERSTONE_HOME", str(tmp_path))
+    prepared = prepare(stored, quiet, features=False)
+    assert prepared.features == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def write_store(recipe, data, folder=None):
+    """Ones as the features of a data set, at `folder` or where a run looks for them."""
+    data = DataSet.open(data)
+    width, tower_hash = describe_tower(recipe.method.image)
+    keys = FeatureKeys(data.manifest.content_hash, tower_hash, "centre-32-bicubic", "float16")
+    folder, schema = folder or home().join("features", keys.digest()), feature_schema(width, "float16")
+    folder.make()
+
+    def group(rows):
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(rows * width, np.float16)), width)
+        return pa.Table.from_arrays([vectors, pa.array([""] * rows)], schema=schema)
+
+    shards = [write_features_shard(folder, s.file, map(group, s.row_groups)) for s in data.manifest.shards]
+    Manifest("features", "pairs", tuple(shards), source={"width": width}, keys=asdict(keys)).write(folder)
+    return folder
+
+
+def test_a_store_that_fits_is_used_and_one_of_another_tower_is_not(stored, pairs_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("CORNERSTONE_HOME", str(tmp_path))
+    folder = write_store(stored, pairs_folder)
+    prepared = prepare(stored.with_evaluation(sets=(pairs_folder,)), quiet, features=False)
+    assert prepared.features == folder.uri
+    assert {s.source.features for s in prepared.sets} == {folder.uri}
+    batch = Stream.local(Layout(prepared.stream(), 1), 0, 0).training(0)
+    assert batch.image is None
+    assert torch.equal(batch.feature, torch.ones(8, WIDTH))
+    assert prepare(stored.with_image(size=64), quiet, features=False).features == ""
+    assert prepare(stored.with_data(feature_dtype="float32"), quiet, features=False).features == ""
+
+
+def test_stores_that_are_named_are_used_or_refused(stored, pairs_folder, tmp_path, monkeypatch, small_data):
+    monkeypatch.setenv("CORNERSTONE_HOME", str(tmp_path / "home"))
+    named = write_store(stored, pairs_folder, Location.of(tmp_path / "mine"))
+    prepared = prepare(stored.with_data(feature_stores=(named.uri,)), quiet, features=False)
+    assert prepared.features == named.uri
+    assert prepared.recipe_hash == replace(prepared, recipe=stored).recipe_hash
+    with pytest.raises(CornerstoneError, match=r"do not fit this run.* the transform: stored 'centre-32-bicubic'"):
+        prepare(stored.with_image(size=64).with_data(feature_stores=(named.uri,)), quiet)
+    other = small_data.write(tmp_path / "other", map(small_data.pair, range(20)))
+    elsewhere = stored.with_data(train=other, tokenizer=pairs_folder, feature_stores=(named.uri,))
+    with pytest.raises(CornerstoneError, match="are of none of this run's data sets"):
+        prepare(elsewhere, quiet)
+    with pytest.raises(CornerstoneError, match="holds pairs, but features are needed"):
+        prepare(stored.with_data(feature_stores=(pairs_folder,)), quiet)
+
+
+def test_points_that_differ_in_text_loss_draws_or_seed_share_what_is_prepared(recipe, monkeypatch):
+    prepared = prepare(recipe, quiet)
+    monkeypatch.setattr(module, "prepare", lambda *a: pytest.fail("it was prepared again"))
+    shared = [
+        recipe,
+        recipe.with_seed(3),
+        recipe.with_text(corner_tokens=0, token_limit=16),
+        recipe.with_loss(long_weight=3.0),
+        recipe.with_sub_captions(0),
+        recipe.with_data(captioners=("b",)),
+        recipe.with_optimization(learning_rate=1e-2),
+    ]
+    found = [again(prepared, point, quiet) for point in shared]
+    assert [p.given for p in found] == shared
+    assert all(p.data is prepared.data and p.tokenizer is prepared.tokenizer for p in found)
+    assert found[1].recipe_hash == prepared.recipe_hash  # the seed is no part of it
+    assert len({p.recipe_hash for p in found}) == len(shared) - 1
+    assert found[2].texts.corners == 0
+    assert found[5].stream().draws.captioners == ("b",)
+    with pytest.raises(CornerstoneError, match="No long caption by 'llava'"):
+        again(prepared, recipe.with_data(captioners=("llava",)), quiet)
+    with pytest.raises(CornerstoneError, match="batch of 51 is larger than the 50 rows"):
+        again(prepared, recipe.with_optimization(batch_size=51), quiet)
+
+
+def test_points_that_differ_in_data_or_tower_are_prepared_by_themselves(recipe, pairs_folder, monkeypatch):
+    prepared = prepare(recipe, quiet)
+    asked = []
+    monkeypatch.setattr(module, "prepare", lambda point, say: asked.append(point))
+    others = [
+        recipe.with_data(limit_rows=20),
+        recipe.with_data(tokenizer=pairs_folder),
+        recipe.with_image(size=64),
+        recipe.with_evaluation(sets=(pairs_folder,)),
+    ]
+    for point in others:
+        again(prepared, point, quiet)
+    assert asked == others
+
+
+def test_a_point_prepared_again_has_the_hash_that_it_has_alone(recipe):
+    first = prepare(recipe, quiet)
+    for point in (recipe.with_text(corner_tokens=1), recipe.with_sub_captions(2)):
+        assert again(first, point, quiet).recipe_hash == prepare(point, quiet).recipe_hash

@@ -1,0 +1,105 @@
+"""One worker under DeepSpeed: three steps at every ZeRO stage, a checkpoint, one more step, and the same step after loading.
+
+zero_worker.py FOLDER RANK 2     trains and saves
+zero_worker.py FOLDER 0 1        loads what two workers saved, and goes on where that can be done
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from cornerstone.data.stream import Layout, Stream, StreamSpec
+from cornerstone.errors import CornerstoneError
+from cornerstone.models.lotlip import Lotlip
+from cornerstone.recipes import LotlipConfig
+from cornerstone.recipes.recipe import Optimization
+from cornerstone.training.engine import DeepSpeedEngine
+
+STAGES = range(4)
+STEPS = 3
+
+
+def build(config: LotlipConfig, spec: StreamSpec, seed: int = 0) -> Lotlip:
+    return Lotlip(config, vocab_size=256, image_width=spec.pictures.width, seed=seed)
+
+
+def recorded_gradients(engine: DeepSpeedEngine) -> list[dict[str, torch.Tensor]]:
+    """A list that gets the whole gradients, before clipping, of every step from now on."""
+    from deepspeed.utils import safe_get_full_grad
+
+    found, step = [], engine.engine.step
+
+    def look_and_step() -> None:
+        found.append({name: safe_get_full_grad(p).clone() for name, p in engine.engine.module.named_parameters()})
+        step()
+
+    engine.engine.step = look_and_step
+    return found
+
+
+def trained(folder: Path, stage: int, config: LotlipConfig, spec: StreamSpec, optimization: Optimization) -> dict:
+    """What two workers give, as this one sees it."""
+    layout, rate = Layout(spec, dist.get_world_size()), optimization.learning_rate
+
+    def engine(seed: int) -> DeepSpeedEngine:
+        return DeepSpeedEngine(build(config, spec, seed), optimization, stage, layout.share)
+
+    first = engine(seed=0)
+    gradients = recorded_gradients(first)
+    stream = Stream.local(layout, dist.get_rank(), 0)
+    losses = [first.step(stream.training(step), rate) for step in range(STEPS)]
+    after, gradients = first.weights(), list(gradients)
+    after = {name: value.clone() for name, value in after.items()}
+    first.save(str(folder), STEPS)
+    dist.barrier()
+    last = stream.training(STEPS)
+    first.step(last, rate)
+    second = engine(seed=1)
+    step = second.load(str(folder))
+    second.step(last, rate)
+    whole = second.whole_module(lambda: build(config, spec, seed=2)).state_dict()
+    return {
+        "losses": losses,
+        "gradients": gradients,
+        "after": after,
+        "step": step,
+        "went_on": {name: value.clone() for name, value in first.weights().items()},
+        "loaded": second.weights(),
+        "whole": {name: value.clone() for name, value in whole.items()},
+    }
+
+
+def loaded_alone(folder: Path, stage: int, config: LotlipConfig, spec: StreamSpec, optimization: Optimization) -> dict:
+    """What one worker makes of a checkpoint of two."""
+    layout = Layout(spec, 1)
+    engine = DeepSpeedEngine(build(config, spec, seed=1), optimization, stage, layout.share)
+    try:
+        step = engine.load(str(folder))
+    except CornerstoneError as error:
+        return {"error": str(error)}
+    engine.step(Stream.local(layout, 0, step).training(step), optimization.learning_rate)
+    return {"weights": engine.weights()}
+
+
+def main(folder: Path, rank: int, workers: int) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting-{workers}", rank=rank, world_size=workers)
+    given = pickle.loads((folder / "given.pkl").read_bytes())
+    results = {}
+    for batch, spec in given["specs"].items():
+        for stage in STAGES:
+            kept = folder / f"checkpoint-{batch}-{stage}"
+            kept.mkdir(exist_ok=True)
+            run = trained if workers > 1 else loaded_alone
+            results[batch, stage] = run(kept, stage, given["config"], spec, given["optimization"])
+    torch.save(results, folder / f"result-{workers}-{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
