@@ -56,7 +56,7 @@ COUNTS = {
     "raw alone": RECIPE.with_sub_captions(0),
     "crop": RECIPE.with_data(crop_scale=(1.0, 1.0)),
     "stored features": RECIPE.with_data(crop_scale=(1.0, 1.0), features="stored"),
-    "type of features": RECIPE.with_data(feature_dtype="float32"),
+    "type of stored features": RECIPE.with_data(crop_scale=(1.0, 1.0), features="stored", feature_dtype="float32"),
     "rows": RECIPE.with_data(limit_rows=100),
 }
 
@@ -67,6 +67,8 @@ DOES_NOT_COUNT = {
     "folder of the data": RECIPE.with_data(train="/somewhere/else"),
     "name of the tokenizer": RECIPE.with_data(tokenizer="/a/folder"),
     "folders of features": RECIPE.with_data(feature_stores=("/a/folder",)),
+    "type of features that are not stored": RECIPE.with_data(feature_dtype="float32"),
+    "share of bad rows": RECIPE.with_data(bad_row_limit=0.5),
     "embedded data": RECIPE.with_data(scenes=Scenes(pairs=3)),
     "evaluation": RECIPE.with_evaluation(sets=("a=/b",), every=7, best="eval/a/i2t_r1"),
     "path of the image tower": RECIPE.with_image(name="/a/folder"),

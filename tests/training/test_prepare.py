@@ -103,7 +103,7 @@ REFUSED = {
     "batch of 51 is larger than the 50 rows .* to 50 or less": lambda r: r.with_optimization(batch_size=51),
     "batch of 8 is larger than the 7 rows": lambda r: r.with_data(limit_rows=7),
     "No tokenizer at .*nowhere.json": lambda r: r.with_data(tokenizer="/nowhere.json"),
-    "chosen by 'eval/dci/i2t_r1', but the evaluation sets are none": lambda r: r.with_evaluation(
+    "chosen by 'eval/dci/i2t_r1', which no evaluation set gives: there is none": lambda r: r.with_evaluation(
         best="eval/dci/i2t_r1"
     ),
     "'scenes' takes its image tower from the embedded scenes": lambda r: replace(r, name="scenes").with_image(name=""),

@@ -14,6 +14,11 @@ from cornerstone.errors import CornerstoneError
 from cornerstone.recipes.recipe import digest
 
 Task = Literal["retrieval", "classification", "lookalike"]
+METRICS: dict[Task, tuple[str, ...]] = {
+    "retrieval": ("i2t_r1", "t2i_r1", "i2t_r5", "t2i_r5"),
+    "classification": ("top1", "top5"),
+    "lookalike": ("long_accuracy", "short_accuracy", "first_sentence_accuracy"),
+}
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,11 @@ def split_name(argument: str) -> tuple[str, str]:
     """`[NAME=]DIR` as a name, or "", and an absolute folder; DIR may hold a `=` of its own behind a `/`."""
     name, separator, folder = argument.partition("=")
     return (name, absolute(folder)) if separator and "/" not in name else ("", absolute(argument))
+
+
+def metric_names(sets: tuple[EvaluationSet, ...]) -> list[str]:
+    """Every `eval/<set>/<metric>` that the sets give."""
+    return [f"eval/{judged.name}/{metric}" for judged in sets for metric in METRICS[judged.task]]
 
 
 def eval_hash(sets: tuple[EvaluationSet, ...]) -> str:

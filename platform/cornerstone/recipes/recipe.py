@@ -60,7 +60,7 @@ class Data:
     feature_stores: tuple[str, ...] = field(default=(), metadata=NOT_HASHED)
     """Folders made by `cornerstone features`, used for the data sets they fit; what is missing is computed."""
     feature_dtype: Literal["float16", "float32"] = "float16"
-    bad_row_limit: float = 0.01
+    bad_row_limit: float = field(default=0.01, metadata=NOT_HASHED)
     """The run stops when more than this share of the rows seen could not be used."""
     scenes: Scenes = field(default_factory=Scenes, metadata=NOT_HASHED)
 
@@ -69,6 +69,8 @@ class Data:
             raise CornerstoneError(
                 f"{self.sub_captions} sub-captions: expected 0 or more (--recipe.data.sub-captions)."
             )
+        if self.limit_rows is not None and self.limit_rows < 1:
+            raise CornerstoneError(f"A limit of {self.limit_rows} rows leaves nothing to train on (--limit-rows).")
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
             raise CornerstoneError(
@@ -209,6 +211,8 @@ class Recipe:
         evaluation sets are not in it.
         """
         plain = _plain(self, hashed_only=True)
+        if self.data.features == "online":
+            del plain["data"]["feature_dtype"]  # nothing is stored: it has no effect
         for tower in ("image", "text"):  # a tower is its weights, not the path or name it was loaded by
             if tower in content:
                 plain["method"][tower].pop("name", None)

@@ -19,8 +19,8 @@ from cornerstone.data.shards import DataSet
 from cornerstone.data.storage import Location, absolute
 from cornerstone.data.stream import StreamSpec
 from cornerstone.data.texts import TextTokenizer, load_tokenizer
-from cornerstone.errors import CornerstoneError
-from cornerstone.evaluation.sets import EvaluationSet, eval_hash, open_sets, split_name
+from cornerstone.errors import CornerstoneError, did_you_mean
+from cornerstone.evaluation.sets import EvaluationSet, eval_hash, metric_names, open_sets, split_name
 from cornerstone.home import home
 from cornerstone.recipes.recipe import Recipe
 from cornerstone.recipes.towers import ImageTower
@@ -101,9 +101,7 @@ class Prepared:
         )
 
 
-def prepare(
-    recipe: Recipe, say: Say = print, *, features: bool = True, limit_evaluation: int | None = None
-) -> Prepared:
+def prepare(recipe: Recipe, say: Say = print, *, features: bool = True) -> Prepared:
     """Resolve a recipe in the driver, before anything is started.
 
     `features=False` leaves stored features that are not there uncomputed (a dry run): the tower then runs online.
@@ -261,9 +259,10 @@ def _check_captioners(recipe: Recipe, data: DataSet) -> None:
 
 
 def _check_best(recipe: Recipe, sets: tuple[EvaluationSet, ...]) -> None:
-    best: Any = recipe.evaluation.best
-    if best and best.split("/")[1:2] and best.split("/")[1] not in {s.name for s in sets}:
+    best, valid = recipe.evaluation.best, metric_names(sets)
+    if best and best not in valid:
         raise CornerstoneError(
-            f"The best checkpoint is chosen by {best!r}, but the evaluation sets are "
-            f"{', '.join(s.name for s in sets) or 'none'}: set --recipe.evaluation.best to one of theirs, or '' for the last."
+            f"The best checkpoint is to be chosen by {best!r}, which no evaluation set gives"
+            f"{did_you_mean(best, valid) if valid else ': there is none.'} "
+            f"Set --recipe.evaluation.best to one that is measured, or '' for the last."
         )
