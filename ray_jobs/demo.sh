@@ -29,6 +29,11 @@ address="http://127.0.0.1:$dashboard"
 finish() {
     trap - EXIT INT TERM
     kill -TERM -- "-$ray_pid" 2>/dev/null || true
+    for _ in $(seq 10); do
+        kill -0 "$ray_pid" 2>/dev/null || break
+        sleep 0.5
+    done
+    kill -KILL -- "-$ray_pid" 2>/dev/null || true
     wait "$ray_pid" 2>/dev/null || true
 }
 interrupted() {

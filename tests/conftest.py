@@ -18,10 +18,12 @@ SUPPORT = str(REPOSITORY / "tests" / "support")  # modules of the tests that Ray
 # Before cornerstone or Ray is imported: both read these when they load, and Ray's workers inherit them.
 _home = tempfile.TemporaryDirectory(prefix="cornerstone-tests-", ignore_cleanup_errors=True)
 os.environ["CORNERSTONE_HOME"] = _home.name
+_ray = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
+os.environ["RAY_TMPDIR"] = _ray.name  # its sessions, and the file that tells which Ray was started last
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [PLATFORM, SUPPORT, os.environ.get("PYTHONPATH")]))
-for _elsewhere in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):
+for _elsewhere in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "MLFLOW_TRACKING_URI"):
     os.environ.pop(_elsewhere, None)  # tests never touch a cluster or a server that the user works with
 sys.path[:0] = [folder for folder in (PLATFORM, SUPPORT) if folder not in sys.path]
 
@@ -94,10 +96,7 @@ def pairs_folder(tmp_path_factory, small_data, wordpiece) -> str:
 
 @pytest.fixture(scope="session")
 def ray_cluster():
-    """One local Ray with two CPUs for the whole session.
-
-    With its dashboard: without one Ray Train waits 10 s at every run's end for placement groups that it cannot list.
-    """
+    """One local Ray with two CPUs for the whole session."""
     import ray
 
     ray.init(num_cpus=2, include_dashboard=True, dashboard_host="127.0.0.1", address="local", log_to_driver=False)

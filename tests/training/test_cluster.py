@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 
 import pytest
 
@@ -114,6 +115,18 @@ def test_ray_is_started_here_and_stopped_even_after_a_failure(monkeypatch):
     assert ray.calls[0]["dashboard_host"] == "127.0.0.1"
     assert ray.calls[1:] == ["shutdown"]
     assert "RAY_ADDRESS" in said[0]
+
+
+@pytest.mark.parametrize("before", [None, "http://head:8265"])
+def test_a_ray_started_here_is_asked_about_its_own_actors(monkeypatch, before):
+    """Ray Train's cleaner would ask the Ray that was last started on the machine, and clean up what that does not know."""
+    ray = Ray(monkeypatch)
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+    if before:
+        monkeypatch.setenv("RAY_API_SERVER_ADDRESS", before)
+    with connect(print):
+        assert os.environ["RAY_API_SERVER_ADDRESS"] == f"http://127.0.0.1:{ray.calls[0]['dashboard_port']}"
+    assert os.environ.get("RAY_API_SERVER_ADDRESS") == before
 
 
 def test_a_named_cluster_is_joined(monkeypatch):

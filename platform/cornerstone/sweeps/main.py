@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import signal
 import sys
 import uuid
 from collections.abc import Callable, Sequence
@@ -87,19 +86,15 @@ class _Run:
 
     def go(self) -> None:
         """Prepare, run, show. Ctrl-C and a stopped job say how to go on."""
-        from cornerstone.training.cluster import connect, require
+        from cornerstone.training.cluster import connect, require, stoppable
 
-        signal.signal(signal.SIGTERM, _interrupt)  # `ray job stop` sends it
         say = self.say
         with connect(say):
             require(self.placement, say)
             trials = self._trials(self._prepare())
             say(self._headline(len(trials)))
-            try:
+            with stoppable(f"What is finished is kept; go on with:\n  {self._command()}", say):
                 self._run(trials)
-            except KeyboardInterrupt:
-                say(f"\nStopped. What is finished is kept; go on with:\n  {self._command()}")
-                raise SystemExit(130) from None
 
     def _prepare(self) -> list[tuple[Point, int, Any]]:
         """Every point at every seed with all that its workers need; what the points share is prepared once."""
@@ -186,7 +181,3 @@ class _Run:
     def _command(self) -> str:
         """The same command with --continue, as it would be typed."""
         return again_with(sys.argv, "--continue", self.state.sweep)
-
-
-def _interrupt(number: int, frame: Any) -> None:
-    raise KeyboardInterrupt

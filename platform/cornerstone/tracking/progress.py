@@ -60,13 +60,17 @@ class Watcher:
 
     def _follow(self) -> None:
         while not self._stop.wait(1.0):
-            try:
-                words = ray.get(self._board.read.remote(), timeout=10)
-            except Exception:  # the board is a convenience: its loss must not disturb a sweep
-                continue
-            for place, (run, name) in enumerate(self._runs):
-                if run in words:
-                    self._say(run, f"[{place + 1}/{len(self._runs)}] {name}", words[run])
+            self._look()
+        self._look()  # what came last, a trial's failure among it
+
+    def _look(self) -> None:
+        try:
+            words = ray.get(self._board.read.remote(), timeout=5)
+        except Exception:  # the board is a convenience: its loss must not disturb a sweep
+            return
+        for place, (run, name) in enumerate(self._runs):
+            if run in words:
+                self._say(run, f"[{place + 1}/{len(self._runs)}] {name}", words[run])
 
     def _say(self, run: str, name: str, word: dict[str, Any]) -> None:
         state, now = str(word.get("state", "training")), time.monotonic()

@@ -13,7 +13,7 @@ from cornerstone.home import home
 from cornerstone.recipes.options import RunOptions, again_with
 from cornerstone.tracking.mlflow_records import Records
 from cornerstone.tracking.progress import Board, Teller, Watcher
-from cornerstone.training.cluster import connect, require
+from cornerstone.training.cluster import connect, require, stoppable
 from cornerstone.training.job import Identity, Job
 from cornerstone.training.launch import Outcome, launch
 from cornerstone.training.prepare import prepare
@@ -41,18 +41,16 @@ def train_one(options: RunOptions, resume: str, console: Console) -> Outcome:
         name = f"{recipe.name}, seed {recipe.seed}"
         job = open_run(records, job, name, {})
         board = Board.remote()  # type: ignore[attr-defined]
+        how_to_go_on = f"Go on with:\n  {again_with(sys.argv, '--resume', identity.run)}"
         try:
-            with Watcher(board, [(identity.run, name)], console):
+            with stoppable(how_to_go_on, say), Watcher(board, [(identity.run, name)], console):
                 outcome = launch(job, Teller(board, identity.run))
-        except KeyboardInterrupt:
+        except SystemExit:
             close_run(records, job, None)
-            say(f"\nStopped. Go on with:\n  {again_with(sys.argv, '--resume', identity.run)}")
-            raise SystemExit(130) from None
+            raise
         except Exception as error:
             close_run(records, job, None, reason(error))
-            raise CornerstoneError(
-                f"Run {identity.run} failed: {reason(error)}\nGo on with: {again_with(sys.argv, '--resume', identity.run)}"
-            ) from error
+            raise CornerstoneError(f"Run {identity.run} failed: {reason(error)}\n{how_to_go_on}") from error
         close_run(records, job, outcome)
         return outcome
 
