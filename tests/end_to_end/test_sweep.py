@@ -69,7 +69,6 @@ def run(define, *arguments: str) -> Swept:
             status = end.code or 0
         finally:
             signal.signal(signal.SIGTERM, before)
-    print(output.getvalue())
     return Swept(define.__module__.rpartition(".")[2], status, output.getvalue())
 
 

@@ -44,7 +44,7 @@ class RecordedLotlip(Lotlip):
 def _wait_for_checkpoint(config: RecordedConfig) -> None:
     """A report returns before its checkpoint is committed: trouble right after it would come too early."""
     snapshot, patience = Path(config.snapshot), time.monotonic() + 60
-    while f"step-{config.after:09d}" not in (snapshot.read_text() if snapshot.exists() else ""):
+    while config.after and f"step-{config.after:09d}" not in (snapshot.read_text() if snapshot.exists() else ""):
         if time.monotonic() > patience:
             raise TimeoutError(f"no checkpoint after {config.after} steps in {snapshot}")
         time.sleep(0.05)

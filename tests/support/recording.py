@@ -27,7 +27,7 @@ class RecordedConfig(LotlipConfig):
     snapshot: str = ""
     """Ray Train's list of committed checkpoints; trouble waits until the last one due is in it."""
     after: int = 0
-    """Steps of that checkpoint."""
+    """Steps of that checkpoint; 0: there is none to wait for."""
     kill_at: int = -1
     """The second worker kills itself in this step, once."""
     raise_at: int = -1

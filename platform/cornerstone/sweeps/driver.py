@@ -85,6 +85,7 @@ def _tune(trials: Sequence[Trial], state: SweepState, board: Any, placement: Pla
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C is ours: we say how to go on
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)  # it looks for their files
+    logging.getLogger("ray.tune.tune").setLevel(logging.WARNING)  # where its own state lies helps nobody
     from ray import tune
 
     tuner = tune.Tuner(

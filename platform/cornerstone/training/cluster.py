@@ -29,30 +29,28 @@ def connect(say: Say) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address, own = os.environ.get("RAY_ADDRESS"), ExitStack()
-    if address:
-        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=log_to_driver())
-    else:
-        # A Ray of one's own is guarded by a token of Ray's making; it needs no telling.
-        logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
-        say("starting Ray on this machine (set RAY_ADDRESS to use a cluster)")
-        port = _free_port()
-        own.enter_context(_asked_at(f"http://127.0.0.1:{port}"))
-        ray.init(
-            address="local",
-            logging_level=logging.WARNING,
-            log_to_driver=log_to_driver(),
-            dashboard_host="127.0.0.1",
-            dashboard_port=port,
-        )
-    try:
+    address = os.environ.get("RAY_ADDRESS")
+    with ExitStack() as own:
+        if address:
+            ray.init(address=address, logging_level=logging.WARNING, log_to_driver=log_to_driver())
+        else:
+            # A Ray of one's own is guarded by a token of Ray's making; it needs no telling.
+            logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
+            say("starting Ray on this machine (set RAY_ADDRESS to use a cluster)")
+            port = _free_port()
+            own.enter_context(_asked_at(f"http://127.0.0.1:{port}"))
+            ray.init(
+                address="local",
+                logging_level=logging.WARNING,
+                log_to_driver=log_to_driver(),
+                dashboard_host="127.0.0.1",
+                dashboard_port=port,
+            )
+        own.callback(ray.shutdown)
         _quieten()
         if address:
             _check_reach()
         yield
-    finally:
-        ray.shutdown()
-        own.close()
 
 
 @contextmanager

@@ -1,0 +1,97 @@
+"""The experiment files: their points, and the commands that their docstrings and the README promise. Nothing is run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+
+from cornerstone.recipes import preset
+from cornerstone.recipes.options import parse
+from cornerstone.sweeps.main import ExperimentOptions
+
+from .conftest import REPOSITORY, experiment
+
+DEFINE = {
+    "ablate_corner_tokens": "corner_tokens",
+    "ablate_sub_captions": "sub_captions",
+    "ablate_token_limit": "token_limit",
+}
+
+
+def commands(text: str) -> list[list[str]]:
+    """What is typed after `python`, of every command that runs an experiment; notes stand two spaces or a # behind."""
+    joined = re.sub(r"\\+\n\s*", "", text)
+    found = [line.partition("python experiments/")[2] for line in joined.splitlines() if "python experiments/" in line]
+    return [shlex.split(re.split(r"\s{2,}|\s#|`", command)[0]) for command in found]
+
+
+def documents() -> list[tuple[str, list[str]]]:
+    files = [*sorted((REPOSITORY / "experiments").glob("*.py")), REPOSITORY / "README.md"]
+    found = [(path.name, command) for path in files for command in commands(path.read_text())]
+    return [(name, command) for name, command in found if "..." not in command]
+
+
+def test_every_experiment_is_known_here_and_names_its_commands():
+    files = {path.stem for path in (REPOSITORY / "experiments").glob("*.py")}
+    assert files == set(DEFINE)
+    assert {command[0] for _, command in documents()} == {f"{name}.py" for name in files}
+    assert len(documents()) >= 7
+
+
+@pytest.mark.parametrize(
+    ("where", "command"), documents(), ids=lambda value: value if isinstance(value, str) else " ".join(value)
+)
+def test_the_command_in_the_docstring_means_something(where, command):
+    file, *arguments = command
+    options = parse(ExperimentOptions, arguments, file, "")
+    name = file.removesuffix(".py")
+    recipe, placement = options.resolved()
+    sweep = getattr(experiment(name), DEFINE[name])(recipe)
+    assert sweep.only(options.only)
+    assert sweep.paper is not None
+    assert placement.trial_cpus > 0
+    assert recipe.data.train == (arguments[arguments.index("--train") + 1] if "--train" in arguments else "")
+    if recipe.verdicts:
+        assert preset(recipe.verdicts).verdicts == ""
+
+
+def test_table_3_varies_the_corners_the_mask_and_the_weight_of_long_texts():
+    recipe = preset("scenes")
+    sweep = experiment("ablate_corner_tokens").corner_tokens(recipe)
+    found = {p.name: (p.recipe.method.text.corner_tokens, p.recipe.method.text.corner_mask) for p in sweep.points}
+    control = "0, long loss × 3"
+    assert found == {**{f"{m}": (m, True) for m in range(5)}, "2, no mask": (2, False), control: (0, True)}
+    weights = {p.name: p.recipe.method.loss.long_weight for p in sweep.points}
+    assert weights == {name: 3.0 if name == control else 1.0 for name in found}
+    assert sweep.baseline == "0"
+
+
+def test_figure_4_varies_the_token_limit():
+    define = experiment("ablate_token_limit").token_limit
+    scenes, paper = define(preset("scenes")), define(preset("lotlip-3m").with_data(train="s3://bucket/cc3m"))
+    assert [p.recipe.method.text.token_limit for p in scenes.points] == [16, 32, 40, 48, 64, 96, 128, 256]
+    assert [p.recipe.method.text.token_limit for p in paper.points] == [32, 64, 77, 96, 128, 192, 256, 512]
+    for sweep, preset_name in ((scenes, "scenes"), (paper, "lotlip-3m")):
+        assert all(p.name == str(p.recipe.method.text.token_limit) for p in sweep.points)
+        assert sweep.baseline == str(preset(preset_name).method.text.token_limit)
+
+
+def test_figures_2_and_5_vary_the_sentences_and_0_are_raw_texts_alone():
+    recipe = preset("scenes")
+    sweep = experiment("ablate_sub_captions").sub_captions(recipe)
+    assert [p.recipe.data.sub_captions for p in sweep.points] == [0, 1, 2, 3, 4, 6]
+    assert [p.recipe.method.loss.long_weight for p in sweep.points] == [0.0, *[1.0] * 5]
+    assert sweep.baseline == str(recipe.data.sub_captions)
+
+
+@pytest.mark.parametrize("name", DEFINE)
+def test_the_points_differ_in_what_is_ablated_alone(name):
+    recipe = preset("scenes")
+    points = getattr(experiment(name), DEFINE[name])(recipe).points
+    hashes = [p.recipe.hash({}) for p in points]
+    assert len(set(hashes)) == len(points)
+    for point in points:
+        assert (point.recipe.optimization, point.recipe.evaluation) == (recipe.optimization, recipe.evaluation)
+        assert (point.recipe.method.image, point.recipe.seed) == (recipe.method.image, recipe.seed)
