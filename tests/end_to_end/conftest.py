@@ -20,6 +20,11 @@ def experiment(name: str) -> ModuleType:
     return module
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Jobs come last: they start a Ray of their own, and end the one that all other tests share."""
+    items.sort(key=lambda item: item.path.name == "test_jobs.py")
+
+
 @pytest.fixture(scope="session")
 def smoke_scenes() -> Path:
     """The folder `scenes` of the tests' home, with all that `smoke` needs: shards, evaluation sets, a pretrained tower."""

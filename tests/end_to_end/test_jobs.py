@@ -1,4 +1,4 @@
-"""The literal jobs: `ray job submit` to a Ray that `ray start` brought up, stopped and gone on with, with and without the package."""
+"""The literal jobs: `ray job submit` to a Ray of `ray start`, stopped and gone on with, with and without the package."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def end(started: subprocess.Popen, sessions: str) -> None:
         except psutil.Error:
             continue
     started.send_signal(signal.SIGTERM)
-    _, left = psutil.wait_procs(family.values(), timeout=10)
+    _, left = psutil.wait_procs(family.values(), timeout=3)
     for process in left:
         process.kill()
     psutil.wait_procs(left, timeout=5)
@@ -145,13 +145,6 @@ def no_other_ray() -> None:
     ray.shutdown()
 
 
-@pytest.fixture(scope="module")
-def installed(no_other_ray, smoke_scenes, tmp_path_factory) -> Iterator[Head]:
-    """`ray start` in the repository's root, with the environment in which the package is installed."""
-    with head(Path(sys.executable), REPOSITORY, tmp_path_factory.mktemp("job") / "home", smoke_scenes) as started:
-        yield started
-
-
 def finished(done: subprocess.CompletedProcess, home: Path) -> Path:
     """The folder of the one sweep that a job has finished."""
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -163,6 +156,34 @@ def finished(done: subprocess.CompletedProcess, home: Path) -> Path:
     assert re.search(r"^\| .*\b0\b", (folder / "table.md").read_text(), re.MULTILINE)
     assert (folder / "plot.png").stat().st_size > 1000
     return folder
+
+
+def bare_python(folder: Path) -> Path:
+    """A Python with every library of this one but this project: of a path named by a .pth file, no .pth file is read."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    (site_packages,) = (folder / "lib").glob("python*/site-packages")
+    (site_packages / "libraries.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    python = folder / "bin" / "python"
+    script = "import importlib.util as u; print([bool(u.find_spec(name)) for name in ('ray', 'torch', 'cornerstone')])"
+    seen = subprocess.run([python, "-c", script], cwd=folder, env=bare_environment(), capture_output=True, text=True)
+    assert seen.stdout.strip() == "[True, True, False]", seen.stdout + seen.stderr
+    return python
+
+
+@pytest.mark.timeout(600)
+def test_the_code_travels_to_a_cluster_that_has_not_got_the_package(smoke_scenes, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    python = bare_python(tmp_path / "bare")
+    with head(python, tmp_path / "elsewhere", tmp_path / "home", smoke_scenes) as cluster:
+        options = ("--runtime-env", "ray_jobs/runtime_env.yaml")
+        finished(cluster.submit(*EXPERIMENT, "--steps", "4", options=options), cluster.home)
+
+
+@pytest.fixture(scope="module")
+def installed(no_other_ray, smoke_scenes, tmp_path_factory) -> Iterator[Head]:
+    """`ray start` in the repository's root, with the environment in which the package is installed; the last Ray to run."""
+    with head(Path(sys.executable), REPOSITORY, tmp_path_factory.mktemp("job") / "home", smoke_scenes) as started:
+        yield started
 
 
 @pytest.mark.timeout(600)
@@ -181,14 +202,15 @@ def test_a_stopped_job_says_how_to_go_on_and_does(installed):
     asked = installed.submit(*EXPERIMENT, "--steps", str(steps), "--placement.checkpoint-every", "5", job="stopped")
     assert asked.returncode == 0, asked.stderr
 
-    def committed() -> bool:
-        """A checkpoint of the new run is on the list of those that count."""
+    def committed() -> int:
+        """Steps of the new run's last checkpoint that counts."""
         assert client.get_job_status("stopped") != JobStatus.FAILED, client.get_job_logs("stopped")
         new = set(installed.home.glob("checkpoints/*")) - before
-        return any("step-" in path.read_text() for run in new for path in run.glob("checkpoint_manager_snapshot.json"))
+        lists = [path.read_text() for run in new for path in run.glob("checkpoint_manager_snapshot.json")]
+        return max((int(step) for text in lists for step in re.findall(r"step-(\d+)", text)), default=0)
 
     deadline = time.monotonic() + PATIENCE
-    while not committed():
+    while committed() < 20:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     client.stop_job("stopped")
@@ -209,12 +231,10 @@ def test_a_stopped_job_says_how_to_go_on_and_does(installed):
     assert command.endswith(f"--continue {folder.name}")
     (trial,) = json.loads((folder / "sweep.json").read_text())["trials"]
     assert trial["run"] == run.name
-    seen = [line.step for line in read_journal(journal) if "train/loss" in line.metrics]
-    again = next(i for i in range(1, len(seen)) if seen[i] <= seen[i - 1]) if len(set(seen)) < len(seen) else None
-    assert seen[0] <= 6  # lines come every 6 steps
+    seen = [line.step for line in read_journal(journal) if "train/loss" in line.metrics]  # one every 6 steps
+    assert seen[:3] == [6, 12, 18]
+    assert min(seen[3:]) > 20  # it went on from its last checkpoint, not from the start
     assert seen[-1] == steps
-    assert seen.count(seen[0]) == 1  # it went on from its checkpoint, not from the start
-    assert sorted(set(seen)) == seen if again is None else seen[again] > 5
     assert all(state == "FINISHED" for state in recorded(installed.home, folder.name))
 
 
@@ -227,24 +247,3 @@ def recorded(home: Path, sweep: str) -> list[str]:
     found = client.search_runs([number], f"tags.`cornerstone.sweep` = '{sweep}'")
     assert len(found) == 2
     return [run.info.status for run in found]
-
-
-def bare_python(folder: Path) -> Path:
-    """A Python that has every library of this one but this project: a nested .pth file, as an editable install is, is not read."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-    (site_packages,) = (folder / "lib").glob("python*/site-packages")
-    (site_packages / "libraries.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
-    python = folder / "bin" / "python"
-    script = "import importlib.util as u; print([bool(u.find_spec(name)) for name in ('ray', 'torch', 'cornerstone')])"
-    seen = subprocess.run([python, "-c", script], cwd=folder, env=bare_environment(), capture_output=True, text=True)
-    assert seen.stdout.strip() == "[True, True, False]", seen.stdout + seen.stderr
-    return python
-
-
-@pytest.mark.timeout(600)
-def test_the_code_travels_to_a_cluster_that_has_not_got_the_package(installed, smoke_scenes, tmp_path):
-    (tmp_path / "elsewhere").mkdir()
-    python = bare_python(tmp_path / "bare")
-    with head(python, tmp_path / "elsewhere", tmp_path / "home", smoke_scenes) as cluster:
-        options = ("--runtime-env", "ray_jobs/runtime_env.yaml")
-        finished(cluster.submit(*EXPERIMENT, "--steps", "4", options=options), cluster.home)
