@@ -85,10 +85,17 @@ def stoppable(how_to_go_on: str, say: Say) -> Iterator[None]:
     is tidied up: a stopped job has three seconds until it is killed. A second signal ends the program at once.
     """
 
+    told = threading.Event()
+
+    def tell() -> None:
+        if not told.is_set():
+            told.set()
+            say(f"\nStopped. {how_to_go_on}")
+
     def stop(number: int, frame: Any) -> None:
         for again in before:
             signal.signal(again, signal.SIG_DFL)
-        say(f"\nStopped. {how_to_go_on}")
+        tell()
         raise KeyboardInterrupt
 
     in_main_thread = threading.current_thread() is threading.main_thread()
@@ -96,6 +103,7 @@ def stoppable(how_to_go_on: str, say: Say) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
+        tell()
         raise SystemExit(130) from None
     finally:
         for number, handler in before.items():
