@@ -1,16 +1,19 @@
 """`make benchmark`: what training inside Ray costs against the same step in a bare loop, in one run on this machine.
 
-The same recipe (preset `scenes`, 2 corners, stored features) is stepped three times in turn, with as many threads as a Ray
-Train worker is given: by PyTorch alone over batches that lie ready, by DeepSpeed over the same batches, and by
-`cornerstone train` with Ray Data, Ray Train and DeepSpeed. Prints a Markdown table for docs/benchmarks.md.
+The same recipe (preset `scenes`, 2 corners, stored features) is stepped by PyTorch alone and by DeepSpeed over batches that lie
+ready, by PyTorch with each batch prepared between its steps, and by `cornerstone train` with Ray Data, Ray Train and DeepSpeed.
+The bare loops run before and after the one inside Ray, with as many threads as a Ray Train worker is given, so that a machine
+that grows slower or faster meanwhile shows. Prints a Markdown table for docs/benchmarks.md.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import statistics
 import time
+from collections.abc import Callable
 from datetime import date
 
 import torch
@@ -30,18 +33,20 @@ from cornerstone.training.schedule import learning_rate
 from cornerstone.training.single import train_one
 
 STEPS, WARM = 200, 40
+ALONE = "bare loop, PyTorch alone, batches ready"
+INLINE = "bare loop, PyTorch alone, each batch prepared in between"
 console = Console(width=160)
 
 
-def bare(prepared: Prepared, batches: list[Batch], engine: Engine) -> float:
-    """Median seconds of a step over batches that are already there."""
+def bare(prepared: Prepared, batch_of: Callable[[int], Batch], engine: Engine) -> list[float]:
+    """Seconds of each step, its batch included."""
     seconds = []
-    for step, batch in enumerate(batches):
+    for step in range(STEPS):
         start = time.perf_counter()
-        parts = engine.step(batch, learning_rate(step, prepared.recipe.optimization))
+        parts = engine.step(batch_of(step), learning_rate(step, prepared.recipe.optimization))
         float(sum(parts.values()))
         seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[WARM:])
+    return seconds[WARM:]
 
 
 def inside_ray(options: RunOptions) -> tuple[float, float, float]:
@@ -58,31 +63,50 @@ def inside_ray(options: RunOptions) -> tuple[float, float, float]:
 
 def main() -> None:
     """Measure and print."""
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     recipe = preset("scenes").with_steps(STEPS)
     placement = Placement()
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0))))
+    torch.set_num_threads(os.cpu_count() or 1)
     with connect(console.print):
         prepared = prepare(recipe, console.print)
         options = RunOptions(recipe=recipe.with_evaluation(every=0), placement=placement)
-        stream = Stream.local(Layout(prepared.stream(), 1), 0, 0)
-        batches = [stream.training(step) for step in range(STEPS)]
-        buckets = length_buckets(placement, pick_device())
-        plain = bare(
-            prepared, batches, PlainEngine(build_method(prepared, None, buckets), prepared.recipe.optimization)
-        )
+
+        def batches_in_line() -> Callable[[int], Batch]:
+            return Stream.local(Layout(prepared.stream(), 1), 0, 0).training
+
+        batches = list(map(batches_in_line(), range(STEPS)))
+        method = functools.partial(build_method, prepared, None, length_buckets(placement, pick_device()))
+        os.environ |= {
+            "RANK": "0",
+            "WORLD_SIZE": "1",
+            "LOCAL_RANK": "0",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": "29571",
+        }
+
+        def bare_loops() -> dict[str, list[float]]:
+            optimization = prepared.recipe.optimization
+            return {
+                ALONE: bare(prepared, batches.__getitem__, PlainEngine(method(), optimization)),
+                INLINE: bare(prepared, batches_in_line(), PlainEngine(method(), optimization)),
+                f"bare loop, DeepSpeed ZeRO-{placement.zero_stage}": bare(
+                    prepared,
+                    batches.__getitem__,
+                    DeepSpeedEngine(method(), optimization, placement.zero_stage, len(batches[0])),
+                ),
+            }
+
+        before = bare_loops()
         per_step, waiting, whole = inside_ray(options)
-    os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_PORT": "29571"}
-    method = build_method(prepared, None, buckets)
-    sharded = DeepSpeedEngine(method, prepared.recipe.optimization, placement.zero_stage, len(batches[0]))
-    deepspeed = bare(prepared, batches, sharded)
-    console.print(
-        f"\n{date.today()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}\n"
-    )
-    console.print("| step of 128 pairs, 2 corners | s | ratio |\n|---|---|---|")
-    console.print(f"| bare loop, PyTorch alone | {plain:.4f} | 1 |")
-    console.print(f"| bare loop, DeepSpeed ZeRO-{placement.zero_stage} | {deepspeed:.4f} | {deepspeed / plain:.2f} |")
-    console.print(f"| inside Ray Train | {per_step:.4f} | {per_step / plain:.2f} |")
+        after = bare_loops()
+
+    rows = {name: [statistics.median(run) for run in (before[name], after[name])] for name in before}
+    unit = statistics.mean(rows[ALONE])
+    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
+    console.print(f"\n{date.today()}, {machine}\n")
+    console.print("| a step of 128 pairs, 2 corners | s, before and after | ratio |\n|---|---|---|")
+    for name, (first, second) in rows.items():
+        console.print(f"| {name} | {first:.4f}, {second:.4f} | {(first + second) / 2 / unit:.2f} |")
+    console.print(f"| inside Ray Train | {per_step:.4f} | {per_step / unit:.2f} |")
     console.print(
         f"\nwaiting for data: {waiting:.1%} of the time; launch to end, {STEPS} steps and evaluation: {whole:.0f} s"
     )

@@ -22,7 +22,8 @@ from cornerstone.training.engine import DeepSpeedEngine
 
 STAGES = range(4)
 STEPS = 3
-VOCABULARY = 4096  # of which the texts use little: a weight of more than 100,000 numbers, below which ZeRO-3 shards nothing
+VOCABULARY = 4096
+"""Of which the texts use little: a weight of more than 100,000 numbers, below which ZeRO-3 shards nothing."""
 
 
 def build(config: LotlipConfig, spec: StreamSpec, seed: int = 0) -> Lotlip:
