@@ -6,6 +6,7 @@ Exits with 0 where the job succeeded, with 1 where it failed or was stopped.
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 
 from ray.job_submission import JobStatus, JobSubmissionClient
@@ -20,6 +21,7 @@ async def follow(client: JobSubmissionClient, job: str) -> None:
 def main() -> None:
     """Follow the job that the command line names."""
     address, job = sys.argv[1:3]
+    logging.getLogger("ray").setLevel(logging.WARNING)  # that the connection closed at the end is no news
     client = JobSubmissionClient(address)
     asyncio.run(follow(client, job))
     information = client.get_job_info(job)

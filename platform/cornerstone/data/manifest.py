@@ -12,7 +12,7 @@ from cornerstone.errors import CornerstoneError, did_you_mean
 
 FILE = "manifest.json"
 VERSION = 1
-Kind = Literal["pairs", "features"]
+Kind = Literal["pairs", "documents", "features"]
 TASKS = ("retrieval", "classification", "lookalike")
 
 

@@ -2,6 +2,7 @@
 
 A *pair* is one image with any number of captions. A caption's role says what it is for: `raw` texts are the short, noisy
 ones that came with the image, `long` texts describe it in detail, `foil` texts are deliberately false.
+A *document* is a sequence of segments, each one text or one image, in the order in which a reader meets them.
 Images stay encoded (JPEG, PNG, WebP) until the last map of the stream, so that little memory moves.
 """
 
@@ -26,6 +27,23 @@ PAIRS = pa.schema(
         pa.field("captions", pa.list_(CAPTION)),
         pa.field("label", pa.int32()),
         pa.field("group", pa.string()),
+        pa.field("extra", pa.string()),
+    ]
+)
+
+SEGMENT = pa.struct(
+    [
+        pa.field("kind", pa.string()),  # text or image
+        pa.field("text", pa.string()),
+        pa.field("image", pa.binary()),
+        pa.field("extra", pa.string()),
+    ]
+)
+
+DOCUMENTS = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("segments", pa.list_(SEGMENT)),
         pa.field("extra", pa.string()),
     ]
 )
@@ -65,3 +83,38 @@ class Pair:
             "group": self.group,
             "extra": self.extra,
         }
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A text or an encoded image of a document, never both; `extra` is JSON (of an image: `matched_sim`, ...)."""
+
+    text: str | None = None
+    image: bytes | None = None
+    extra: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.text is None) == (self.image is None):
+            raise ValueError("a segment is a text or an image")
+
+    def as_row(self) -> dict[str, Any]:
+        """The segment as a value of the `SEGMENT` type."""
+        kind = "text" if self.image is None else "image"
+        return {"kind": kind, "text": self.text, "image": self.image, "extra": self.extra}
+
+
+@dataclass(frozen=True)
+class Document:
+    """An interleaved document; `extra` is JSON."""
+
+    key: str
+    segments: tuple[Segment, ...]
+    extra: str | None = None
+
+    def as_row(self) -> dict[str, Any]:
+        """The record as a row of the `DOCUMENTS` schema."""
+        return {"key": self.key, "segments": [s.as_row() for s in self.segments], "extra": self.extra}
+
+
+Record = Pair | Document
+SCHEMAS: dict[str, pa.Schema] = {"pairs": PAIRS, "documents": DOCUMENTS}

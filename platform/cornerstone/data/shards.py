@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cornerstone.data.manifest import FILE, Kind, Manifest, Shard
-from cornerstone.data.records import PAIRS, Pair
+from cornerstone.data.records import SCHEMAS, Record
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
 
@@ -82,16 +82,18 @@ def refuse_existing(folder: Location) -> None:
 
 
 def write_shard(
-    folder: Location, index: int, pairs: Iterable[Pair], rows_per_group: int = ROWS_PER_GROUP
+    folder: Location, index: int, records: Iterable[Record], kind: Kind = "pairs", rows_per_group: int = ROWS_PER_GROUP
 ) -> Shard | None:
-    """Write one shard of pairs as `shard-00042.parquet`; None where there is no row. Safe to call in parallel.
+    """Write one shard of records as `shard-00042.parquet`; None where there is no row. Safe to call in parallel.
 
-    Pairs are taken a row group at a time, so that memory does not grow with the shard.
+    Records are taken a row group at a time, so that memory does not grow with the shard.
     """
-    waiting = iter(pairs)
+    waiting = iter(records)
 
     def table() -> pa.Table:
-        return pa.Table.from_pylist([p.as_row() for p in itertools.islice(waiting, rows_per_group)], schema=PAIRS)
+        return pa.Table.from_pylist(
+            [r.as_row() for r in itertools.islice(waiting, rows_per_group)], schema=SCHEMAS[kind]
+        )
 
     def groups() -> Iterator[pa.Table]:
         while (group := table()).num_rows:
@@ -108,7 +110,7 @@ def write_features_shard(folder: Location, name: str, groups: Iterable[pa.Table]
 
 
 class ShardWriter:
-    """Writes pairs one by one, in this process. The manifest is written when the block ends without an exception.
+    """Writes records one by one, in this process. The manifest is written when the block ends without an exception.
 
     >>> with ShardWriter("photos", name="photos") as writer:
     ...     writer.add(pair)
@@ -120,25 +122,26 @@ class ShardWriter:
         *,
         rows_per_shard: int = ROWS_PER_SHARD,
         rows_per_group: int = ROWS_PER_GROUP,
+        kind: Kind = "pairs",
         **manifest: Any,
     ) -> None:
         self.folder = Location.of(folder)
         refuse_existing(self.folder)
         self.folder.make()
         self.rows_per_shard, self.rows_per_group = rows_per_shard, rows_per_group
-        self.fields = {"kind": "pairs", **manifest}
+        self.kind, self.fields = kind, manifest
         self.shards: list[Shard] = []
-        self._waiting: list[Pair] = []
+        self._waiting: list[Record] = []
         self.manifest: Manifest | None = None
 
-    def add(self, pair: Pair) -> None:
+    def add(self, record: Record) -> None:
         """Add a row; full shards are written as they fill."""
-        self._waiting.append(pair)
+        self._waiting.append(record)
         if len(self._waiting) >= self.rows_per_shard:
             self._write()
 
     def _write(self) -> None:
-        shard = write_shard(self.folder, len(self.shards), self._waiting, self.rows_per_group)
+        shard = write_shard(self.folder, len(self.shards), self._waiting, self.kind, self.rows_per_group)
         if shard is not None:
             self.shards.append(shard)
         self._waiting = []
@@ -154,7 +157,7 @@ class ShardWriter:
         self._write()
         if not self.shards:
             raise CornerstoneError(f"Nothing was written to {self.folder}: the source has no usable row.")
-        self.manifest = Manifest(shards=tuple(self.shards), **self.fields)
+        self.manifest = Manifest(kind=self.kind, shards=tuple(self.shards), **self.fields)
         self.manifest.write(self.folder)
 
 

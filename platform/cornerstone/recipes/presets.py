@@ -22,7 +22,7 @@ def scenes() -> Recipe:
         ),
         data=Data(features="stored", crop_scale=(1.0, 1.0)),
         optimization=Optimization(
-            steps=250, batch_size=128, learning_rate=2e-3, warmup_steps=25, weight_decay=0.1, betas=(0.9, 0.98)
+            steps=220, batch_size=128, learning_rate=2e-3, warmup_steps=25, weight_decay=0.1, betas=(0.9, 0.98)
         ),
         evaluation=Evaluation(best="eval/validation/i2t_r1"),
         verdicts="scenes-long",

@@ -26,22 +26,23 @@ def plot(table: ResultTable, path: str | os.PathLike[str], metrics: Sequence[str
     import matplotlib.pyplot as plt
 
     columns = [column for column in table.named if not metrics or column.metric in metrics]
-    beside = any(table.paper_column(column.metric) for column in columns)
     across = min(_ACROSS, len(columns))
-    bands = math.ceil(len(columns) / across)
-    deep = 2 if beside else 1
-    size = (max(6.0, 3.4 * across), 2.7 * bands * deep + 1.3)
-    figure, axes = plt.subplots(bands * deep, across, figsize=size, squeeze=False, layout="constrained")
-    for place, column in enumerate(columns):
-        band, at = divmod(place, across)
-        _ours(axes[band * deep][at], table, column)
-        if beside:
-            _paper(axes[band * deep + 1][at], table, column)
+    bands = [columns[start : start + across] for start in range(0, len(columns), across)]
+    beside = [any(table.paper_column(column.metric) for column in band) for band in bands]
+    deep = len(bands) + sum(beside)
+    size = (max(6.0, 3.4 * across), 2.7 * deep + 1.3)
+    figure, axes = plt.subplots(deep, across, figsize=size, squeeze=False, layout="constrained")
+    lines = iter(axes)
+    for band, papers in zip(bands, beside, strict=True):
+        for panel, column in zip(next(lines), band, strict=False):  # the last band may be short
+            _ours(panel, table, column)
+        for panel, column in zip(next(lines), band, strict=False) if papers else ():
+            _paper(panel, table, column)
     for panel in axes.flat:
         if not panel.has_data() and not panel.texts:
             panel.set_visible(False)
     figure.suptitle(table.title, fontsize=12, fontweight="bold")
-    figure.supxlabel(_caption(table, beside), fontsize=8, color="#444444")
+    figure.supxlabel(_caption(table, any(beside)), fontsize=8, color="#444444")
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target, dpi=130)

@@ -17,6 +17,7 @@ from cornerstone.sweeps.paper import PaperTable
 from cornerstone.sweeps.table import Cell, Column, ResultTable, Row
 
 _NOTHING = "–"
+_BETWEEN = 3  # what a column takes beside its text: a blank on both sides and the divider
 
 
 class _Shown:
@@ -31,7 +32,7 @@ class _Shown:
         headers = [_header(table, column) for column in table.named]
         widths = [max([_width(header), *(_width_of(row[i]) for row in cells)]) for i, header in enumerate(headers)]
         names = [len(_name(table, row)) for row in table.rows]
-        room = options.max_width - max(names, default=0) - len("seeds") - 6
+        room = options.max_width - sum(n + _BETWEEN for n in (max(names, default=0), len("seeds"))) - 1
         for number, block in enumerate(_blocks(widths, room)):
             title = table.title if number == 0 else f"{table.title} (continued)"
             shown = Table(title=escape(title), title_justify="left", show_lines=True, box=box.HORIZONTALS)
@@ -147,8 +148,8 @@ def _paper_rich(paper: PaperTable, table: ResultTable) -> Table:
 def _blocks(widths: list[int], room: int) -> list[list[int]]:
     """Places of the columns, split where the next one would not fit."""
     blocks: list[list[int]] = [[]]
-    for place, width in enumerate(widths):
-        if blocks[-1] and sum(widths[i] + 2 for i in blocks[-1]) + width > room:
+    for place in range(len(widths)):
+        if blocks[-1] and sum(widths[i] + _BETWEEN for i in (*blocks[-1], place)) > room:
             blocks.append([])
         blocks[-1].append(place)
     return blocks

@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs: bars in a terminal, a line now and then in a job's log."""
+"""What a person sees while a sweep runs: a line now and then from every trial."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ class Watcher:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True, name="progress")
         self._said: dict[str, tuple[str, float]] = {}
+        self._lines: dict[str, str] = {}
 
     def __enter__(self) -> Watcher:
         self._thread.start()
@@ -80,11 +81,13 @@ class Watcher:
         self._said[run] = (state, now)
         if state == "training" and "step" in word:
             text = f"step {word['step']:,} of {word['steps']:,}"
-            if "loss" in word:
-                text += f", loss {word['loss']:.3f}, {_duration(word['left'])} left"
+            text += f", loss {word['loss']:.3f}" if "loss" in word else ""
+            text += f", {_duration(word['left'])} left" if word.get("left") else ""
         else:
             text = state
-        self._console.print(f"{name}: {text}", highlight=False, markup=False, soft_wrap=True)
+        if text != self._lines.get(run):
+            self._lines[run] = text
+            self._console.print(f"{name}: {text}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _duration(seconds: float) -> str:

@@ -127,14 +127,14 @@ class Progress:
         self._first = -1
 
     def after_step(self, step: int, batch: Batch, parts: dict[str, Tensor], clock: Clock) -> None:
-        """Step, loss and seconds left, by the pace of the steps so far."""
+        """Step, loss and seconds left, by the pace of the steps so far (None before there is one)."""
         now = time.monotonic()
         if self._first < 0:
             self._first, self._begun = step, now
         if now - self._last < 1.0 and step + 1 < self._steps:
             return
         self._last = now
-        pace = (now - self._begun) / max(step - self._first, 1)
+        pace = (now - self._begun) / (step - self._first) if step > self._first else None
         loss = float(torch.stack(list(parts.values())).sum())
         self._tell(
             {
@@ -142,7 +142,7 @@ class Progress:
                 "step": step + 1,
                 "steps": self._steps,
                 "loss": loss,
-                "left": pace * (self._steps - step - 1),
+                "left": None if pace is None else pace * (self._steps - step - 1),
             }
         )
 

@@ -214,6 +214,7 @@ def test_a_failing_task_leaves_no_manifest(tmp_path):
     from cornerstone.data.storage import Location
 
     class Failing:
+        kind = "pairs"
         options = ImportOptions(raw=("txt",))
 
         def plan(self):

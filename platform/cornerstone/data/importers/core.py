@@ -1,4 +1,4 @@
-"""What every importer of pairs shares: its options, rows from records, the parallel run, the quarantine, the manifest.
+"""What every importer shares: its options, rows from records, the parallel run, the quarantine, the manifest.
 
 A format says in the driver what work there is (`plan`) and reads one piece of it in a Ray task (`read`). Each task
 writes its shards itself, so that no image passes through the driver; the driver gathers what the tasks say and writes
@@ -19,8 +19,8 @@ from typing import Any, Protocol
 
 from cornerstone.data.images import BadImage, probe
 from cornerstone.data.importers.fields import find, holds, spelled, texts, utf8
-from cornerstone.data.manifest import Manifest, Shard
-from cornerstone.data.records import Caption, Pair, Role
+from cornerstone.data.manifest import Kind, Manifest, Shard
+from cornerstone.data.records import Caption, Document, Pair, Record, Role
 from cornerstone.data.shards import ROWS_PER_SHARD, write_shard
 from cornerstone.data.storage import Location, absolute
 from cornerstone.errors import CornerstoneError
@@ -96,20 +96,23 @@ class Plan:
 
 
 class Format(Protocol):
-    """A layout of pairs on disk; one instance per import, made of (src, options), sent to every task."""
+    """A layout on disk; one instance per import, made of (src, options), sent to every task."""
 
     options: ImportOptions
+    kind: Kind
+    """What its records become: pairs or documents."""
 
     def plan(self) -> Plan:
         """Look over the source, in the driver; CornerstoneError where it does not fit the options."""
 
-    def read(self, task: Any) -> Iterator[Sample | Refused]:
-        """The records of one piece of work, in order."""
+    def read(self, task: Any) -> Iterator[Sample | Record | Refused]:
+        """The records of one piece of work, in order; a Sample becomes a pair by the options (`as_pair`)."""
 
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What an import did. `reasons` counts the quarantined rows by kind, `captions` the texts by role."""
+    """What an import did. `reasons` counts the quarantined rows by kind, `captions` the texts by role (of documents: the
+    segments by kind)."""
 
     folder: str
     manifest: Manifest
@@ -189,12 +192,13 @@ def run_import(
         raise CornerstoneError(_why_empty(src, out, reasons))
     options = source.options
     manifest = Manifest(
-        kind="pairs",
+        kind=source.kind,
         name=options.name or out.uri.rstrip("/").rpartition("/")[2],
         shards=tuple(shard for _, shard in sorted(total.shards, key=lambda numbered: numbered[0])),
         classes=plan.classes,
         prompts=(PROMPT,) if plan.classes else (),
-        tasks=("retrieval",) * bool(total.captions) + ("classification",) * bool(plan.classes),
+        tasks=("retrieval",) * (source.kind == "pairs" and bool(total.captions))
+        + ("classification",) * bool(plan.classes),
         source={
             "format": format_name,
             "src": str(src),
@@ -249,25 +253,28 @@ def _in_parallel(source: Format, plan: Plan, out: Location) -> Iterator[_Outcome
 def _work(row: dict[str, Any], source: Format, out: Location, tasks: int, classes: tuple[str, ...]) -> dict[str, bytes]:
     """Write the shards of one piece of work. Part p of task t is shard p × tasks + t: unique, whatever the parts."""
     outcome = _Outcome()
-    pairs = _pairs(source.read(pickle.loads(row["task"])), source.options, classes, outcome)
+    records = _records(source.read(pickle.loads(row["task"])), source.options, classes, outcome)
     index = int(row["index"])
-    while shard := write_shard(out, index, itertools.islice(pairs, source.options.rows_per_shard)):
+    while shard := write_shard(out, index, itertools.islice(records, source.options.rows_per_shard), source.kind):
         outcome.shards.append((index, shard))
         index += tasks
     return {"outcome": pickle.dumps(outcome)}
 
 
-def _pairs(
-    records: Iterator[Sample | Refused], options: ImportOptions, classes: tuple[str, ...], outcome: _Outcome
-) -> Iterator[Pair]:
-    for record in records:
+def _records(
+    found: Iterator[Sample | Record | Refused], options: ImportOptions, classes: tuple[str, ...], outcome: _Outcome
+) -> Iterator[Record]:
+    for record in found:
         if isinstance(record, Sample):
             try:
-                pair = as_pair(record, options, classes)
+                record = as_pair(record, options, classes)
             except (BadImage, ValueError) as reason:
                 record = Refused(utf8(record.key), str(reason))
-            else:
-                outcome.captions.update(caption.role for caption in pair.captions)
-                yield pair
-                continue
-        outcome.refused.append(record)
+        if isinstance(record, Refused):
+            outcome.refused.append(record)
+            continue
+        if isinstance(record, Document):
+            outcome.captions.update("text" if segment.image is None else "image" for segment in record.segments)
+        else:
+            outcome.captions.update(caption.role for caption in record.captions)
+        yield record

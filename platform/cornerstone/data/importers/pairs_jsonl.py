@@ -20,6 +20,7 @@ from pyarrow import fs
 from cornerstone.data import draws
 from cornerstone.data.importers.core import MAX_BYTES, ImportOptions, Plan, Refused, Sample, meets
 from cornerstone.data.importers.fields import conditions, find, names, spelled
+from cornerstone.data.manifest import Kind
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError, did_you_mean
 
@@ -30,6 +31,8 @@ _SHOWN = 50  # values of a field that an error message names
 
 class PairsJsonl:
     """The format; see the module."""
+
+    kind: Kind = "pairs"
 
     def __init__(self, src: Location, options: ImportOptions) -> None:
         if not (options.raw or options.long or options.label):

@@ -21,6 +21,7 @@ from typing import Any, Self
 from cornerstone.data import draws
 from cornerstone.data.importers.core import MAX_BYTES, ImportOptions, Plan, Refused, Sample, meets
 from cornerstone.data.importers.fields import conditions, find, names
+from cornerstone.data.manifest import Kind
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError, did_you_mean
 
@@ -34,6 +35,8 @@ _BROKEN = (tarfile.TarError, EOFError, OSError, zlib.error)
 
 class WebDataset:
     """The format; see the module. Without --raw and --long the raw text is `txt`."""
+
+    kind: Kind = "pairs"
 
     def __init__(self, src: Location, options: ImportOptions) -> None:
         if options.label is not None:

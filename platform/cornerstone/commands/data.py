@@ -1,0 +1,92 @@
+"""`cornerstone data scenes` and `data import`: where shards come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import tyro
+
+from cornerstone.commands.terminal import bar, say
+from cornerstone.errors import CornerstoneError
+
+
+@dataclass(frozen=True)
+class ScenesCommand:
+    """Write the embedded data set, or one of its evaluation sets, as shards."""
+
+    out: str
+    """A new folder or URI."""
+    pairs: int
+    """Pictures to draw."""
+    set: Literal["train", "long-human", "long-captioner", "short", "class", "lookalike", "validation"] = "train"
+    image_size: int = 64
+    """Side of a picture in pixels, 32 to 224."""
+    seed: int = 0
+
+    def run(self) -> None:
+        """Draw, write, and keep a tokenizer beside training shards."""
+        from cornerstone.data.scenes.tokenizer import texts_of, train_wordpiece
+        from cornerstone.data.scenes.write import write_evaluation_sets, write_scenes
+        from cornerstone.data.shards import DataSet
+        from cornerstone.data.storage import Location
+        from cornerstone.data.texts import FILE
+
+        world = {"seed": self.seed, "image_size": self.image_size}
+        if self.set == "train":
+            manifest = write_scenes(self.out, pairs=self.pairs, progress=bar("drawing"), **world)
+            place = Location.of(self.out)
+            place.join(FILE).write_text(train_wordpiece(texts_of(DataSet.open(place))))
+        else:
+            folder = Location.of(self.out)
+            parent, _, name = folder.uri.rstrip("/").rpartition("/")
+            if name != self.set:
+                raise CornerstoneError(
+                    f"An evaluation set lies in a folder of its name: --out {folder.join(self.set)}."
+                )
+            manifest = write_evaluation_sets(
+                parent, images=self.pairs, sets=[self.set], progress=bar("drawing"), **world
+            )[self.set]
+        say(f"{manifest.rows:,} rows of {manifest.name} in {self.out} (content {manifest.content_hash})")
+
+
+@dataclass(frozen=True)
+class ImportCommand:
+    """Bring image-text pairs of another layout into shards."""
+
+    format: tyro.conf.Positional[str]
+    """pairs-jsonl or webdataset."""
+    src: tyro.conf.Positional[str]
+    """What to read: a list beside its image folder, a tar, a folder of tars."""
+    out: str
+    """A new folder or URI."""
+    images: str | None = None
+    """Folder that image names are relative to; by default the list's own."""
+    raw: tuple[str, ...] = ()
+    """Fields with the texts that came with the image: a name, or a position in a list (captions.0)."""
+    long: tuple[str, ...] = ()
+    """Fields with detailed descriptions."""
+    where: tuple[str, ...] = ()
+    """FIELD=VALUE conditions, all of which must hold."""
+    label: str | None = None
+    """Field with the class name."""
+    name: str | None = None
+    """The data set's name; by default the folder's."""
+    limit_rows: int | None = None
+    seed: int = 0
+    """Decides the random order in which rows are written."""
+
+    def run(self) -> None:
+        """Import with Ray Data and say what was left out."""
+        from cornerstone.data.importers import import_pairs
+        from cornerstone.training.cluster import connect
+
+        with connect(say):
+            fields = {
+                k: getattr(self, k) for k in ("images", "raw", "long", "where", "label", "name", "limit_rows", "seed")
+            }
+            report = import_pairs(self.format, self.src, self.out, progress=bar("importing"), **fields)
+        say(f"{report.rows:,} rows in {self.out} (content {report.manifest.content_hash}), {report.seconds:.0f} s")
+        if report.quarantined:
+            reasons = ", ".join(f"{count:,} × {reason}" for reason, count in report.reasons.items())
+            say(f"{report.quarantined:,} left out: {reasons}; see {self.out}/quarantine.jsonl")

@@ -1,0 +1,66 @@
+"""`cornerstone train` and `evaluate`: one recipe, one model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from cornerstone.commands.terminal import console, say, show_metrics
+from cornerstone.recipes.options import RunOptions
+
+
+@dataclass(frozen=True)
+class TrainCommand(RunOptions):
+    """Train one recipe on Ray Train workers."""
+
+    resume: Annotated[str, tyro.conf.arg(metavar="RUN")] = ""
+    """The id of an interrupted run (it was printed at its start): go on from its last checkpoint."""
+    json: str = ""
+    """Write the result's numbers to this file."""
+
+    def run(self) -> None:
+        """Train, or say what training would do."""
+        if self.dry_run:
+            from cornerstone.training.dry_run import dry_run
+
+            for line in dry_run(*self.resolved(), trials=1, experiment="train"):
+                say(line)
+            return
+        from cornerstone.training.single import train_one
+
+        outcome = train_one(self, self.resume, console)
+        show_metrics(outcome.metrics, self.json)
+        say(f"model: {outcome.model}")
+
+
+@dataclass(frozen=True)
+class EvaluateCommand:
+    """Judge a saved model zero-shot."""
+
+    checkpoint: tyro.conf.Positional[str]
+    """The folder `model` that a run left, or the run's folder."""
+    data: tuple[str, ...]
+    """Evaluation sets, `[NAME=]DIR`."""
+    task: Literal["retrieval", "classification", "lookalike"] = "retrieval"
+    json: str = ""
+    """Write the numbers to this file."""
+
+    def run(self) -> None:
+        """Encode, judge, print."""
+        from rich.progress import track
+
+        from cornerstone import load
+        from cornerstone.evaluation.local import evaluate_model
+        from cornerstone.evaluation.sets import only_task, open_sets
+
+        sets = only_task(open_sets(self.data), self.task)
+        model = load(self.checkpoint)
+
+        def show(steps: Iterable[int], name: str) -> Iterable[int]:
+            return track(steps, f"evaluating {name}", console=console, disable=not console.is_terminal)
+
+        metrics = evaluate_model(model, self.checkpoint, sets, show)
+        show_metrics(metrics, self.json)
