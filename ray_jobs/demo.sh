@@ -15,6 +15,8 @@ free_port() { python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1"
 dashboard=$(free_port)
 log="$CORNERSTONE_HOME/logs"
 mkdir -p "$log"
+arguments="$*"
+follower=
 job="demo-$(date +%Y%m%d-%H%M%S)-$$"
 started=$(date +%s)
 
@@ -41,9 +43,12 @@ interrupted() {
     echo
     echo "stopping the job ..."
     ray job stop --address "$address" "$job" >"$log/stop.log" 2>&1 || true
-    ray job logs --address "$address" "$job" 2>/dev/null | grep -A1 'go on with' | tail -2 || true
-    sweep=$(ls -t "$CORNERSTONE_HOME/sweeps" 2>/dev/null | head -1)
-    [ -n "$sweep" ] && echo "Go on where it stopped: make demo ARGS='--continue $sweep'"
+    kill "$follower" 2>/dev/null || true  # it ignores Ctrl-C, and has shown the job's last words by now
+    wait "$follower" 2>/dev/null || true
+    # The job names its sweep; one that was stopped before it had a sweep begins anew.
+    sweep=$(ray job logs --address "$address" "$job" 2>/dev/null | grep -o -- '--continue [^ ]*' | tail -1) || true
+    words=$(sed 's/ *--continue[ =][^ ]*//' <<<"$arguments")${sweep:+ $sweep}
+    echo "Go on where it stopped: make demo${words:+ ARGS='$words'}"
     finish
     exit 130
 }
@@ -75,7 +80,8 @@ for _ in $(seq 30); do
     sleep 2
 done
 python ray_jobs/follow.py "$address" "$job" &
-wait $! || status=$?
+follower=$!
+wait "$follower" || status=$?
 if [ "$status" -ne 0 ]; then
     echo "The demo did not finish (status $status). Ray's logs: $log"
 else

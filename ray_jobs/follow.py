@@ -21,8 +21,8 @@ async def follow(client: JobSubmissionClient, job: str) -> None:
 def main() -> None:
     """Follow the job that the command line names."""
     address, job = sys.argv[1:3]
-    logging.getLogger("ray").setLevel(logging.WARNING)  # that the connection closed at the end is no news
     client = JobSubmissionClient(address)
+    logging.getLogger(JobSubmissionClient.__module__).setLevel(logging.WARNING)  # that the connection closed is no news
     asyncio.run(follow(client, job))
     information = client.get_job_info(job)
     if information.status != JobStatus.SUCCEEDED:
