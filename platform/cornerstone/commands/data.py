@@ -55,9 +55,9 @@ class ImportCommand:
     """Bring image-text pairs of another layout into shards."""
 
     format: tyro.conf.Positional[str]
-    """pairs-jsonl or webdataset."""
+    """pairs-jsonl, webdataset, coco, karpathy, flickr30k, dci, iiw, sharegpt4v, urban1k or imagefolder."""
     src: tyro.conf.Positional[str]
-    """What to read: a list beside its image folder, a tar, a folder of tars."""
+    """What to read: a list beside its image folder, a tar, a folder of tars or of a layout's own."""
     out: str
     """A new folder or URI."""
     images: str | None = None

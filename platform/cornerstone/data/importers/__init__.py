@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+from cornerstone.data.importers import listing
 from cornerstone.data.importers.core import Format, ImportOptions, ImportReport, Progress, run_import
+from cornerstone.data.importers.listing import Listed
 from cornerstone.data.importers.pairs_jsonl import PairsJsonl
 from cornerstone.data.importers.webdataset import WebDataset
 from cornerstone.data.shards import refuse_existing
@@ -19,6 +22,14 @@ __all__ = ["FORMATS", "ImportOptions", "ImportReport", "import_pairs"]
 FORMATS: dict[str, Callable[[Location, ImportOptions], Format]] = {
     "pairs-jsonl": PairsJsonl,
     "webdataset": WebDataset,
+    "coco": partial(Listed, read_list=listing.coco, raw=("captions",)),
+    "karpathy": partial(Listed, read_list=listing.karpathy, raw=("captions",)),
+    "flickr30k": partial(Listed, read_list=listing.flickr30k, raw=("captions",)),
+    "dci": partial(Listed, read_list=listing.dci, raw=("short_caption",), long=("caption",)),
+    "iiw": partial(Listed, read_list=listing.iiw, long=("IIW",)),
+    "sharegpt4v": partial(Listed, read_list=listing.sharegpt4v, long=("caption",)),
+    "urban1k": partial(Listed, read_list=listing.urban1k, long=("caption",)),
+    "imagefolder": partial(Listed, read_list=listing.imagefolder, label="class"),
 }
 
 

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import posixpath
 from array import array
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from pyarrow import fs
 
 from cornerstone.data import draws
-from cornerstone.data.importers.core import MAX_BYTES, ImportOptions, Plan, Refused, Sample, meets
+from cornerstone.data.importers.core import ImportOptions, Plan, Refused, Sample, meets
 from cornerstone.data.importers.fields import conditions, find, names, spelled
+from cornerstone.data.importers.folder import ImageFolder
 from cornerstone.data.manifest import Kind
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError, did_you_mean
@@ -67,7 +65,7 @@ class PairsJsonl:
 
     def read(self, task: Any) -> Iterator[Sample | Refused]:
         """The rows of some lines, given as (offset, length)."""
-        folder = _Folder(self.images)
+        folder = ImageFolder(self.images)
         with self.list.open_input() as stream:
             for offset, length in task.tolist():
                 stream.seek(offset)
@@ -142,41 +140,6 @@ class _Scan:
                     hint = did_you_mean(value, self.values[field])
                     raise CornerstoneError(f"No row of {where} has {field}={value!r}{hint}")
             raise CornerstoneError(f"No row of {where} meets all of --where {' '.join(self.source.options.where)}.")
-
-
-class _Folder:
-    """Reads files of one folder and nothing outside it."""
-
-    def __init__(self, location: Location) -> None:
-        self.filesystem, self.root = location.resolve()
-        self.local = isinstance(self.filesystem, fs.LocalFileSystem)
-        if self.local:
-            self.root = os.path.realpath(self.root)
-
-    def read(self, name: str) -> bytes:
-        """The file's bytes. OSError or ValueError say why there are none."""
-        path = self._inside(name)
-        info = self.filesystem.get_file_info(path)
-        if info.type == fs.FileType.NotFound:
-            raise OSError("missing file: there is no such file in the image folder")
-        if info.type != fs.FileType.File:
-            raise OSError("not a file: a folder, a pipe or a device")
-        if info.size is not None and info.size > MAX_BYTES:
-            raise OSError(f"too large: {info.size:,} bytes")
-        try:
-            with self.filesystem.open_input_file(path) as file:
-                return bytes(file.read())
-        except OSError as error:
-            raise OSError(f"not readable: {error}") from error
-
-    def _inside(self, name: str) -> str:
-        """The path of a name, with links followed where they can be: it must lie in the folder."""
-        path = posixpath.normpath(posixpath.join(self.root, name))
-        if self.local and "\0" not in name:
-            path = os.path.realpath(path)
-        if "\0" in name or not path.startswith(self.root.rstrip("/") + "/"):
-            raise ValueError("outside the image folder: a link, `..` or an absolute path leads out of it")
-        return path
 
 
 def _list_file(src: Location) -> Location:

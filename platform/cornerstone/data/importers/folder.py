@@ -1,0 +1,46 @@
+"""A folder of images that names are relative to: reads files in it, and nothing outside it."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+
+from pyarrow import fs
+
+from cornerstone.data.importers.core import MAX_BYTES
+from cornerstone.data.storage import Location
+
+
+class ImageFolder:
+    """One folder, local or in an object store; links are followed as far as they stay in it."""
+
+    def __init__(self, location: Location) -> None:
+        self.filesystem, self.root = location.resolve()
+        self.local = isinstance(self.filesystem, fs.LocalFileSystem)
+        if self.local:
+            self.root = os.path.realpath(self.root)
+
+    def read(self, name: str) -> bytes:
+        """The file's bytes. OSError or ValueError say why there are none."""
+        path = self._inside(name)
+        info = self.filesystem.get_file_info(path)
+        if info.type == fs.FileType.NotFound:
+            raise OSError("missing file: there is no such file in the image folder")
+        if info.type != fs.FileType.File:
+            raise OSError("not a file: a folder, a pipe or a device")
+        if info.size is not None and info.size > MAX_BYTES:
+            raise OSError(f"too large: {info.size:,} bytes")
+        try:
+            with self.filesystem.open_input_file(path) as file:
+                return bytes(file.read())
+        except OSError as error:
+            raise OSError(f"not readable: {error}") from error
+
+    def _inside(self, name: str) -> str:
+        """The path of a name, with links followed where they can be: it must lie in the folder."""
+        path = posixpath.normpath(posixpath.join(self.root, name))
+        if self.local and "\0" not in name:
+            path = os.path.realpath(path)
+        if "\0" in name or not path.startswith(self.root.rstrip("/") + "/"):
+            raise ValueError("outside the image folder: a link, `..` or an absolute path leads out of it")
+        return path

@@ -1,0 +1,275 @@
+"""Formats that are a list of texts beside a folder of images, each named in a way of its own.
+
+A format is one function: it reads its list in the driver and says which image has which fields. What it lists fits memory
+(the largest, ShareGPT4V's, has 1.2 million entries); a task is sent its own entries alone. Rows come in a seeded
+permutation of the list. An image that is listed twice gives two rows, the second with the key `name#1`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pyarrow import fs
+
+from cornerstone.data import draws
+from cornerstone.data.importers.core import MAX_BYTES, ImportOptions, Plan, Refused, Sample, meets
+from cornerstone.data.importers.fields import conditions, find, names, spelled
+from cornerstone.data.importers.folder import ImageFolder
+from cornerstone.data.manifest import Kind
+from cornerstone.data.storage import Location
+from cornerstone.errors import CornerstoneError, did_you_mean
+
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+Entry = tuple[str, dict[str, Any]]
+"""An image's name in its folder, and its fields."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a format found: where its images lie unless --images says otherwise, and its entries."""
+
+    images: Location
+    entries: list[Entry]
+
+
+class Listed:
+    """Any of the formats below; `read_list` is its function, `raw`, `long` and `label` the fields that it takes unasked."""
+
+    kind: Kind = "pairs"
+
+    def __init__(
+        self,
+        src: Location,
+        options: ImportOptions,
+        read_list: Callable[[Location], Listing],
+        raw: tuple[str, ...] = (),
+        long: tuple[str, ...] = (),
+        label: str | None = None,
+    ) -> None:
+        if not (options.raw or options.long or options.label):
+            options = replace(options, raw=raw, long=long, label=label)
+        self.src, self.options, self.read_list = src, options, read_list
+        self.where = conditions(options.where)
+        self.images: Location | None = Location.of(options.images) if options.images else None
+
+    def plan(self) -> Plan:
+        """Read the list, keep what meets the conditions, and deal it out."""
+        listing = self.read_list(self.src)
+        self.images = self.images or listing.images
+        self._check(listing.entries)
+        if not self.images.exists():
+            raise CornerstoneError(f"No image folder at {self.images}. Name the one that the list speaks of: --images.")
+        entries = _with_keys([entry for entry in listing.entries if meets(entry[1], self.where)])
+        options = self.options
+        order = draws.permutation(len(entries), options.seed, "import-order")[: options.limit_rows].tolist()
+        step = options.rows_per_shard
+        labels = {spelled(found) for _, _, row in entries if options.label and (found := find(row, options.label))}
+        return Plan(
+            tasks=[[entries[i] for i in order[start : start + step]] for start in range(0, len(order), step)],
+            order={"rows": "permuted", "seed": options.seed},
+            classes=tuple(sorted(labels)),
+        )
+
+    def read(self, task: Sequence[tuple[str, str, dict[str, Any]]]) -> Iterator[Sample | Refused]:
+        """The rows of some entries, given as (key, image name, fields)."""
+        assert self.images is not None, "the plan names the folder"
+        folder = ImageFolder(self.images)
+        for key, name, row in task:
+            try:
+                yield Sample(key, folder.read(name), row)
+            except (OSError, ValueError) as reason:
+                yield Refused(key, str(reason))
+
+    def _check(self, entries: list[Entry]) -> None:
+        """Refuse a field or a value that no entry has, with those that there are."""
+        options = self.options
+        if not entries:
+            raise CornerstoneError(f"{self.src} lists no image.")
+        wanted = [*options.raw, *options.long, *([options.label] if options.label else []), *(f for f, _ in self.where)]
+        for field in wanted:
+            if all(find(row, field) is None for _, row in entries):
+                known = sorted({name for _, row in entries[:1000] for name in names(row)})
+                raise CornerstoneError(f"No entry of {self.src} has a field {field!r}{did_you_mean(field, known)}")
+        for field, value in self.where:
+            if not any(meets(row, [(field, value)]) for _, row in entries):
+                values = sorted({spelled(find(row, field)) for _, row in entries})[:50]
+                raise CornerstoneError(f"No entry of {self.src} has {field}={value!r}{did_you_mean(value, values)}")
+        if self.where and not any(meets(row, self.where) for _, row in entries):
+            raise CornerstoneError(f"No entry of {self.src} meets all of --where {' '.join(options.where)}.")
+
+
+def _with_keys(entries: list[Entry]) -> list[tuple[str, str, dict[str, Any]]]:
+    seen: Counter[str] = Counter()
+    keyed = []
+    for name, row in entries:
+        keyed.append((f"{name}#{seen[name]}" if seen[name] else name, name, row))
+        seen[name] += 1
+    return keyed
+
+
+def coco(src: Location) -> Listing:
+    """COCO captions: `images[{id, file_name}]`, `annotations[{image_id, caption}]`; all captions of an image in one row."""
+    found = _json(src, {"images": list, "annotations": list})
+    captions: dict[Any, list[str]] = {}
+    for annotation in found["annotations"]:
+        captions.setdefault(annotation.get("image_id"), []).append(annotation.get("caption"))
+    entries = [
+        (str(image["file_name"]), {"id": image["id"], "captions": captions.get(image["id"], [])})
+        for image in _having(src, "images", found["images"], "file_name", "id")
+    ]
+    return Listing(_parent(src), entries)
+
+
+def karpathy(src: Location) -> Listing:
+    """Karpathy's splits: `images[{filepath?, filename, split, sentences[{raw}]}]`."""
+    found = _json(src, {"images": list})
+    entries = []
+    for image in _having(src, "images", found["images"], "filename"):
+        name = f"{image['filepath']}/{image['filename']}" if image.get("filepath") else str(image["filename"])
+        captions = [sentence.get("raw") for sentence in image.get("sentences", [])]
+        entries.append((name, {"split": image.get("split"), "captions": captions}))
+    return Listing(_parent(src), entries)
+
+
+def flickr30k(src: Location) -> Listing:
+    """Flickr30k: lines `name.jpg#0⇥caption`, or the CSV with `raw` (a JSON list of captions), `split`, `filename`."""
+    text = _text(src)
+    if src.uri.endswith(".csv"):
+        csv.field_size_limit(MAX_BYTES)  # a long text is no error
+        rows = list(csv.DictReader(io.StringIO(text)))
+        entries = [
+            (row["filename"], {"split": row.get("split"), "captions": _captions(src, row["raw"])})
+            for row in _having(src, "rows", rows, "filename", "raw")
+        ]
+        return Listing(_parent(src), entries)
+    captions: dict[str, list[str]] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        name, tab, caption = line.partition("\t")
+        if line.strip() and not tab:
+            raise CornerstoneError(f"{src}, line {number}: expected `name.jpg#0⇥caption`, found {line[:60]!r}.")
+        if tab:
+            captions.setdefault(name.partition("#")[0], []).append(caption)
+    return Listing(_parent(src), [(name, {"captions": texts}) for name, texts in captions.items()])
+
+
+def dci(src: Location) -> Listing:
+    """DCI: `splits.json`, `annotations/NAME.json` (image, short_caption, extra_caption), `photos/`.
+
+    The long text, field `caption`, is the short caption, a newline and the extra one, as LoTLIP's authors judge it.
+    """
+    root = src if src.join("splits.json").exists() else src.join("densely_captioned_images")
+    splits = _json(root.join("splits.json"), {})
+    entries = []
+    for split, listed in splits.items():
+        for name in listed:
+            place = root.join("annotations", name if str(name).endswith(".json") else f"{name}.json")
+            row = _json(place, {"image": str})
+            short, extra = str(row.get("short_caption") or ""), str(row.get("extra_caption") or "")
+            fields = {"split": split, "short_caption": short, "extra_caption": extra, "caption": f"{short}\n{extra}"}
+            entries.append((row["image"], fields))
+    return Listing(root.join("photos"), entries)
+
+
+def iiw(src: Location) -> Listing:
+    """IIW: JSON lines with the text in `IIW`; the image in `image/key` or `image`, with or without its `.jpg`."""
+    place = src if src.uri.endswith(".jsonl") else src.join("data.jsonl")
+    entries = []
+    for number, line in enumerate(_text(place).splitlines(), 1):
+        if not line.strip():
+            continue
+        row = _parsed(f"{place}, line {number}", line)
+        name = row.get("image/key") or row.get("image") if isinstance(row, dict) else None
+        if not isinstance(name, str):
+            raise CornerstoneError(f"{place}, line {number}: expected an object with `image/key` or `image`.")
+        entries.append((name if name.lower().endswith(IMAGES) else f"{name}.jpg", row))
+    return Listing(_parent(place), entries)
+
+
+def sharegpt4v(src: Location) -> Listing:
+    """ShareGPT4V: a list of `{id, image, conversations[{from, value}]}`; the text, `caption`, is the second turn's."""
+    found = _json(src, None)
+    if not isinstance(found, list):
+        raise CornerstoneError(f"{src}: expected a list of entries with `image` and `conversations`.")
+    entries = []
+    for entry in _having(src, "entries", found, "image", "conversations"):
+        turns = entry["conversations"]
+        text = turns[1].get("value") if len(turns) > 1 else None
+        entries.append((str(entry["image"]), {"id": entry.get("id"), "caption": text}))
+    return Listing(_parent(src), entries)
+
+
+def urban1k(src: Location) -> Listing:
+    """Urban1k: `image/N.jpg` and the first line of `caption/N.txt`."""
+    numbers = sorted(name.removesuffix(".txt") for name in src.join("caption").list() if name.endswith(".txt"))
+    texts = [_text(src.join("caption", f"{number}.txt")).partition("\n")[0] for number in numbers]
+    entries = [(f"{number}.jpg", {"caption": text}) for number, text in zip(numbers, texts, strict=True)]
+    return Listing(src.join("image"), entries)
+
+
+def imagefolder(src: Location) -> Listing:
+    """ImageNet's layout: `class/name.JPEG`, or `split/class/name.JPEG`; the folder's name is the class."""
+    filesystem, root = src.resolve()
+    found = filesystem.get_file_info(fs.FileSelector(root, recursive=True, allow_not_found=True))
+    files = sorted(info.path for info in found if info.type == fs.FileType.File and info.path.lower().endswith(IMAGES))
+    entries: list[Entry] = []
+    for path in files:
+        name = path[len(root.rstrip("/")) + 1 :]
+        *folders, _ = name.split("/")
+        if not 1 <= len(folders) <= 2:
+            raise CornerstoneError(f"{src}: expected [split/]class/name.JPEG, found {name}.")
+        entries.append((name, {"class": folders[-1], **({"split": folders[0]} if len(folders) == 2 else {})}))
+    return Listing(src, entries)
+
+
+def _parent(src: Location) -> Location:
+    return Location(src.uri.rpartition("/")[0])
+
+
+def _text(place: Location) -> str:
+    if not place.exists():
+        raise CornerstoneError(f"Nothing at {place}.")
+    try:
+        return place.read_bytes().decode("utf-8-sig", "replace")
+    except OSError as error:
+        raise CornerstoneError(f"Cannot read {place}: {error}") from error
+
+
+def _parsed(place: object, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CornerstoneError(f"{place}: not JSON ({error}).") from error
+
+
+def _json(place: Location, parts: dict[str, type] | None) -> Any:
+    """A JSON file; with `parts`, an object that has them."""
+    found = _parsed(place, _text(place))
+    if parts is None:
+        return found
+    if not isinstance(found, dict):
+        raise CornerstoneError(f"{place}: expected an object, found {type(found).__name__}.")
+    for name, kind in parts.items():
+        if not isinstance(found.get(name), kind):
+            keys = ", ".join(sorted(map(str, found))[:8])
+            raise CornerstoneError(f"{place}: expected {' and '.join(parts)}, found {keys}. Is it another format?")
+    return found
+
+
+def _having(src: Location, what: str, rows: list[Any], *wanted: str) -> list[dict[str, Any]]:
+    """The rows, each of which has the fields; CornerstoneError names the first that lacks one."""
+    for place, row in enumerate(rows):
+        missing = [name for name in wanted if not isinstance(row, dict) or row.get(name) is None]
+        if missing:
+            raise CornerstoneError(f"{src}: entry {place} of {what} has no {missing[0]!r}. Is it another format?")
+    return rows
+
+
+def _captions(src: Location, listed: str) -> list[str]:
+    captions = _parsed(f"{src}, column raw", listed)
+    return captions if isinstance(captions, list) else [str(captions)]
