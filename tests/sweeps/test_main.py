@@ -161,6 +161,16 @@ def test_an_interrupted_sweep_says_how_to_go_on(trials, options, capsys, tmp_pat
     assert f"ablate.py --seeds 2 --continue {sweep_of(tmp_path).sweep}" in said
 
 
+def test_an_interrupt_while_preparing_leaves_nothing_to_go_on_with(trials, options, capsys, monkeypatch):
+    def interrupted(*given, **named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cornerstone.training.prepare.prepare", interrupted)
+    said = failed(capsys, *options, status=130)
+    assert "Stopped while preparing. What is prepared is kept: run the same command again." in said
+    assert "--continue" not in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

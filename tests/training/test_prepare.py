@@ -107,6 +107,9 @@ REFUSED = {
         best="eval/dci/i2t_r1"
     ),
     "'scenes' takes its image tower from the embedded scenes": lambda r: replace(r, name="scenes").with_image(name=""),
+    r"'photos' trains on your own data: name them with --train": lambda r: r.with_data(
+        train="", tokenizer="bert-base-uncased"
+    ),
     "Cannot load the image tower 'no_such_tower'": lambda r: r.with_image(name="no_such_tower"),
 }
 

@@ -47,6 +47,9 @@ def main(define: Define, arguments: Sequence[str] | None = None) -> None:
     except CornerstoneError as error:
         console.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False)
         raise SystemExit(1) from None
+    except KeyboardInterrupt:  # before there was a sweep to go on with
+        console.print("\nStopped while preparing. What is prepared is kept: run the same command again.")
+        raise SystemExit(130) from None
 
 
 def run_experiment(name: str, define: Define, options: ExperimentOptions, console: Console) -> None:

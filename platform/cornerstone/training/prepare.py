@@ -217,6 +217,11 @@ def _with_scenes(recipe: Recipe, say: Say) -> Recipe:
                 f"--image-tower vit_small_patch16_224.augreg_in21k, or a folder in timm's layout; or use --preset photos."
             )
         return recipe.with_evaluation(sets=sets)
+    if recipe.method.image.name and recipe.data.tokenizer:  # nothing of it is made for the scenes
+        raise CornerstoneError(
+            f"The preset {recipe.name!r} trains on your own data: name them with --train DIR and --eval DIR (`cornerstone data "
+            f"import` makes such folders). The presets smoke, scenes and scenes-long bring their own."
+        )
     embedded = prepare_scenes(recipe.data.scenes, recipe.method.image.size, say)
     recipe = recipe.with_data(train=embedded.train)
     if not recipe.method.image.name:
