@@ -1,4 +1,4 @@
-"""Bringing other layouts of image-text pairs into shards: one module a format, one way to run them all."""
+"""Bringing other layouts of pairs and documents into shards: one module a format, one way to run them all."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from cornerstone.data.importers import listing
+from cornerstone.data.importers import documents, listing
 from cornerstone.data.importers.core import Format, ImportOptions, ImportReport, Progress, run_import
+from cornerstone.data.importers.documents import Documents
 from cornerstone.data.importers.listing import Listed
 from cornerstone.data.importers.pairs_jsonl import PairsJsonl
 from cornerstone.data.importers.webdataset import WebDataset
@@ -30,6 +31,8 @@ FORMATS: dict[str, Callable[[Location, ImportOptions], Format]] = {
     "sharegpt4v": partial(Listed, read_list=listing.sharegpt4v, long=("caption",)),
     "urban1k": partial(Listed, read_list=listing.urban1k, long=("caption",)),
     "imagefolder": partial(Listed, read_list=listing.imagefolder, label="class"),
+    "mmc4": partial(Documents, assemble=documents.mmc4, taken=("text_list", "image_info")),
+    "obelics": partial(Documents, assemble=documents.obelics, taken=("texts", "images")),
 }
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from tarfile import EOFHeaderError, HeaderError, ReadError  # type: ignore[attr-defined]
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from cornerstone.data import draws
 from cornerstone.data.importers.core import MAX_BYTES, ImportOptions, Plan, Refused, Sample, meets
@@ -26,6 +26,7 @@ from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError, did_you_mean
 
 WINDOW = 1000
+T = TypeVar("T")
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 ENDINGS = (".tar", ".tar.gz", ".tgz")
 _MAX_TEXT = 16 << 20
@@ -58,7 +59,7 @@ class WebDataset:
     def read(self, task: list[tuple[int, Location]]) -> Iterator[Sample | Refused]:
         """The rows of some tars: those that meet the conditions, at most `limit_rows`, through the window."""
         records = (record for _, tar in task for record in self._matching(tar))
-        return _shuffled(islice(records, self.options.limit_rows), self.options.seed, task[0][0])
+        return shuffled(islice(records, self.options.limit_rows), self.options.seed, task[0][0])
 
     def _matching(self, tar: Location) -> Iterator[Sample | Refused]:
         for record in read_tar(tar, self._parts()):
@@ -208,9 +209,9 @@ def _sample(key: str, parts: dict[str, Any]) -> Sample | Refused:
     return Sample(key, images[0], fields)
 
 
-def _shuffled(records: Iterator[Sample | Refused], seed: int, task: int) -> Iterator[Sample | Refused]:
+def shuffled(records: Iterator[T], seed: int, task: int) -> Iterator[T]:
     """The records in random order, as far as a window of WINDOW allows."""
-    window: list[Sample | Refused] = []
+    window: list[T] = []
     for count, record in enumerate(records):
         if len(window) < WINDOW:
             window.append(record)

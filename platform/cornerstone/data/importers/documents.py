@@ -1,0 +1,227 @@
+"""`mmc4` and `obelics`: interleaved documents, from JSON lines (plain, .gz or .zip) or Parquet, beside a folder of images.
+
+Files come in seeded order; inside a file, documents leave a shuffle window in seeded order, before their images are read.
+Nothing is chosen or moved here: a document keeps all its texts and every image that can be read. Which images match well
+enough, and on which side of its text each one stands, is drawn when documents are packed.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import gzip
+import hashlib
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cornerstone.data import draws
+from cornerstone.data.images import BadImage, probe
+from cornerstone.data.importers.core import ImportOptions, Plan, Refused, Sample, meets
+from cornerstone.data.importers.fields import conditions, utf8
+from cornerstone.data.importers.folder import ImageFolder
+from cornerstone.data.importers.pairs_jsonl import parse
+from cornerstone.data.importers.webdataset import WINDOW, braces, shuffled
+from cornerstone.data.manifest import Kind
+from cornerstone.data.records import Document, Record, Segment
+from cornerstone.data.storage import Location
+from cornerstone.errors import CornerstoneError
+
+ENDINGS = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".zip", ".parquet")
+_BROKEN = (OSError, EOFError, zlib.error, zipfile.BadZipFile, pa.ArrowInvalid)
+
+Load = Callable[[str | None, str | None, dict[str, Any]], Segment | Refused]
+"""An image's segment by its name or address, with what its `extra` keeps."""
+Row = dict[str, Any]
+
+
+class Documents:
+    """Either format; `assemble` says how a record's texts and images follow each other."""
+
+    kind: Kind = "documents"
+
+    def __init__(
+        self,
+        src: Location,
+        options: ImportOptions,
+        assemble: Callable[[Row, Load], Iterator[Segment | Refused]],
+        taken: tuple[str, ...],
+    ) -> None:
+        if options.raw or options.long or options.label:
+            raise CornerstoneError("--raw, --long and --label name texts of pairs; a document keeps all of its texts.")
+        self.options, self.assemble, self.taken = options, assemble, taken
+        self.files = _find(src)
+        self.images = Location.of(options.images) if options.images else Location(_folder(self.files[0]))
+        if not self.images.exists():
+            raise CornerstoneError(
+                f"No image folder at {self.images}. Name the one that the records speak of: --images."
+            )
+        self.where = conditions(options.where)
+
+    def plan(self) -> Plan:
+        """One piece of work a file; a single one where rows are limited."""
+        order = draws.permutation(len(self.files), self.options.seed, "import-order")
+        files = [(int(i), self.files[i]) for i in order]
+        tasks = [[file] for file in files] if self.options.limit_rows is None else [files]
+        return Plan(tasks, order={"files": "permuted", "window": WINDOW, "seed": self.options.seed})
+
+    def read(self, task: list[tuple[int, Location]]) -> Iterator[Sample | Record | Refused]:
+        """The documents of some files, each behind the images that it lost."""
+        found = (
+            row for _, file in task for row in _rows(file) if isinstance(row, Refused) or meets(row[1], self.where)
+        )
+        folder = ImageFolder(self.images)
+        for row in shuffled(islice(found, self.options.limit_rows), self.options.seed, task[0][0]):
+            if isinstance(row, Refused):
+                yield row
+            else:
+                yield from self._document(*row, folder)
+
+    def _document(self, key: str, row: Row, folder: ImageFolder) -> Iterator[Document | Refused]:
+        if missing := [name for name in self.taken if not isinstance(row.get(name), list)]:
+            yield Refused(key, f"another shape: no list {missing[0]!r}, found {', '.join(sorted(row)[:8])}")
+            return
+
+        def load(name: str | None, address: str | None, extra: dict[str, Any]) -> Segment | Refused:
+            return _image(folder, key, name, address, extra)
+
+        segments: list[Segment] = []
+        for part in self.assemble(row, load):
+            if isinstance(part, Refused):
+                yield part
+            else:
+                segments.append(part)
+        if not any(segment.image is not None for segment in segments):
+            yield Refused(key, "no image: none of the document's images could be read")
+        elif not any(segment.text is not None for segment in segments):
+            yield Refused(key, "no text: every text of the document is empty")
+        else:
+            kept_elsewhere = (*self.taken, "similarity_matrix", "metadata")
+            rest = {name: value for name, value in row.items() if name not in kept_elsewhere}
+            yield Document(key, tuple(segments), json.dumps(rest, default=str) if rest else None)
+
+
+def mmc4(row: Row, load: Load) -> Iterator[Segment | Refused]:
+    """MMC4: every text of `text_list` in order, each image of `image_info` directly before its matched sentence."""
+    texts, images = row["text_list"], [info for info in row["image_info"] if isinstance(info, dict)]
+    at: dict[int, list[Row]] = {}
+    for info in images:
+        index = info.get("matched_text_index")
+        at.setdefault(index if isinstance(index, int) and 0 <= index < len(texts) else -1, []).append(info)
+    for info in at.get(-1, []):
+        yield load(None, None, {"name": info.get("image_name"), "matched_text_index": info.get("matched_text_index")})
+    for index, text in enumerate(texts):
+        for info in at.get(index, []):
+            kept = {"matched_text_index": index, "matched_sim": info.get("matched_sim"), "url": info.get("raw_url")}
+            yield load(info.get("image_name"), info.get("raw_url"), {"name": info.get("image_name"), **kept})
+        yield from _text(text)
+
+
+def obelics(row: Row, load: Load) -> Iterator[Segment | Refused]:
+    """OBELICS: parallel lists `texts` and `images`, one of the two null at each place; `metadata` follows the images."""
+    metadata = row.get("metadata")
+    if isinstance(metadata, str):  # as Parquet holds it
+        parsed = parse(b'{"list": ' + metadata.encode() + b"}")
+        metadata = parsed["list"] if isinstance(parsed, dict) else None
+    for place, (text, image) in enumerate(zip(row["texts"], row["images"], strict=False)):
+        if image is not None:
+            described = metadata[place] if isinstance(metadata, list) and place < len(metadata) else None
+            name = None if "://" in str(image) else str(image)
+            yield load(name, str(image), {"name": image, **(described if isinstance(described, dict) else {})})
+        else:
+            yield from _text(text)
+
+
+def _text(text: Any) -> Iterator[Segment]:
+    if isinstance(text, str) and text.strip():
+        yield Segment(text=utf8(text.strip()))
+
+
+def _image(
+    folder: ImageFolder, key: str, name: str | None, address: str | None, extra: dict[str, Any]
+) -> Segment | Refused:
+    """The image under its name, the last part of its name or address, or the address's MD5 or SHA-1."""
+    label = f"{key}#{extra.get('name')}"
+    names = _names(name, address)
+    if not names:
+        return Refused(label, f"no place: matched_text_index {extra.get('matched_text_index')!r} is no text's")
+    problem = ""
+    for candidate in names:
+        try:
+            image = folder.read(candidate)
+            probe(image)
+            return Segment(image=image, extra=json.dumps(extra, default=str))
+        except (OSError, ValueError, BadImage) as error:
+            problem = problem or str(error)  # what is wrong under its own name says most
+    return Refused(label, problem)
+
+
+def _names(name: str | None, address: str | None) -> list[str]:
+    names = [name, name.rpartition("/")[2]] if name else []
+    if address and "://" in address:
+        last = unquote(urlsplit(address).path).rpartition("/")[2]
+        hashes = [hashlib.new(kind, address.encode(), usedforsecurity=False).hexdigest() for kind in ("md5", "sha1")]
+        names += [last, *(f"{digest}{ending}" for digest in hashes for ending in (".jpg", ""))]
+    return [found for found in dict.fromkeys(names) if found]
+
+
+def _rows(file: Location) -> Iterator[tuple[str, Row] | Refused]:
+    """The records of a file by key; a damaged file gives what lies before the damage, then why it ends there."""
+    name = file.uri.rpartition("/")[2]
+    stem, count = name.partition(".")[0], 0
+    try:
+        for count, row in enumerate(_records(file), 1):
+            yield (f"{stem}/{count}", row) if isinstance(row, dict) else Refused(f"{stem}/{count}", row)
+    except _BROKEN as error:
+        yield Refused(name, f"damaged file: the rest is lost after {count} documents ({error})")
+
+
+def _records(file: Location) -> Iterator[Row | str]:
+    with file.open_input() as stream:
+        if file.uri.endswith(".parquet"):
+            for batch in pq.ParquetFile(stream).iter_batches(batch_size=64):
+                yield from batch.to_pylist()
+        elif file.uri.endswith(".zip"):
+            with zipfile.ZipFile(stream) as archive:
+                for member in sorted(archive.namelist()):
+                    if member.endswith((".jsonl", ".json")):
+                        with archive.open(member) as lines:
+                            yield from _parsed(lines)
+        elif file.uri.endswith(".gz"):
+            with gzip.open(io.BufferedReader(stream)) as lines:
+                yield from _parsed(lines)
+        else:
+            yield from _parsed(io.BufferedReader(stream, 1 << 20))
+
+
+def _parsed(lines: Any) -> Iterator[Row | str]:
+    return (parse(line) for line in lines if line.strip())
+
+
+def _find(src: Location) -> list[Location]:
+    found: list[Location] = []
+    for location in map(Location, braces(src.uri)):
+        folder, _, last = location.uri.rpartition("/")
+        if any(sign in last for sign in "*?["):
+            found += [Location(folder).join(name) for name in Location(folder).list() if fnmatch.fnmatch(name, last)]
+        elif not location.exists():
+            raise CornerstoneError(f"Nothing at {location}: expected a file of documents, a folder of them, or a glob.")
+        elif location.uri.endswith(ENDINGS):
+            found.append(location)
+        else:
+            found += [location.join(name) for name in location.list()]
+    found = [file for file in found if file.uri.endswith(ENDINGS)]
+    if not found:
+        raise CornerstoneError(f"No documents in {src}: expected files that end with {', '.join(ENDINGS)}.")
+    return sorted(set(found), key=lambda file: file.uri)
+
+
+def _folder(file: Location) -> str:
+    return file.uri.rpartition("/")[0]
