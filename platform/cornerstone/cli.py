@@ -11,7 +11,9 @@ from rich.table import Table
 
 from cornerstone.commands.data import ImportCommand, ScenesCommand
 from cornerstone.commands.features import FeaturesCommand
+from cornerstone.commands.inspect import StatsCommand, VerifyCommand
 from cornerstone.commands.models import EvaluateCommand, TrainCommand
+from cornerstone.commands.recaption import RecaptionCommand
 from cornerstone.commands.terminal import console
 from cornerstone.errors import CornerstoneError, did_you_mean
 from cornerstone.recipes.options import parse
@@ -19,6 +21,9 @@ from cornerstone.recipes.options import parse
 COMMANDS: dict[tuple[str, ...], tuple[type[Any], str]] = {
     ("data", "scenes"): (ScenesCommand, "write the embedded data set as shards"),
     ("data", "import"): (ImportCommand, "bring other layouts into shards"),
+    ("data", "verify"): (VerifyCommand, "check shards against their manifest"),
+    ("data", "stats"): (StatsCommand, "rows, images, texts, tokens and sub-captions per text"),
+    ("recaption",): (RecaptionCommand, "long captions by a vision-language model"),
     ("features",): (FeaturesCommand, "run a locked image tower over shards once"),
     ("train",): (TrainCommand, "train one recipe"),
     ("evaluate",): (EvaluateCommand, "judge a saved model zero-shot"),

@@ -103,9 +103,9 @@ def write_shard(
 
 
 def write_features_shard(folder: Location, name: str, groups: Iterable[pa.Table]) -> Shard:
-    """Write one shard of stored features that mirrors the row groups of the shard it was computed from."""
+    """Write one shard (stored features, new captions) that mirrors the row groups of the shard it was computed from."""
     shard = _write_groups(folder, name, iter(groups))
-    assert shard is not None, "a shard has rows, and so have its features"
+    assert shard is not None, "a shard has rows, and so has its mirror"
     return shard
 
 

@@ -1,0 +1,62 @@
+"""One Ray task a piece of work, results in the pieces' order: for commands that look over a data set's shards."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from cornerstone.errors import CornerstoneError
+
+if TYPE_CHECKING:
+    import ray.data
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Progress = Callable[[int, int], None]
+"""Called with pieces of work done and pieces in all."""
+
+
+def map_tasks(
+    work: Callable[[Item], Result], items: Sequence[Item], *, failed: str, progress: Progress | None = None
+) -> Iterator[Result]:
+    """`work` of every item, each in a task of its own. Needs Ray to be started.
+
+    Raises CornerstoneError where a task dies or raises: `failed`, and the reason.
+    """
+    import ray.data
+
+    if not items:
+        return
+    rows = [{"item": pickle.dumps(item)} for item in items]
+
+    def task(row: dict[str, Any]) -> dict[str, bytes]:
+        return {"result": pickle.dumps(work(pickle.loads(row["item"])))}
+
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(task)
+    for done, row in enumerate(in_order(dataset, failed), 1):
+        yield pickle.loads(row["result"])
+        if progress is not None:
+            progress(done, len(rows))
+
+
+def in_order(dataset: ray.data.Dataset, failed: str) -> Iterator[dict[str, Any]]:
+    """The rows of a Ray Data pipeline as they are finished, in order and without Ray's own progress bars.
+
+    Raises CornerstoneError where its work does: `failed`, and the reason.
+    """
+    from ray.exceptions import RayError
+
+    context = dataset.context
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.raise_original_map_exception = True
+    try:
+        yield from dataset.iter_rows()
+    except RayError as error:
+        cause = getattr(error, "cause", error)
+        if isinstance(cause, CornerstoneError):
+            raise CornerstoneError(f"{failed} {cause}") from error
+        why = f"{type(cause).__name__}: {str(cause).partition(chr(10))[0]}"  # Ray's advice on retries follows
+        raise CornerstoneError(f"{failed} {why}") from error

@@ -1,0 +1,304 @@
+"""`cornerstone data stats`: what a data set holds, in the columns of LoTLIP's Tables 1 and 6.
+
+A Ray task a shard counts; the driver adds the counts. Lengths are kept as "so many texts of so many tokens", so that
+medians and shares are exact and a count's size does not grow with the rows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cornerstone.data.images import BadImage, probe
+from cornerstone.data.manifest import Manifest
+from cornerstone.data.parallel import Progress, map_tasks
+from cornerstone.data.records import SCHEMAS
+from cornerstone.data.shards import DataSet
+from cornerstone.data.storage import Location
+from cornerstone.data.texts import FILE as TOKENIZER
+from cornerstone.data.texts import TextTokenizer, clean, load_tokenizer, sub_captions
+from cornerstone.errors import CornerstoneError
+
+LIMITS = (77, 128, 256)
+"""Token limits of CLIP, of LoTLIP's training, and of long texts."""
+DOCUMENT = 2048
+"""Tokens of a sample of documents (LCL)."""
+USUAL = "bert-base-uncased"
+_NO_LIMIT = 1 << 30
+
+
+@dataclass
+class Tally:
+    """How often each whole number was met."""
+
+    counts: Counter[int] = field(default_factory=Counter)
+
+    def add(self, values: Iterable[int]) -> None:
+        """Count some more."""
+        self.counts.update(values)
+
+    def join(self, other: Tally) -> None:
+        """Take over another one's counts."""
+        self.counts.update(other.counts)
+
+    @property
+    def number(self) -> int:
+        """Values counted."""
+        return self.counts.total()
+
+    @property
+    def mean(self) -> float:
+        """Their mean; 0 of none."""
+        return sum(value * n for value, n in self.counts.items()) / max(self.number, 1)
+
+    def quantile(self, share: float) -> int:
+        """The smallest value that at least this share of the values does not exceed; 0 of none."""
+        reached, wanted = 0, share * self.number
+        for value in sorted(self.counts):
+            reached += self.counts[value]
+            if reached >= wanted:
+                return value
+        return 0
+
+    def above(self, limit: int) -> float:
+        """Share of the values above a limit."""
+        return sum(n for value, n in self.counts.items() if value > limit) / max(self.number, 1)
+
+    def spread(self) -> dict[str, float]:
+        """Mean, least and most."""
+        return {"mean": self.mean, "min": min(self.counts, default=0), "max": max(self.counts, default=0)}
+
+    def lengths(self, *limits: int) -> dict[str, float]:
+        """Mean, median, 90 % quantile and most; the share above each limit."""
+        quantiles = {"mean": self.mean, "p50": self.quantile(0.5), "p90": self.quantile(0.9)}
+        above = {f"above_{limit}": self.above(limit) for limit in limits}
+        return {**quantiles, "max": max(self.counts, default=0), **above}
+
+
+@dataclass
+class TextCount:
+    """Lengths of some texts.
+
+    `tokens` are those that a text tower is given without a limit: words, [CLS], a [SEP] after each sub-caption; no
+    corners. `sub_captions` are the sentences that training draws from, `cleaned` those of the text as long-text
+    retrieval cleans it, by which LoTLIP's Table 1 counts.
+    """
+
+    tokens: Tally = field(default_factory=Tally)
+    words: Tally = field(default_factory=Tally)
+    characters: Tally = field(default_factory=Tally)
+    sub_captions: Tally = field(default_factory=Tally)
+    cleaned: Tally = field(default_factory=Tally)
+
+    def add(self, texts: list[str], tokenizer: TextTokenizer | None) -> list[int]:
+        """Count some texts; their tokens, which are also returned, where there is a tokenizer."""
+        tokens = [len(ids) for ids in tokenizer.encode_uncut(texts)] if tokenizer is not None else []
+        self.tokens.add(tokens)
+        self.words.add(len(text.split()) for text in texts)
+        self.characters.add(map(len, texts))
+        self.sub_captions.add(len(sub_captions(text)) for text in texts)
+        self.cleaned.add(len(sub_captions(clean(text))) for text in texts)
+        return tokens
+
+    def join(self, other: TextCount) -> None:
+        """Take over another one's counts."""
+        for name in vars(self):
+            getattr(self, name).join(getattr(other, name))
+
+    def as_json(self) -> dict[str, Any]:
+        """The numbers; tokens are null where they were not counted."""
+        return {
+            "texts": self.words.number,
+            "tokens": self.tokens.lengths(*LIMITS) if self.tokens.counts else None,
+            "words": self.words.spread(),
+            "characters": self.characters.spread(),
+            "sub_captions": self.sub_captions.spread(),
+            "sub_captions_cleaned": self.cleaned.spread(),
+        }
+
+
+@dataclass
+class Count:
+    """What some shards hold. Texts of pairs are kept by (role, source), those of documents under ("text", "")."""
+
+    rows: int = 0
+    width: Tally = field(default_factory=Tally)
+    height: Tally = field(default_factory=Tally)
+    unreadable: int = 0
+    texts: defaultdict[tuple[str, str], TextCount] = field(default_factory=lambda: defaultdict(TextCount))
+    images_each: Tally = field(default_factory=Tally)
+    texts_each: Tally = field(default_factory=Tally)
+    tokens_each: Tally = field(default_factory=Tally)
+
+    def join(self, other: Count) -> None:
+        """Take over another one's counts."""
+        self.rows += other.rows
+        self.unreadable += other.unreadable
+        for name in ("width", "height", "images_each", "texts_each", "tokens_each"):
+            getattr(self, name).join(getattr(other, name))
+        for key, texts in other.texts.items():
+            self.texts[key].join(texts)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """The counts of a data set, and the tokenizer's name (None: there was none)."""
+
+    folder: str
+    manifest: Manifest
+    tokenizer: str | None
+    count: Count
+
+    @property
+    def texts(self) -> list[tuple[str, str, TextCount]]:
+        """(role, source, lengths), roles together and a role's total (source "") after its sources where there are some."""
+        listed = []
+        for role in sorted({role for role, _ in self.count.texts}):
+            of_role = sorted((source, texts) for (its, source), texts in self.count.texts.items() if its == role)
+            listed += [(role, source, texts) for source, texts in of_role]
+            if len(of_role) > 1:
+                total = TextCount()
+                for _, texts in of_role:
+                    total.join(texts)
+                listed.append((role, "", total))
+        return listed
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, for a JSON file."""
+        count, kind = self.count, self.manifest.kind
+        return {
+            "folder": self.folder,
+            "name": self.manifest.name,
+            "kind": kind,
+            "content": self.manifest.content_hash,
+            "tokenizer": self.tokenizer,
+            "rows": count.rows,
+            "images": {
+                "number": count.width.number,
+                "unreadable": count.unreadable,
+                "width": count.width.spread(),
+                "height": count.height.spread(),
+            },
+            "texts": [{"role": role, "source": source, **texts.as_json()} for role, source, texts in self.texts],
+            "each_document": self.each_document,
+        }
+
+    @property
+    def each_document(self) -> dict[str, dict[str, float]]:
+        """Images, texts and (with a tokenizer) tokens a document; nothing for pairs."""
+        count = self.count
+        each = {"images": count.images_each.lengths(), "texts": count.texts_each.lengths()}
+        tokens = {"tokens": count.tokens_each.lengths(DOCUMENT)} if count.tokens_each.counts else {}
+        return {**each, **tokens} if self.manifest.kind == "documents" else {}
+
+    def text_table(self) -> tuple[list[str], list[list[str]]]:
+        """Header and rows for people: lengths by role and source, in tokens, or in words without a tokenizer."""
+        if self.tokenizer is None:
+            header = ["words", "most words", "characters", "most characters"]
+        else:
+            header = ["tokens", "median", "90 %", "most", *(f"> {limit}" for limit in LIMITS)]
+        rows = []
+        for role, source, texts in self.texts:
+            if self.tokenizer is None:
+                spreads = texts.words.spread(), texts.characters.spread()
+                cells = [cell for spread in spreads for cell in (f"{spread['mean']:.2f}", f"{spread['max']:,}")]
+            else:
+                tokens = texts.tokens
+                lengths = tokens.quantile(0.5), tokens.quantile(0.9), max(tokens.counts, default=0)
+                shares = [f"{tokens.above(limit):.1%}" for limit in LIMITS]
+                cells = [f"{tokens.mean:.2f}", *(f"{length:,}" for length in lengths), *shares]
+            sentences = f"{texts.sub_captions.mean:.2f}", f"{texts.cleaned.mean:.2f}"
+            rows.append([role, source or "all", f"{texts.words.number:,}", *cells, *sentences])
+        return ["role", "source", "texts", *header, "sub-captions", "cleaned"], rows
+
+
+def statistics(
+    folder: Location | str, tokenizer: str = "", progress: Progress | None = None, say: Callable[[str], None] = print
+) -> Statistics:
+    """Count a data set's rows, images and texts in parallel. Needs Ray to be started.
+
+    `tokenizer` is a name or folder; empty: the one kept beside the shards, else bert-base-uncased, else none, which is
+    said. Raises CornerstoneError for a wrong folder, a kind without texts, and a named tokenizer that cannot be had.
+    """
+    data = DataSet.open(folder)
+    if data.manifest.kind not in SCHEMAS:
+        raise CornerstoneError(f"{data.location} holds {data.manifest.kind}: statistics are of pairs or documents.")
+    name, text = _tokenizer(data.location, tokenizer, say)
+    look = partial(_look, location=data.location, kind=data.manifest.kind, tokenizer=text)
+    files = [shard.file for shard in data.manifest.shards]
+    total = Count()
+    for count in map_tasks(look, files, failed=f"Cannot read {data.location}:", progress=progress):
+        total.join(count)
+    return Statistics(str(data.location), data.manifest, name, total)
+
+
+def _tokenizer(folder: Location, wanted: str, say: Callable[[str], None]) -> tuple[str | None, str | None]:
+    """Its name and its text."""
+    if wanted:
+        return wanted, load_tokenizer(wanted)
+    if folder.join(TOKENIZER).exists():
+        return str(folder.join(TOKENIZER)), folder.join(TOKENIZER).read_text()
+    try:
+        return USUAL, load_tokenizer(USUAL)
+    except CornerstoneError as error:
+        say(f"Tokens are not counted, words and characters are. {error}")
+        return None, None
+
+
+def _look(file: str, location: Location, kind: str, tokenizer: str | None) -> Count:
+    """The counts of one shard, a row group in memory at a time."""
+    count = Count()
+    made = TextTokenizer(tokenizer, limit=_NO_LIMIT, corners=0) if tokenizer is not None else None
+    add = _add_pairs if kind == "pairs" else _add_documents
+    columns = ["width", "height", "captions"] if kind == "pairs" else ["segments"]
+    place = location.join(file)
+    try:
+        with place.open_input() as stream:
+            shard = pq.ParquetFile(stream)
+            for group in range(shard.num_row_groups):
+                add(count, shard.read_row_group(group, columns=columns), made)
+    except (OSError, pa.ArrowException) as error:
+        raise CornerstoneError(f"{place} is not readable ({error}); see `cornerstone data verify`.") from error
+    return count
+
+
+def _add_pairs(count: Count, rows: pa.Table, tokenizer: TextTokenizer | None) -> None:
+    count.rows += rows.num_rows
+    count.width.add(size for size in rows["width"].to_pylist() if size is not None)
+    count.height.add(size for size in rows["height"].to_pylist() if size is not None)
+    texts: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for captions in rows["captions"].to_pylist():
+        for caption in captions or []:
+            texts[caption["role"], caption["source"]].append(caption["text"] or "")
+    for key, listed in texts.items():
+        count.texts[key].add(listed, tokenizer)
+
+
+def _add_documents(count: Count, rows: pa.Table, tokenizer: TextTokenizer | None) -> None:
+    count.rows += rows.num_rows
+    for number in range(rows.num_rows):  # a document in memory at a time
+        segments = rows["segments"][number].as_py() or []
+        texts = [segment["text"] or "" for segment in segments if segment["kind"] == "text"]
+        sizes = list(_sizes(segment["image"] for segment in segments if segment["kind"] == "image"))
+        tokens = count.texts["text", ""].add(texts, tokenizer)
+        count.texts_each.add([len(texts)])
+        count.images_each.add([len(sizes)])
+        if tokenizer is not None:
+            count.tokens_each.add([sum(tokens)])
+        count.width.add(size[0] for size in sizes if size is not None)
+        count.height.add(size[1] for size in sizes if size is not None)
+        count.unreadable += sizes.count(None)
+
+
+def _sizes(images: Iterable[bytes]) -> Iterator[tuple[int, int] | None]:
+    for image in images:
+        try:
+            yield probe(image or b"")
+        except BadImage:
+            yield None
