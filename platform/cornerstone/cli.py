@@ -9,7 +9,7 @@ from typing import Any
 import tyro
 from rich.table import Table
 
-from cornerstone.commands.data import ImportCommand, ScenesCommand
+from cornerstone.commands.data import ImportCommand, MixCommand, ScenesCommand
 from cornerstone.commands.features import FeaturesCommand
 from cornerstone.commands.inspect import StatsCommand, VerifyCommand
 from cornerstone.commands.models import EvaluateCommand, TrainCommand
@@ -21,6 +21,7 @@ from cornerstone.recipes.options import parse
 COMMANDS: dict[tuple[str, ...], tuple[type[Any], str]] = {
     ("data", "scenes"): (ScenesCommand, "write the embedded data set as shards"),
     ("data", "import"): (ImportCommand, "bring other layouts into shards"),
+    ("data", "mix"): (MixCommand, "train on several data sets, each by its weight"),
     ("data", "verify"): (VerifyCommand, "check shards against their manifest"),
     ("data", "stats"): (StatsCommand, "rows, images, texts, tokens and sub-captions per text"),
     ("recaption",): (RecaptionCommand, "long captions by a vision-language model"),

@@ -19,7 +19,7 @@ def samples(tmp_path_factory, small_data, wordpiece) -> Samples:
     changes = {2: {"image": b"broken"}, 5: {"captions": ()}}
     folder = tmp_path_factory.mktemp("batches")
     small_data.write(folder, (small_data.pair(i, group=f"g{i % 2}", **changes.get(i, {})) for i in range(8)))
-    return Samples(str(folder), Pictures(Transform(SIZE)), Texts(wordpiece.read_text(), 64, corners=2))
+    return Samples((str(folder),), Pictures(Transform(SIZE)), Texts(wordpiece.read_text(), 64, corners=2))
 
 
 def block(samples, rows):

@@ -23,8 +23,8 @@ WORDS = ("one", "two", "three", "four", "five")
 CROP = Transform(SIZE, crop_scale=(0.5, 1.0))
 
 
-def open_samples(folder, wordpiece, limit=64, features="", width=0) -> Samples:
-    return Samples(folder, Pictures(CROP, features, width), Texts(wordpiece.read_text(), limit, corners=2))
+def open_samples(folder, wordpiece, limit=64, features=(), width=0) -> Samples:
+    return Samples((folder,), Pictures(CROP, features, width), Texts(wordpiece.read_text(), limit, corners=2))
 
 
 def training(samples: Samples, rows, epochs=0, **drawn):
@@ -240,7 +240,7 @@ def test_stored_features_stand_for_images(pairs_folder, wordpiece, tmp_path, mon
     monkeypatch.setattr(
         pq.ParquetFile, "read_row_group", lambda *a, **k: read.extend(k["columns"] or ()) or original(*a, **k)
     )
-    stored = open_samples(pairs_folder, wordpiece, features=store.uri, width=3)
+    stored = open_samples(pairs_folder, wordpiece, features=(store.uri,), width=3)
     training(stored, [0])
     assert read == ["captions", "label", "group"]  # image bytes are not touched
     online = open_samples(pairs_folder, wordpiece)

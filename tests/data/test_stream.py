@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cornerstone.data.images import Transform
+from cornerstone.data.mixture import Mixture
 from cornerstone.data.plan import MASKED, Plan
 from cornerstone.data.samples import Draws, Pictures, Texts, View
-from cornerstone.data.shards import DataSet
 from cornerstone.data.stream import EvaluationSource, Layout, Stream, StreamSpec, UnitMaker
 from cornerstone.errors import CornerstoneError
 
@@ -59,8 +59,8 @@ def spec(pairs_folder, wordpiece, tmp_path_factory, small_data) -> StreamSpec:
     """27 steps of 7 rows out of 50, two evaluation sets of 50 and 11 rows."""
     other = small_data.write(tmp_path_factory.mktemp("eval"), map(small_data.pair, range(60, 71)))
     return StreamSpec(
-        data=pairs_folder,
-        plan=Plan(DataSet.open(pairs_folder).manifest.row_groups, BATCH, seed=4),
+        data=(pairs_folder,),
+        plan=Plan(Mixture.open(pairs_folder).parts, BATCH, seed=4),
         draws=Draws(4, sub_captions=2),
         pictures=Pictures(Transform(8, crop_scale=(0.5, 1.0))),
         texts=Texts(wordpiece.read_text(), 32, corners=2),

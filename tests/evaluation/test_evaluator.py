@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from cornerstone.data.batches import EvaluationBatch
 from cornerstone.data.images import Transform
-from cornerstone.data.plan import Plan
+from cornerstone.data.plan import Part, Plan
 from cornerstone.data.records import Caption
 from cornerstone.data.samples import Draws, Pictures, Texts
 from cornerstone.data.stream import Layout, Stream, StreamSpec
@@ -64,8 +64,8 @@ def sets(tmp_path_factory, small_data, wordpiece):
 def layout(sets, wordpiece):
     """A run of one step that is evaluated."""
     spec = StreamSpec(
-        data=sets[0].source.data,
-        plan=Plan((4,) * 5 + (3,), 4, seed=0),
+        data=(sets[0].source.data,),
+        plan=Plan((Part(((4,) * 5 + (3,),)),), 4, seed=0),
         draws=Draws(0, 2),
         pictures=Pictures(Transform(SIZE)),
         texts=Texts(wordpiece.read_text(), 32, corners=2),

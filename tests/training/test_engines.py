@@ -19,7 +19,7 @@ import torch
 from cornerstone.data.features import feature_schema
 from cornerstone.data.images import Transform
 from cornerstone.data.manifest import Manifest
-from cornerstone.data.plan import Plan
+from cornerstone.data.plan import Part, Plan
 from cornerstone.data.records import Caption
 from cornerstone.data.samples import Draws, Pictures, Texts
 from cornerstone.data.shards import DataSet, write_features_shard
@@ -73,10 +73,10 @@ def given(tmp_path_factory, small_data, wordpiece) -> SimpleNamespace:
     )
     specs = {
         name: StreamSpec(
-            data=data.location.uri,
-            plan=Plan(data.manifest.row_groups, batch_size, seed=1),
+            data=(data.location.uri,),
+            plan=Plan((Part(tuple(shard.row_groups for shard in data.manifest.shards)),), batch_size, seed=1),
             draws=Draws(1, sub_captions=2),
-            pictures=Pictures(Transform(16, (1.0, 1.0)), store_of(folder / "store", data), WIDTH),
+            pictures=Pictures(Transform(16, (1.0, 1.0)), (store_of(folder / "store", data),), WIDTH),
             texts=Texts(wordpiece.read_text(), 32, corners=2),
             steps=STEPS + 1,
         )

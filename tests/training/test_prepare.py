@@ -151,7 +151,7 @@ def stored(recipe):
 def test_a_dry_run_computes_no_features(stored, tmp_path, monkeypatch):
     monkeypatch.setenv("CORNERSTONE_HOME", str(tmp_path))
     prepared = prepare(stored, quiet, features=False)
-    assert prepared.features == ""
+    assert prepared.features == ()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -176,20 +176,20 @@ def test_a_store_that_fits_is_used_and_one_of_another_tower_is_not(stored, pairs
     monkeypatch.setenv("CORNERSTONE_HOME", str(tmp_path))
     folder = write_store(stored, pairs_folder)
     prepared = prepare(stored.with_evaluation(sets=(pairs_folder,)), quiet, features=False)
-    assert prepared.features == folder.uri
+    assert prepared.features == (folder.uri,)
     assert {s.source.features for s in prepared.sets} == {folder.uri}
     batch = Stream.local(Layout(prepared.stream(), 1), 0, 0).training(0)
     assert batch.image is None
     assert torch.equal(batch.feature, torch.ones(8, WIDTH))
-    assert prepare(stored.with_image(size=64), quiet, features=False).features == ""
-    assert prepare(stored.with_data(feature_dtype="float32"), quiet, features=False).features == ""
+    assert prepare(stored.with_image(size=64), quiet, features=False).features == ()
+    assert prepare(stored.with_data(feature_dtype="float32"), quiet, features=False).features == ()
 
 
 def test_stores_that_are_named_are_used_or_refused(stored, pairs_folder, tmp_path, monkeypatch, small_data):
     monkeypatch.setenv("CORNERSTONE_HOME", str(tmp_path / "home"))
     named = write_store(stored, pairs_folder, Location.of(tmp_path / "mine"))
     prepared = prepare(stored.with_data(feature_stores=(named.uri,)), quiet, features=False)
-    assert prepared.features == named.uri
+    assert prepared.features == (named.uri,)
     assert prepared.recipe_hash == replace(prepared, recipe=stored).recipe_hash
     with pytest.raises(CornerstoneError, match=r"do not fit this run.* the transform: stored 'centre-32-bicubic'"):
         prepare(stored.with_image(size=64).with_data(feature_stores=(named.uri,)), quiet)

@@ -1,8 +1,9 @@
-"""`cornerstone data scenes` and `data import`: where shards come from."""
+"""`cornerstone data scenes`, `data import` and `data mix`: where data sets come from."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
 import tyro
@@ -91,3 +92,34 @@ class ImportCommand:
         if report.quarantined:
             reasons = ", ".join(f"{count:,} × {reason}" for reason, count in report.reasons.items())
             say(f"{report.quarantined:,} left out: {reasons}; see {self.out}/quarantine.jsonl")
+
+
+@dataclass(frozen=True)
+class MixCommand:
+    """Mix data sets: each is passed over as often as its weight says, and no row is copied."""
+
+    data: tyro.conf.Positional[tuple[str, ...]]
+    """DIR=WEIGHT for each data set: 1 for one pass an epoch, 2 for two, 0.5 for half of one. Mixtures may be mixed."""
+    out: str
+    """A new folder or URI; it will hold a manifest alone."""
+    name: str = ""
+    """The mixture's name; by default the folder's."""
+
+    def run(self) -> None:
+        """Check the members, write the manifest, and say what an epoch holds."""
+        from cornerstone.data.mixture import write_mixture
+        from cornerstone.data.storage import absolute
+
+        weighted = []
+        for given in self.data:
+            folder, separator, weight = given.rpartition("=")
+            if not separator or "/" in weight:
+                raise CornerstoneError(f"{given!r}: expected DIR=WEIGHT, as in data/cc3m=1.")
+            weighted.append((absolute(folder), weight))
+        manifest = write_mixture(self.out, weighted, self.name)
+        kind = manifest.members[0].kind
+        total = sum(member.rows * float(Fraction(member.weight)) for member in manifest.members)
+        for member in manifest.members:
+            share = member.rows * float(Fraction(member.weight)) / total
+            say(f"{share:6.1%}  {member.rows:,} {kind} × {member.weight}  {member.data}")
+        say(f"{manifest.name}: {total:,.0f} {kind} an epoch in {self.out} (content {manifest.content_hash})")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from cornerstone.data.storage import Location
@@ -12,7 +13,7 @@ from cornerstone.errors import CornerstoneError, did_you_mean
 
 FILE = "manifest.json"
 VERSION = 1
-Kind = Literal["pairs", "documents", "features"]
+Kind = Literal["pairs", "documents", "features", "mixture"]
 TASKS = ("retrieval", "classification", "lookalike")
 
 
@@ -32,13 +33,24 @@ class Shard:
 
 
 @dataclass(frozen=True)
+class Member:
+    """A data set of a mixture: where it lies, what it held when it was mixed, how often it is repeated (`2`, `0.5`)."""
+
+    data: str
+    weight: str
+    kind: Kind
+    rows: int
+    content: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """A finished data set.
 
     `name` is also the evaluation set's default name. `classes` are indexed by the rows' labels; each of `prompts` holds
     `{}` where the class name goes. `tasks` says what an evaluation set is for, `pool` in how many images at a time
     retrieval is judged (None: over the whole set). `source` says where the rows came from; `keys` is what a feature
-    store was computed from.
+    store was computed from. A mixture has no shards of its own but `members`.
     """
 
     kind: Kind
@@ -50,27 +62,33 @@ class Manifest:
     pool: int | None = None
     source: dict[str, Any] = field(default_factory=dict)
     keys: dict[str, Any] = field(default_factory=dict)
+    members: tuple[Member, ...] = ()
     version: int = VERSION
 
-    @property
+    @cached_property
     def rows(self) -> int:
-        """Rows in all shards."""
-        return sum(shard.rows for shard in self.shards)
+        """Rows in all shards, or of all members."""
+        return sum(shard.rows for shard in self.shards) + sum(member.rows for member in self.members)
 
     @property
     def row_groups(self) -> tuple[int, ...]:
         """Rows of every row group, over the shards in their order: the units that an epoch shuffles."""
         return tuple(rows for shard in self.shards for rows in shard.row_groups)
 
-    @property
+    @cached_property
     def content_hash(self) -> str:
         """A digest of what the rows hold, in order: the shards' hashes, class names and prompts; no name, no path."""
-        content = [[s.sha256 for s in self.shards], self.classes, self.prompts]
+        content: list[Any] = [[s.sha256 for s in self.shards], self.classes, self.prompts]
+        if self.members:
+            content.append([[member.content, member.weight] for member in self.members])
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     def write(self, folder: Location) -> None:
         """Finish the folder. Called once, after the last shard is closed."""
-        folder.join(FILE).write_text(json.dumps(asdict(self), indent=1) + "\n")
+        fields = asdict(self)
+        shards = ",\n".join(json.dumps(shard) for shard in fields.pop("shards"))
+        rest = json.dumps(fields, indent=1)
+        folder.join(FILE).write_text(f'{rest[:-2]},\n "shards": [\n{shards}\n]}}\n')
 
     @staticmethod
     def read(folder: Location | str, kind: Kind | None = None) -> Manifest:
@@ -87,9 +105,10 @@ class Manifest:
             version = int(fields["version"])
             if version > VERSION:  # before the fields, which may be others by then
                 raise CornerstoneError(f"{path} has version {version}, newer than {VERSION}: update Cornerstone.")
-            shards = tuple(Shard(**{**s, "row_groups": tuple(s["row_groups"])}) for s in fields.pop("shards"))
+            shards = _shards(fields.pop("shards"))
+            members = tuple(Member(**member) for member in fields.pop("members", ()))
             lists = {k: tuple(fields[k]) for k in ("classes", "prompts", "tasks")}
-            manifest = Manifest(shards=shards, **{**fields, **lists})
+            manifest = Manifest(shards=shards, members=members, **{**fields, **lists})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CornerstoneError(
                 f"{path} is not a Cornerstone manifest ({error}). Write the data set again with `cornerstone data import`."
@@ -106,6 +125,15 @@ class Manifest:
     def named(self, name: str) -> Manifest:
         """The same data set under another name."""
         return replace(self, name=name)
+
+
+def _shards(listed: list[dict[str, Any]]) -> tuple[Shard, ...]:
+    """The shards; those with the same row groups share one tuple of them, so that a billion rows fit a small memory."""
+    known: dict[tuple[int, ...], tuple[int, ...]] = {}
+    groups = (tuple(shard["row_groups"]) for shard in listed)
+    return tuple(
+        Shard(**{**shard, "row_groups": known.setdefault(own, own)}) for shard, own in zip(listed, groups, strict=True)
+    )
 
 
 def _why_no_manifest(folder: Location) -> str:

@@ -17,8 +17,9 @@ import pyarrow as pa
 
 from cornerstone.data import draws
 from cornerstone.data.images import BadImage, Transform
+from cornerstone.data.mixture import MixtureReader
 from cornerstone.data.plan import MASKED
-from cornerstone.data.shards import DataSet, Reader
+from cornerstone.data.shards import DataSet
 from cornerstone.data.texts import TextTokenizer, sub_captions
 
 Ints = npt.NDArray[np.int64]
@@ -40,12 +41,12 @@ class Texts:
 
 @dataclass(frozen=True)
 class Pictures:
-    """How an image becomes numbers: by the transform (evaluation: its central crop), or as a vector of the feature store
-    at `features`.
+    """How an image becomes numbers: by the transform (evaluation: its central crop), or as a vector of the feature stores
+    at `features`, one for each data set.
     """
 
     transform: Transform
-    features: str = ""
+    features: tuple[str, ...] = ()
     width: int = 0
     """Length of a stored feature."""
 
@@ -90,15 +91,15 @@ def schema(pictures: Pictures) -> pa.Schema:
 
 
 class Samples:
-    """Reads samples of one data set."""
+    """Reads samples of one data set, or of several whose rows are counted one after another."""
 
-    def __init__(self, data: str, pictures: Pictures, texts: Texts) -> None:
+    def __init__(self, data: tuple[str, ...], pictures: Pictures, texts: Texts) -> None:
         self.pictures, self.tokenizer = pictures, texts.build()
         self.schema = schema(pictures)
         stored = bool(pictures.features)
         columns = ["captions", "label", "group"] + ([] if stored else ["image"])
-        self.rows = Reader(DataSet.open(data, "pairs"), columns)
-        self.vectors = Reader(DataSet.open(pictures.features, "features")) if stored else None
+        self.rows = MixtureReader([DataSet.open(folder, "pairs") for folder in data], columns)
+        self.vectors = MixtureReader([DataSet.open(store, "features") for store in pictures.features])
 
     def training(self, step: Ints, rows: Ints, epochs: Ints, drawn: Draws) -> pa.Table:
         """Samples of the plan's places, each with its drawn raw text and k sub-captions of a drawn long caption."""
@@ -174,7 +175,7 @@ class Samples:
         seed: int | None,
     ) -> npt.NDArray[Any]:
         """Images (n, 3·S·S) uint8 or features (n, W) float32; zeros where there is none, and then the row is invalid."""
-        if self.vectors is not None:
+        if self.pictures.features:
             vectors = self.vectors.take(rows[places])
             out = np.zeros((len(rows), self.pictures.width), dtype=np.float32)
             out[places] = _vectors(vectors["feature"], self.pictures.width)

@@ -193,8 +193,8 @@ class Reader:
     def __init__(self, data: DataSet, columns: Sequence[str] | None = None, keep_groups: int = 8) -> None:
         self.data, self.columns, self.keep_groups = data, list(columns) if columns else None, keep_groups
         shards = data.manifest.shards
-        self._place = [(s, g) for s, shard in enumerate(shards) for g in range(len(shard.row_groups))]
-        self._ends = np.cumsum(data.manifest.row_groups)
+        self._ends = np.cumsum(np.fromiter((shard.rows for shard in shards), np.int64, len(shards)))
+        self._group_ends = np.cumsum(np.fromiter((len(shard.row_groups) for shard in shards), np.int64, len(shards)))
         self._files: dict[int, pq.ParquetFile] = {}
         self._groups: dict[int, pa.Table] = {}
 
@@ -202,22 +202,36 @@ class Reader:
         """The rows in the order asked for, as one table; none where none is asked for."""
         if len(rows) == 0:
             return self.group(0).slice(0, 0)
-        groups = np.searchsorted(self._ends, rows, side="right")
+        groups, within = self._places(rows)
         parts, order = [], []
         for group in dict.fromkeys(groups.tolist()):
             places = np.flatnonzero(groups == group)
-            start = self._ends[group - 1] if group else 0
-            parts.append(self.group(group).take(pa.array(rows[places] - start)))
+            parts.append(self.group(group).take(pa.array(within[places])))
             order.append(places)
         table = pa.concat_tables(parts)
         return table.take(pa.array(np.argsort(np.concatenate(order), kind="stable")))
+
+    def _places(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The row group of each row, and its place in it: from the row groups of the shards that are touched alone."""
+        shards = np.searchsorted(self._ends, rows, side="right")
+        groups, within = np.empty_like(rows), np.empty_like(rows)
+        for shard in np.unique(shards).tolist():
+            chosen = shards == shard
+            described = self.data.manifest.shards[shard]
+            ends = np.cumsum(described.row_groups)
+            local = rows[chosen] - (self._ends[shard] - described.rows)
+            inside = np.searchsorted(ends, local, side="right")
+            groups[chosen] = self._group_ends[shard] - len(ends) + inside
+            within[chosen] = local - (ends - described.row_groups)[inside]
+        return groups, within
 
     def group(self, group: int) -> pa.Table:
         """One row group, counted over all shards."""
         if group not in self._groups:
             while len(self._groups) >= self.keep_groups:
                 del self._groups[next(iter(self._groups))]
-            shard, index = self._place[group]
+            shard = int(np.searchsorted(self._group_ends, group, side="right"))
+            index = group - int(self._group_ends[shard]) + len(self.data.manifest.shards[shard].row_groups)
             try:
                 self._groups[group] = self._file(shard).read_row_group(index, columns=self.columns)
             except (OSError, pa.ArrowInvalid) as error:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,9 +42,9 @@ class EvaluationSource:
 
 @dataclass(frozen=True)
 class StreamSpec:
-    """All that an actor needs to make any unit of a run; it travels to the actors once."""
+    """All that an actor needs to make any unit of a run; it travels to the actors once. `data` is the folders of rows."""
 
-    data: str
+    data: tuple[str, ...]
     plan: Plan
     draws: Draws
     pictures: Pictures
@@ -130,9 +130,10 @@ class UnitMaker:
     def _samples(self, index: int) -> Samples:
         if index not in self._open:
             source = self.spec.evaluations[index] if index >= 0 else None
-            features = source.features if source else self.spec.pictures.features
-            pictures = Pictures(self.spec.pictures.transform, features, self.spec.pictures.width)
-            self._open[index] = Samples(source.data if source else self.spec.data, pictures, self.spec.texts)
+            data, pictures = self.spec.data, self.spec.pictures
+            if source:
+                data, pictures = (source.data,), replace(pictures, features=(source.features,) * bool(source.features))
+            self._open[index] = Samples(data, pictures, self.spec.texts)
         return self._open[index]
 
     def make(self, unit: dict[str, int]) -> pa.Table:

@@ -31,7 +31,7 @@ def evaluate_model(
 
     def batches() -> Iterator[EvaluationBatch]:
         for index, judged in enumerate(sets):
-            samples = Samples(judged.source.data, pictures, texts)
+            samples = Samples((judged.source.data,), pictures, texts)
             for first in track(range(0, judged.source.rows, ROWS_AT_ONCE), judged.name):
                 rows = np.arange(first, min(first + ROWS_AT_ONCE, judged.source.rows))
                 yield evaluation_batch(samples.evaluation(0, index, rows, judged.source.view))

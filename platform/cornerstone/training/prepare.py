@@ -13,9 +13,10 @@ from typing import Any
 from cornerstone.data.features import FeatureKeys, check_store
 from cornerstone.data.images import Transform
 from cornerstone.data.manifest import FILE as MANIFEST
+from cornerstone.data.mixture import Mixture
 from cornerstone.data.plan import Plan
 from cornerstone.data.samples import Draws, Pictures, Texts
-from cornerstone.data.shards import DataSet
+from cornerstone.data.shards import DataSet, Reader
 from cornerstone.data.storage import Location, absolute
 from cornerstone.data.stream import StreamSpec
 from cornerstone.data.texts import TextTokenizer, load_tokenizer
@@ -38,15 +39,15 @@ class Prepared:
     """With absolute paths, and the embedded data's where it names none."""
     given: Recipe
     """As it was written."""
-    data: DataSet
+    data: Mixture
     tokenizer: str
     """The text of a `tokenizer.json`."""
     vocabulary: int
     image_width: int
     sets: tuple[EvaluationSet, ...]
     content: dict[str, str]
-    features: str = ""
-    """The training data's feature store; empty where the tower runs online."""
+    features: tuple[str, ...] = ()
+    """A feature store for each training data set; none where the tower runs online."""
 
     @property
     def recipe_hash(self) -> str:
@@ -75,7 +76,7 @@ class Prepared:
         return Transform(self.recipe.method.image.size, self.recipe.data.crop_scale)
 
     def described(self) -> dict[str, Any]:
-        """The data set, as a record names it."""
+        """The data set or mixture, as a record names it."""
         manifest = self.data.manifest
         return {
             "name": manifest.name,
@@ -88,10 +89,8 @@ class Prepared:
         """What the decode actors need."""
         recipe = self.recipe
         return StreamSpec(
-            data=self.data.location.uri,
-            plan=Plan(
-                self.data.manifest.row_groups, recipe.optimization.batch_size, recipe.seed, recipe.data.limit_rows
-            ),
+            data=self.data.folders,
+            plan=Plan(self.data.parts, recipe.optimization.batch_size, recipe.seed, recipe.data.limit_rows),
             draws=Draws(recipe.seed, recipe.data.sub_captions, recipe.data.captioners),
             pictures=Pictures(self.transform, self.features, self.image_width),
             texts=self.texts,
@@ -107,7 +106,7 @@ def prepare(recipe: Recipe, say: Say = print, *, features: bool = True) -> Prepa
     `features=False` leaves stored features that are not there uncomputed (a dry run): the tower then runs online.
     """
     given, recipe = recipe, _with_scenes(recipe, say)
-    data = DataSet.open(recipe.data.train, "pairs")
+    data = Mixture.open(recipe.data.train)
     _check_captioners(recipe, data)
     tokenizer = _tokenizer(recipe, data)
     sets = open_sets(recipe.evaluation.sets)
@@ -148,7 +147,7 @@ def with_features(prepared: Prepared, tower_hash: str, say: Say, *, compute: boo
     from cornerstone.training.features import FeatureJob, write_features
 
     recipe, transform = prepared.recipe, replace(prepared.transform, train=False)
-    sources = [prepared.data, *(DataSet.open(s.source.data) for s in prepared.sets)]
+    sources = [*prepared.data.sets, *(DataSet.open(s.source.data) for s in prepared.sets)]
     given = {store.manifest.keys.get("data"): store for store in map(_open_store, recipe.data.feature_stores)}
     jobs = []
     for data in sources:
@@ -170,12 +169,13 @@ def with_features(prepared: Prepared, tower_hash: str, say: Say, *, compute: boo
             f"features: {images:,} images of {len(missing)} data sets through the locked tower, once for all trials",
         ):
             write_features(list(missing.values()), recipe.method.image, transform, width=prepared.image_width)
-    train, *others = (check_store(job.out, job.keys).location.uri for job in jobs)
+    stores = [check_store(job.out, job.keys).location.uri for job in jobs]
+    count = len(prepared.data.sets)
     sets = tuple(
         replace(judged, source=replace(judged.source, features=store))
-        for judged, store in zip(prepared.sets, others, strict=True)
+        for judged, store in zip(prepared.sets, stores[count:], strict=True)
     )
-    return replace(prepared, features=train, sets=sets)
+    return replace(prepared, features=tuple(stores[:count]), sets=sets)
 
 
 def _open_store(folder: str) -> DataSet:
@@ -235,7 +235,7 @@ def _absolute_set(argument: str) -> str:
     return f"{name}={folder}" if name else folder
 
 
-def _tokenizer(recipe: Recipe, data: DataSet) -> str:
+def _tokenizer(recipe: Recipe, data: Mixture) -> str:
     if recipe.data.tokenizer:
         return load_tokenizer(recipe.data.tokenizer)
     beside = data.location.join(TOKENIZER)
@@ -248,13 +248,12 @@ def _tokenizer(recipe: Recipe, data: DataSet) -> str:
     )
 
 
-def _check_captioners(recipe: Recipe, data: DataSet) -> None:
-    from cornerstone.data.shards import Reader
-
+def _check_captioners(recipe: Recipe, data: Mixture) -> None:
     if not recipe.data.captioners:
         return
-    table = Reader(data, ["captions"]).group(0)
-    sources = {c["source"] for row in table["captions"].to_pylist() for c in row or [] if c["role"] == "long"}
+    tables = [Reader(one, ["captions"]).group(0) for one in data.sets]
+    captions = (c for table in tables for row in table["captions"].to_pylist() for c in row or [])
+    sources = {caption["source"] for caption in captions if caption["role"] == "long"}
     unknown = [name for name in recipe.data.captioners if name not in sources]
     if unknown:
         raise CornerstoneError(

@@ -1,0 +1,147 @@
+"""Data sets that are trained on together, each with its weight. One data set is a mixture of one.
+
+A mixture is a folder with a manifest alone: it names its members and what they held when they were mixed, and holds no row
+itself. A weight of 2 passes over its member twice while another one of weight 1 is passed over once; 0.5 passes over half
+of it. Members that are mixtures themselves are resolved, their weights multiplied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from cornerstone.data.manifest import Kind, Manifest, Member
+from cornerstone.data.plan import Part
+from cornerstone.data.shards import DataSet, Reader, refuse_existing
+from cornerstone.data.storage import Location
+from cornerstone.errors import CornerstoneError
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """An opened data set or mixture: its folder and manifest, and the data sets with rows behind it."""
+
+    location: Location
+    manifest: Manifest
+    sets: tuple[DataSet, ...]
+    weights: tuple[Fraction, ...]
+
+    @staticmethod
+    def open(folder: Location | str, kind: Kind = "pairs") -> Mixture:
+        """Open a folder of shards, or a mixture of such folders.
+
+        Raises CornerstoneError as `Manifest.read` does, and where a member holds another kind or was changed since.
+        """
+        location = Location.of(folder)
+        manifest = Manifest.read(location)
+        if manifest.kind != "mixture":
+            return Mixture(location, manifest, (DataSet.open(location, kind),), (Fraction(1),))
+        opened = [(Mixture.open(member.data, kind), member) for member in manifest.members]
+        for found, member in opened:
+            if found.manifest.content_hash != member.content:
+                raise CornerstoneError(
+                    f"{member.data} has changed since {location} was mixed (content {member.content}, now "
+                    f"{found.manifest.content_hash}): mix it again with `cornerstone data mix`."
+                )
+        weights = [Fraction(member.weight) * inner for found, member in opened for inner in found.weights]
+        return Mixture(location, manifest, tuple(s for found, _ in opened for s in found.sets), tuple(weights))
+
+    def __len__(self) -> int:
+        return sum(map(len, self.sets))
+
+    @property
+    def name(self) -> str:
+        """The data set's or the mixture's own name."""
+        return self.manifest.name
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What the plan needs of each data set."""
+        groups = (tuple(shard.row_groups for shard in data.manifest.shards) for data in self.sets)
+        return tuple(Part(shards, weight) for shards, weight in zip(groups, self.weights, strict=True))
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Where the rows lie, in the order of their ids."""
+        return tuple(data.location.uri for data in self.sets)
+
+
+class MixtureReader:
+    """Rows of several data sets by id: the place in a data set, after all rows of those before it."""
+
+    def __init__(self, sets: Sequence[DataSet], columns: Sequence[str] | None = None) -> None:
+        self._sets = sets
+        self._open: Callable[[DataSet], Reader] = lambda data: Reader(data, columns)
+        self._readers: dict[int, Reader] = {}
+
+    @cached_property
+    def _ends(self) -> npt.NDArray[np.int64]:
+        return np.cumsum([len(data) for data in self._sets])
+
+    def _reader(self, part: int) -> Reader:
+        if part not in self._readers:
+            self._readers[part] = self._open(self._sets[part])
+        return self._readers[part]
+
+    def take(self, rows: npt.NDArray[np.int64]) -> pa.Table:
+        """The rows in the order asked for, as one table; none where none is asked for."""
+        parts = np.searchsorted(self._ends, rows, side="right")
+        asked = np.unique(parts).tolist()
+        if len(asked) < 2:
+            part = asked[0] if asked else 0
+            return self._reader(part).take(rows - self._first(part))
+        tables = [self._reader(part).take(rows[parts == part] - self._first(part)) for part in asked]
+        order = np.concatenate([np.flatnonzero(parts == part) for part in asked])
+        return pa.concat_tables(tables).take(pa.array(np.argsort(order, kind="stable")))
+
+    def _first(self, part: int) -> int:
+        return int(self._ends[part]) - len(self._sets[part])
+
+
+def write_mixture(folder: Location | str, weighted: Sequence[tuple[str, str]], name: str = "") -> Manifest:
+    """Mix data sets, given as (folder, weight), into a new folder.
+
+    Raises CornerstoneError for a weight that is no positive number, one folder given twice, members of different kinds or
+    classes, and a folder that holds a data set already.
+    """
+    out = Location.of(folder)
+    refuse_existing(out)
+    located = [(Location.of(data), _weight(data, weight)) for data, weight in weighted]
+    if twice := {place.uri for place, _ in located if [p.uri for p, _ in located].count(place.uri) > 1}:
+        raise CornerstoneError(f"{twice.pop()} is named twice: name it once, with the sum of its weights.")
+    manifests = [Manifest.read(place) for place, _ in located]
+    kinds = {m.members[0].kind if m.kind == "mixture" else m.kind for m in manifests}
+    if len(kinds) > 1 or not kinds <= {"pairs", "documents"}:
+        raise CornerstoneError(f"A mixture is of pairs or of documents, not of {' and '.join(sorted(kinds))}.")
+    kind = kinds.pop()
+    for place, _ in located:
+        Mixture.open(place, kind)  # a member of a member that was moved or changed is told now
+    members = tuple(
+        Member(place.uri, weight, kind, manifest.rows, manifest.content_hash)
+        for (place, weight), manifest in zip(located, manifests, strict=True)
+    )
+    manifest = Manifest(
+        "mixture",
+        name or out.uri.rstrip("/").rpartition("/")[2],
+        (),
+        source={"format": "mixture"},
+        members=members,
+    )
+    manifest.write(out)
+    return manifest
+
+
+def _weight(data: str, weight: str) -> str:
+    try:
+        value = Fraction(weight)
+    except (ValueError, ZeroDivisionError):
+        value = Fraction(0)
+    if value <= 0:
+        raise CornerstoneError(f"{data}={weight}: expected a weight above 0, as in {data}=2 or {data}=0.5.")
+    return str(value)
