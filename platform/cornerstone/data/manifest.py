@@ -13,7 +13,7 @@ from cornerstone.errors import CornerstoneError, did_you_mean
 
 FILE = "manifest.json"
 VERSION = 1
-Kind = Literal["pairs", "documents", "features", "mixture"]
+Kind = Literal["pairs", "documents", "features", "mixture", "packing"]
 TASKS = ("retrieval", "classification", "lookalike")
 
 
