@@ -13,6 +13,7 @@ from cornerstone.commands.data import ImportCommand, MixCommand, ScenesCommand
 from cornerstone.commands.features import FeaturesCommand
 from cornerstone.commands.inspect import StatsCommand, VerifyCommand
 from cornerstone.commands.models import EvaluateCommand, TrainCommand
+from cornerstone.commands.pack import PackCommand
 from cornerstone.commands.recaption import RecaptionCommand
 from cornerstone.commands.terminal import console
 from cornerstone.errors import CornerstoneError, did_you_mean
@@ -22,6 +23,7 @@ COMMANDS: dict[tuple[str, ...], tuple[type[Any], str]] = {
     ("data", "scenes"): (ScenesCommand, "write the embedded data set as shards"),
     ("data", "import"): (ImportCommand, "bring other layouts into shards"),
     ("data", "mix"): (MixCommand, "train on several data sets, each by its weight"),
+    ("data", "pack"): (PackCommand, "documents into sequences of a fixed number of tokens"),
     ("data", "verify"): (VerifyCommand, "check shards against their manifest"),
     ("data", "stats"): (StatsCommand, "rows, images, texts, tokens and sub-captions per text"),
     ("recaption",): (RecaptionCommand, "long captions by a vision-language model"),
