@@ -20,7 +20,8 @@ import torch
 from rich.console import Console
 
 from cornerstone.data.batches import Batch
-from cornerstone.data.stream import Layout, Stream
+from cornerstone.data.layout import Layout
+from cornerstone.data.stream import Stream
 from cornerstone.recipes import Placement, preset
 from cornerstone.recipes.options import RunOptions
 from cornerstone.tracking.journal import read_journal

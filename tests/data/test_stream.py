@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cornerstone.data.images import Transform
+from cornerstone.data.layout import EvaluationSource, Layout, StreamSpec
 from cornerstone.data.mixture import Mixture
 from cornerstone.data.plan import MASKED, Plan
 from cornerstone.data.samples import Draws, Pictures, Texts, View
-from cornerstone.data.stream import EvaluationSource, Layout, Stream, StreamSpec, UnitMaker
+from cornerstone.data.stream import Stream, UnitMaker
 from cornerstone.errors import CornerstoneError
 
 STEPS, EVERY, BATCH = 27, 18, 7
@@ -163,7 +164,8 @@ def test_no_step_is_left(spec):
     """A run that was cut off after its last checkpoint has an empty stream, which is still a stream."""
     for workers in (1, 2):
         layout = Layout(spec, workers)
-        (*units,) = layout.units(STEPS)
+        assert layout.segments(STEPS) == [(STEPS, STEPS)]
+        (units,) = layout.rounds(STEPS, STEPS)
         assert len(units) == workers
         assert UnitMaker(layout).make(units[0]).num_rows == layout.unit_rows
 
@@ -181,7 +183,9 @@ def test_units_of_any_run(spec, steps, every, workers, start, batch, sizes):
     sets = tuple(EvaluationSource(f"{i}", "", rows, View("raw")) for i, rows in enumerate(sizes))
     spec = replace(spec, steps=steps, every=every, plan=replace(spec.plan, batch_size=batch), evaluations=sets)
     layout, start = Layout(spec, workers), min(start, steps - 1)
-    units = layout.units(start)
+    segments = layout.segments(start)
+    assert [first for first, _ in segments] == [start, *(stop for _, stop in segments[:-1])]
+    units = [unit for segment in segments for units in layout.rounds(*segment) for unit in units]
     assert [unit["worker"] for unit in units] == list(range(workers)) * (len(units) // workers)
     mine = [unit for unit in units if unit["worker"] == workers - 1]
     trained = [step for unit in mine if unit["set"] < 0 for step in range(unit["step"], unit["stop"])]

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 
 from cornerstone.data.batches import EvaluationBatch
 from cornerstone.data.images import Transform
+from cornerstone.data.layout import Layout, StreamSpec
 from cornerstone.data.plan import Part, Plan
 from cornerstone.data.records import Caption
 from cornerstone.data.samples import Draws, Pictures, Texts
-from cornerstone.data.stream import Layout, Stream, StreamSpec
+from cornerstone.data.stream import Stream
 from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation import evaluator
 from cornerstone.evaluation.classification import class_features

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from cornerstone.data.layout import EvaluationSource
 from cornerstone.data.samples import View
-from cornerstone.data.stream import EvaluationSource
 from cornerstone.evaluation.sets import EvaluationSet
 from cornerstone.recipes import preset
 from cornerstone.sweeps import Point, Sweep

@@ -18,13 +18,14 @@ import torch
 
 from cornerstone.data.features import feature_schema
 from cornerstone.data.images import Transform
+from cornerstone.data.layout import Layout, StreamSpec
 from cornerstone.data.manifest import Manifest
 from cornerstone.data.plan import Part, Plan
 from cornerstone.data.records import Caption
 from cornerstone.data.samples import Draws, Pictures, Texts
 from cornerstone.data.shards import DataSet, write_features_shard
 from cornerstone.data.storage import Location
-from cornerstone.data.stream import Layout, Stream, StreamSpec
+from cornerstone.data.stream import Stream
 from cornerstone.recipes import ImageTower, LotlipConfig, TextTower
 from cornerstone.recipes.recipe import Optimization
 from cornerstone.training.engine import PlainEngine

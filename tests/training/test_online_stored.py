@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from cornerstone.data.features import FeatureKeys, check_store
+from cornerstone.data.layout import Layout
 from cornerstone.data.manifest import Manifest
-from cornerstone.data.stream import Layout, Stream
+from cornerstone.data.stream import Stream
 from cornerstone.errors import CornerstoneError
 from cornerstone.recipes import Data, ImageTower, LotlipConfig, Optimization, Recipe, TextTower
 from cornerstone.training.build import build_method, build_tower

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from cornerstone.data.features import FeatureKeys, feature_schema
+from cornerstone.data.layout import Layout
 from cornerstone.data.manifest import Manifest
 from cornerstone.data.samples import View
 from cornerstone.data.shards import DataSet, write_features_shard
 from cornerstone.data.storage import Location
-from cornerstone.data.stream import Layout, Stream
+from cornerstone.data.stream import Stream
 from cornerstone.errors import CornerstoneError
 from cornerstone.home import home
 from cornerstone.recipes import preset

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from cornerstone.data.stream import Layout, Stream, StreamSpec
+from cornerstone.data.layout import Layout, StreamSpec
+from cornerstone.data.stream import Stream
 from cornerstone.errors import CornerstoneError
 from cornerstone.models.lotlip import Lotlip
 from cornerstone.recipes import LotlipConfig

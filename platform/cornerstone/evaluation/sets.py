@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from cornerstone.data.layout import EvaluationSource
 from cornerstone.data.manifest import Manifest
 from cornerstone.data.samples import View
 from cornerstone.data.shards import DataSet, Reader
 from cornerstone.data.storage import absolute
-from cornerstone.data.stream import EvaluationSource
 from cornerstone.errors import CornerstoneError
 from cornerstone.recipes.recipe import digest
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import torch
 
 from cornerstone.data.batches import Batch
-from cornerstone.data.stream import Layout, Stream
+from cornerstone.data.layout import Layout
+from cornerstone.data.stream import Stream
 from cornerstone.home import home
 from cornerstone.recipes.placement import Placement
 from cornerstone.recipes.recipe import Recipe

@@ -6,12 +6,24 @@ import uuid
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from cornerstone.data.layout import Layout
 from cornerstone.data.storage import Location
-from cornerstone.data.stream import Layout
 from cornerstone.home import home
 from cornerstone.recipes.placement import Placement
 from cornerstone.recipes.recipe import Recipe
 from cornerstone.training.prepare import Prepared
+
+_CHECKPOINT = "step-"
+
+
+def checkpoint_name(steps: int) -> str:
+    """The folder of the checkpoint after so many steps."""
+    return f"{_CHECKPOINT}{steps:09d}"
+
+
+def steps_done(name: str) -> int:
+    """Steps done by the checkpoint in a folder of this name."""
+    return int(name.removeprefix(_CHECKPOINT))
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from cornerstone.data.storage import Location
-from cornerstone.data.stream import ray_dataset
 from cornerstone.errors import CornerstoneError, RunStopped
-from cornerstone.training.job import Job
+from cornerstone.training.job import Job, steps_done
 
 Tell = Callable[[dict[str, Any]], None]
 SNAPSHOT = "checkpoint_manager_snapshot.json"
@@ -38,7 +38,7 @@ def latest_step(job: Job) -> int:
     if not snapshot.exists():
         return 0
     latest = json.loads(snapshot.read_text()).get("latest_checkpoint_result")
-    return int(latest["checkpoint_dir_name"].removeprefix("step-")) if latest else 0
+    return steps_done(latest["checkpoint_dir_name"]) if latest else 0
 
 
 def launch(job: Job, tell: Tell) -> Outcome:
@@ -51,15 +51,17 @@ def launch(job: Job, tell: Tell) -> Outcome:
     from ray.data import ExecutionOptions
     from ray.train.torch import TorchTrainer
 
-    placement, best = job.placement, job.recipe.evaluation.best or None
+    from cornerstone.data.execution import ray_datasets
 
-    def stream() -> Any:  # called in the controller at every start of the workers: this is where a resumed step enters
-        return ray_dataset(job.layout(), latest_step(job), placement.decode_actors, placement.cpus_per_decode_actor)
+    placement, best = job.placement, job.recipe.evaluation.best or None
 
     trainer = TorchTrainer(
         _worker,  # type: ignore[arg-type]  # Ray's annotation forgets that a worker may return something
         train_loop_config={"job": job, "tell": tell},
-        datasets={"train": stream},
+        # Called in the controller at every start of the workers: this is where a resumed step enters.
+        datasets=ray_datasets(
+            job.layout(), partial(latest_step, job), placement.decode_actors, placement.cpus_per_decode_actor
+        ),
         # Order decides which rows a step sees; it must be said here, where Ray Train copies the options from.
         dataset_config=ray.train.DataConfig(execution_options=ExecutionOptions(preserve_order=True)),
         scaling_config=ray.train.ScalingConfig(

@@ -12,13 +12,13 @@ from typing import Any
 
 from cornerstone.data.features import FeatureKeys, check_store
 from cornerstone.data.images import Transform
+from cornerstone.data.layout import StreamSpec
 from cornerstone.data.manifest import FILE as MANIFEST
 from cornerstone.data.mixture import Mixture
 from cornerstone.data.plan import Plan
 from cornerstone.data.samples import Draws, Pictures, Texts
 from cornerstone.data.shards import DataSet, Reader
 from cornerstone.data.storage import Location, absolute
-from cornerstone.data.stream import StreamSpec
 from cornerstone.data.texts import TextTokenizer, load_tokenizer
 from cornerstone.errors import CornerstoneError, did_you_mean
 from cornerstone.evaluation.sets import EvaluationSet, eval_hash, metric_names, open_sets, split_name

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from cornerstone.data.batches import EvaluationBatch
-from cornerstone.data.stream import Stream
+from cornerstone.data.execution import ray_stream
 from cornerstone.evaluation.evaluator import evaluate
 from cornerstone.models.loaded import save_model
 from cornerstone.models.towers import TimmTower, build_image_tower
@@ -23,12 +23,11 @@ from cornerstone.tracking.journal import Journal
 from cornerstone.tracking.mlflow_records import metric_sender
 from cornerstone.training.build import build_method, build_tower, length_buckets
 from cornerstone.training.engine import DeepSpeedEngine, pick_device
-from cornerstone.training.job import Job
+from cornerstone.training.job import Job, checkpoint_name, steps_done
 from cornerstone.training.loop import Metrics, Observer, train
 from cornerstone.training.observers import Progress, Quarantine, StepMetrics
 
 Tell = Callable[[dict[str, Any]], None]
-STEP_FOLDER = "step-{:09d}"
 METRICS = "metrics.json"
 
 
@@ -39,11 +38,13 @@ def run_worker(job: Job, tell: Tell) -> dict[str, Any]:
     recipe, layout = job.recipe, job.layout()
     torch.set_num_threads(_threads(job, context.get_local_world_size()))
 
-    stream = Stream.ray(layout, ray.train.get_dataset_shard("train"))  # its actors start while the model is built
+    checkpoint = ray.train.get_checkpoint()
+    start = steps_done(Path(checkpoint.path).name) if checkpoint else 0
+    stream = ray_stream(layout, start, ray.train.get_dataset_shard)  # its actors start while the model is built
     tower = build_tower(job.prepared)
     model = build_method(job.prepared, tower, length_buckets(job.placement, pick_device()))
     engine = DeepSpeedEngine(model, recipe.optimization, job.placement.zero_stage, layout.share, recipe.precision)
-    start, evaluated = _resume(engine)
+    evaluated = _resume(engine, checkpoint) if checkpoint else Metrics()
     journal = _journal(job) if rank == 0 else None
     every = max(1, min(50, recipe.optimization.steps // 20))
     write = journal.write if journal else (lambda step, metrics: None)
@@ -91,17 +92,14 @@ def _threads(job: Job, workers_here: int) -> int:
     return job.placement.threads_per_worker or max(1, len(os.sched_getaffinity(0)) // max(workers_here, 1))
 
 
-def _resume(engine: DeepSpeedEngine) -> tuple[int, Metrics]:
-    """Steps done and the evaluation at the last checkpoint; nothing where there is none."""
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        return 0, Metrics()
+def _resume(engine: DeepSpeedEngine, checkpoint: ray.train.Checkpoint) -> Metrics:
+    """Go on from a checkpoint; the evaluation that was made at it."""
     with checkpoint.as_directory() as folder:
-        step = engine.load(folder)
-        metrics = json.loads((Path(folder) / METRICS).read_text())
+        engine.load(folder)
+        metrics: Metrics = json.loads((Path(folder) / METRICS).read_text())
         if dist.is_initialized():
             dist.barrier()  # nobody leaves while another rank still reads the shared download
-    return step, metrics
+    return metrics
 
 
 def _save(engine: DeepSpeedEngine, rank: int, done: int, metrics: Metrics) -> None:
@@ -113,7 +111,7 @@ def _save(engine: DeepSpeedEngine, rank: int, done: int, metrics: Metrics) -> No
         ray.train.report(
             {**metrics, "step": done},
             checkpoint=ray.train.Checkpoint.from_directory(folder),
-            checkpoint_dir_name=STEP_FOLDER.format(done),
+            checkpoint_dir_name=checkpoint_name(done),
         )
 
 

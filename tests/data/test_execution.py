@@ -1,0 +1,81 @@
+"""The stream through Ray Data: the same batches as without it, over the edges of segments, for several workers."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from cornerstone.data import layout as layouts
+from cornerstone.data.execution import NAMES, ray_datasets, ray_stream
+from cornerstone.data.images import Transform
+from cornerstone.data.layout import EvaluationSource, Layout, StreamSpec
+from cornerstone.data.mixture import Mixture
+from cornerstone.data.plan import Plan
+from cornerstone.data.samples import Draws, Pictures, Texts, View
+from cornerstone.data.stream import Stream
+from cornerstone.errors import CornerstoneError
+
+STEPS, EVERY, BATCH = 40, 15, 7
+
+
+@pytest.fixture(scope="module")
+def spec(pairs_folder, wordpiece) -> StreamSpec:
+    return StreamSpec(
+        data=(pairs_folder,),
+        plan=Plan(Mixture.open(pairs_folder).parts, BATCH, seed=4),
+        draws=Draws(4, sub_captions=2),
+        pictures=Pictures(Transform(8, crop_scale=(0.5, 1.0))),
+        texts=Texts(wordpiece.read_text(), 32, corners=2),
+        steps=STEPS,
+        evaluations=(EvaluationSource("long", pairs_folder, 50, View("long")),),
+        every=EVERY,
+    )
+
+
+def seen(stream: Stream, start: int) -> list[tuple]:
+    """All that a worker's loop gets, in its order."""
+    found = []
+    for step in range(start, stream.layout.spec.steps):
+        batch = stream.training(step)
+        found.append((step, batch.row.tolist(), batch.long_ids.tolist(), batch.image.tolist()))
+        if stream.layout.spec.evaluates_after(step):
+            found += [(step, batch.set, batch.row.tolist()) for batch in stream.evaluation(step)]
+    with pytest.raises(CornerstoneError, match="ended before the run did"):
+        stream.training(stream.layout.spec.steps)
+    return found
+
+
+@pytest.mark.parametrize(("workers", "start"), [(1, 0), (2, 3), (3, 17)])
+def test_segments_follow_each_other_as_if_there_were_none(ray_cluster, spec, monkeypatch, workers, start):
+    """Units of 2 steps, segments of at least 3 rounds: up to 7 of them, and each data set runs several times."""
+    monkeypatch.setattr(layouts, "SEGMENT_UNITS", 3 * workers)
+    layout = Layout(spec, workers)
+    assert len(layout.segments(start)) > 2 * len(NAMES) - 1
+    datasets = ray_datasets(layout, lambda: start, actors=2, cpus_per_actor=0.25)
+    shards = {name: build().streaming_split(workers, equal=True) for name, build in datasets.items()}
+
+    def work(worker: int) -> list[tuple]:
+        return seen(ray_stream(layout, start, lambda name: shards[name][worker]), start)
+
+    with ThreadPoolExecutor(workers) as pool:
+        found = list(pool.map(work, range(workers)))
+    assert found == [seen(Stream.local(layout, worker, start), start) for worker in range(workers)]
+
+
+def test_a_run_with_nothing_left_has_an_empty_stream(ray_cluster, spec):
+    layout = Layout(spec, 1)
+    datasets = ray_datasets(layout, lambda: STEPS, actors=1, cpus_per_actor=0.25)
+    shards = {name: build().streaming_split(1, equal=True)[0] for name, build in datasets.items()}
+    assert seen(ray_stream(layout, STEPS, shards.__getitem__), STEPS) == []
+
+
+def test_units_grow_with_the_workers_that_one_executor_serves(spec):
+    spec = replace(
+        spec, pictures=Pictures(Transform(224)), plan=replace(spec.plan, batch_size=14), steps=10**6, every=0
+    )
+    sizes = {workers: Layout(spec, workers).unit_rows * 3 * 224 * 224 for workers in (1, 64, 1024)}
+    assert 14e6 < sizes[1] <= layouts.UNIT_BYTES
+    assert 60e6 < sizes[64] <= 64 << 20
+    assert 90e6 < sizes[1024] <= layouts.LARGEST_UNIT
