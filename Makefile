@@ -6,13 +6,16 @@ BIN := $(VENV)/bin
 # Everything that `make demo` prepares and records; delete the folder to begin anew.
 DEMO_HOME ?= $(CURDIR)/.cornerstone
 
-.PHONY: demo test lint install benchmark clean
+.PHONY: demo test test-faults lint install benchmark clean
 
 demo: install
 	@CORNERSTONE_HOME="$(DEMO_HOME)" PATH="$(CURDIR)/$(BIN):$$PATH" bash ray_jobs/demo.sh $(ARGS)
 
 test: install lint
 	$(BIN)/python -m pytest
+
+test-faults: install
+	$(BIN)/python -m pytest -m faults
 
 lint: install
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from recording import KILLED, MENDED, RecordedConfig
 
@@ -22,15 +24,17 @@ class RecordedLotlip(Lotlip):
         """The features of LoTLIP, after the trouble that is due."""
         config, rank = self.config, dist.get_rank() if dist.is_initialized() else 0
         folder = Path(config.seen)
-        if batch.step == config.kill_at and rank == 1 and not (folder / KILLED).exists():
+        if batch.step == config.kill_at and rank == config.kill_rank and not (folder / KILLED).exists():
             _wait_for_checkpoint(config)
             (folder / KILLED).touch()
             os.kill(os.getpid(), signal.SIGKILL)
         if batch.step == config.raise_at and not (folder / MENDED).exists():
             _wait_for_checkpoint(config)
             raise ArithmeticError(f"no way on from step {batch.step}")
+        time.sleep(config.pause)
         line = {
             "pid": os.getpid(),
+            "random": hashlib.sha256(torch.get_rng_state().numpy()).hexdigest(),
             "workers": dist.get_world_size() if dist.is_initialized() else 1,
             "step": batch.step,
             "rows": [*zip(batch.row.tolist(), batch.epoch.tolist(), strict=True)],

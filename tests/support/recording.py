@@ -29,11 +29,15 @@ class RecordedConfig(LotlipConfig):
     after: int = 0
     """Steps of that checkpoint; 0: there is none to wait for."""
     kill_at: int = -1
-    """The second worker kills itself in this step, once."""
+    """A worker kills itself in this step, once."""
+    kill_rank: int = 1
+    """Which one."""
     raise_at: int = -1
     """Every worker raises in this step, until the folder holds a file `mended`."""
     nan_at: int = -1
     """The loss of this step is not a number."""
+    pause: float = 0.0
+    """Seconds that each step takes longer, so that there is time to strike."""
 
 
 def lines(folder: Path, rank: int) -> list[dict[str, Any]]:

@@ -54,17 +54,22 @@ def train(
     optimization: Optimization,
     *,
     start: int,
+    seed: Callable[[int], int],
     checkpoint_every: int,
     evaluate: Evaluate,
     save: Save,
     observers: tuple[Observer, ...],
 ) -> Metrics:
-    """Train from step `start` to the end; returns the last evaluation's metrics. `save` gets the number of steps done."""
+    """Train from step `start` to the end; returns the last evaluation's metrics. `save` gets the number of steps done.
+
+    `seed` gives PyTorch's seed for each step: so dropout, too, needs nothing but the step's number to go on.
+    """
     clock, metrics = Clock(), Metrics()
     for step in range(start, optimization.steps):
         with clock.phase("data"):
             batch = stream.training(step).to(engine.device)
         with clock.phase("step"):
+            torch.manual_seed(seed(step))
             parts = engine.step(batch, learning_rate(step, optimization))
         for observer in observers:
             observer.after_step(step, batch, parts, clock)

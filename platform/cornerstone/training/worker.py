@@ -14,6 +14,7 @@ import ray.train
 import torch
 import torch.distributed as dist
 
+from cornerstone.data import draws
 from cornerstone.data.batches import EvaluationBatch
 from cornerstone.data.execution import ray_stream
 from cornerstone.evaluation.evaluator import evaluate
@@ -75,6 +76,7 @@ def run_worker(job: Job, tell: Tell) -> dict[str, Any]:
             stream,
             recipe.optimization,
             start=start,
+            seed=lambda step: int(draws.hashed(recipe.seed, "step", rank, step)[0]),
             checkpoint_every=job.placement.checkpoint_every,
             evaluate=judge,
             save=save,

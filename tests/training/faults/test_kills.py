@@ -1,0 +1,282 @@
+"""Kill -9 at a random moment: what the optimizer's steps saw, and what they made of it, is what it would have been.
+
+Every run has a Ray of its own, in a process group of its own. The moment is drawn from the time, and named where a test
+fails.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from recording import RecordedConfig, counted, lines
+
+from cornerstone.recipes import Data, Evaluation, ImageTower, Optimization, Placement, Recipe, TextTower
+from cornerstone.training.job import Identity, Job
+from cornerstone.training.launch import SNAPSHOT
+from cornerstone.training.prepare import prepare
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
+DRIVER = Path(__file__).parents[2] / "support" / "driver.py"
+STEPS, BATCH, ROWS = 36, 11, 100
+"""Epochs end in steps 9, 18 and 27; a checkpoint every 5 steps."""
+
+
+@dataclass
+class Trial:
+    """A run, started as often as it takes."""
+
+    job: Job
+    folder: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def seen(self) -> Path:
+        return Path(self.job.recipe.method.seen)
+
+    @property
+    def outcome(self) -> dict[str, Any]:
+        return json.loads((self.folder / "outcome.json").read_text())
+
+    def start(self, workers: int) -> Trial:
+        """Start the driver; it goes on from the last checkpoint."""
+        (self.folder / "job").write_bytes(pickle.dumps(self.job))
+        command = [
+            sys.executable,
+            str(DRIVER),
+            str(self.folder / "job"),
+            str(workers),
+            str(self.folder / "outcome.json"),
+        ]
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        return self
+
+    def reach(self, step: int) -> None:
+        """Wait until rank 0 is past a step that it has not done before this start."""
+        already = len(self.records())
+        while (process := self.process) and process.poll() is None:
+            if any(line["step"] >= step for line in self.records()[already:]):
+                return
+            time.sleep(0.02)
+        raise AssertionError(f"ended before step {step}:\n{self.log()}")
+
+    def records(self) -> list[dict[str, Any]]:
+        return lines(self.seen, 0) if (self.seen / "0.jsonl").exists() else []
+
+    def finish(self) -> Trial:
+        """Wait for the end, which must be a good one."""
+        assert self.process is not None
+        assert self.process.wait(timeout=200) == 0, self.log()
+        return self
+
+    def tree(self) -> list[psutil.Process]:
+        """The driver's Ray and all of its workers."""
+        assert self.process is not None
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text(errors="replace")[-4000:]
+
+
+@pytest.fixture
+def trial_of(shards, tmp_path) -> Iterator[Callable[..., Trial]]:
+    """A new run; whatever is left of it is killed in the end."""
+    trials: list[Trial] = []
+
+    def make(zero_stage: int = 0, steps: int = STEPS, every: int = 5, pause: float = 0.15, **trouble: Any) -> Trial:
+        identity, folder = Identity(), tmp_path / f"trial-{len(trials)}"
+        (folder / "seen").mkdir(parents=True)
+        method = RecordedConfig(
+            image=ImageTower(name=shards.tower, size=32),
+            text=TextTower(name="", width=32, layers=1, heads=2, token_limit=24),
+            seen=str(folder / "seen"),
+            snapshot=identity.checkpoints.join(identity.run, SNAPSHOT).uri,
+            pause=pause,
+            **trouble,
+        )
+        recipe = Recipe(
+            "small",
+            method,
+            Data(train=shards.train, crop_scale=(0.8, 1.0), bad_row_limit=0.2),
+            Optimization(steps=steps, batch_size=BATCH, learning_rate=5e-3, warmup_steps=2),
+            Evaluation(sets=()),
+            seed=3,
+        )
+        placement = Placement(
+            cpus_per_worker=0.25,
+            cpus_per_decode_actor=0.25,
+            zero_stage=zero_stage,
+            checkpoint_every=every,
+            health_check_interval=0.2,
+            max_failures=5,
+        )
+        trials.append(Trial(Job(prepare(recipe), placement, identity), folder))
+        return trials[-1]
+
+    yield make
+    for trial in trials:
+        if trial.process is not None and trial.process.poll() is None:
+            end([*trial.tree(), psutil.Process(trial.process.pid)])
+
+
+def end(processes: list[psutil.Process]) -> None:
+    """Kill what still lives; return when all are gone, so that none writes a line any more."""
+    for process in processes:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            pass
+    psutil.wait_procs(processes, timeout=20)
+
+
+def a_worker(trial: Trial) -> None:
+    pids = {json.loads(path.read_text().splitlines()[-1])["pid"] for path in sorted(trial.seen.glob("*.jsonl"))}
+    living = [pid for pid in pids if psutil.pid_exists(pid)]
+    os.kill(random.choice(living), signal.SIGKILL)
+
+
+def a_data_actor(trial: Trial) -> None:
+    actors = [process for process in trial.tree() if "_Actor" in " ".join(process.cmdline())]
+    assert actors, [process.cmdline() for process in trial.tree()]
+    random.choice(actors).kill()
+
+
+def the_driver(trial: Trial) -> None:
+    assert trial.process is not None
+    orphans = trial.tree()
+    trial.process.kill()
+    trial.process.wait()
+    end(orphans)
+
+
+def the_raylet(trial: Trial) -> None:
+    """The machine is lost to Ray: the driver ends by itself, without success."""
+    assert trial.process is not None
+    orphans = trial.tree()
+    next(process for process in orphans if process.name() == "raylet").kill()
+    try:
+        assert trial.process.wait(timeout=120) != 0
+    finally:
+        trial.process.kill()
+        end(orphans)
+
+
+def planned(trial: Trial) -> dict[int, list[tuple[int, int]]]:
+    """(row, epoch) of every step, by the plan."""
+    plan = trial.job.prepared.stream().plan
+    return {step: list(zip(*map(list, plan.batch(step)), strict=True)) for step in range(plan_steps(trial))}
+
+
+def plan_steps(trial: Trial) -> int:
+    return trial.job.recipe.optimization.steps
+
+
+def check_rows(trial: Trial) -> None:
+    """The ids of the steps, in order; and every row of every whole epoch once."""
+    found = dict(counted(trial.seen))
+    assert found == planned(trial)
+    times = Counter(row for rows in found.values() for row in rows)
+    whole, left = divmod(plan_steps(trial) * BATCH, ROWS)
+    assert Counter(epoch for _, epoch in times) == {
+        **dict.fromkeys(range(whole), ROWS),
+        **({whole: left} if left else {}),
+    }
+    assert set(times.values()) == {1}
+
+
+def moment(first: int = 1, last: int = STEPS - 4) -> int:
+    """A random step; what follows it adds some milliseconds."""
+    step = random.SystemRandom().randint(first, last)
+    print(f"strikes after step {step}")
+    return step
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("strike", [a_worker, a_data_actor], ids=["worker", "data actor"])
+def test_what_ray_starts_again_goes_on_by_itself(trial_of, strike, workers):
+    """Killed twice in a row, the second time soon after the first."""
+    trial = trial_of().start(workers)
+    first = moment(last=STEPS - 12)
+    trial.reach(first)
+    strike(trial)
+    trial.reach(moment(first, first + 6))
+    strike(trial)
+    trial.finish()
+    check_rows(trial)
+
+
+@pytest.mark.parametrize(("before", "between", "after"), [(1, 2, 3), (2, 3, 1), (3, 1, 2)])
+@pytest.mark.parametrize("strike", [the_driver, the_raylet], ids=["driver", "raylet"])
+def test_another_number_of_workers_goes_on(trial_of, strike, before, between, after):
+    """Killed twice, and resumed by other numbers of workers each time."""
+    trial = trial_of().start(before)
+    trial.reach(moment(last=20))
+    strike(trial)
+    trial.start(between)
+    trial.reach(moment(20, STEPS - 4))
+    strike(trial)
+    trial.start(after).finish()
+    check_rows(trial)
+    assert {line["workers"] for line in lines(trial.seen, 0)} == {1, 2, 3}
+
+
+def test_a_kill_in_the_step_where_an_epoch_ends(trial_of):
+    trial = trial_of().start(2)
+    for edge in (9, 18, 27):
+        trial.reach(edge)
+        a_worker(trial)
+    check_rows(trial.finish())
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_twenty_steps_are_seven_a_kill_and_thirteen(trial_of, workers):
+    """Parameters, the optimizer's state and the random state, bit for bit, under ZeRO 1."""
+    whole = trial_of(zero_stage=1, steps=20, every=7, pause=0.02).start(workers).finish()
+    cut = trial_of(zero_stage=1, steps=20, every=7, after=7, kill_at=7, kill_rank=workers - 1).start(workers).finish()
+    steps = [line["step"] for line in lines(cut.seen, workers - 1)]
+    assert steps == [*range(20)]  # the killed one wrote nothing of step 7
+    assert len({line["pid"] for line in lines(cut.seen, workers - 1)}) == 2
+    for rank in range(workers):
+        last = [lines(trial.seen, rank)[-1]["random"] for trial in (whole, cut)]
+        assert last[0] == last[1]
+    states = [checkpoint(trial.outcome["checkpoint"]) for trial in (whole, cut)]
+    assert states[0].keys() == states[1].keys()
+    assert any("optim" in name for name in states[0])
+    for name, state in states[0].items():
+        assert_equal(state, states[1][name], name)
+
+
+def checkpoint(folder: str) -> dict[str, Any]:
+    """Every file of tensors in a checkpoint."""
+    files = sorted(Path(folder).rglob("*.pt"))
+    return {str(file.relative_to(folder)): torch.load(file, weights_only=False) for file in files}
+
+
+def assert_equal(one: Any, other: Any, where: str) -> None:
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key, value in one.items():
+            assert_equal(value, other[key], f"{where}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for place, (a, b) in enumerate(zip(one, other, strict=True)):
+            assert_equal(a, b, f"{where}.{place}")
+    elif isinstance(one, int | float | str | None):
+        assert one == other, where
