@@ -7,7 +7,7 @@ from typing import Literal
 
 import tyro
 
-from cornerstone.commands.terminal import say
+from cornerstone.commands.terminal import bar, say
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class FeaturesCommand:
     data: tyro.conf.Positional[str]
     """Folder or URI of shards."""
     out: str
-    """A new folder or URI for the features."""
+    """A new folder or URI for the features; one left by an interrupted run goes on after its finished shards."""
     recipe: str = "scenes"
     """The preset whose tower and image size are used."""
     image_tower: str | None = None
@@ -33,7 +33,7 @@ class FeaturesCommand:
         from cornerstone.data.shards import DataSet, refuse_existing
         from cornerstone.data.storage import Location
         from cornerstone.recipes import preset
-        from cornerstone.training.cluster import connect
+        from cornerstone.training.cluster import connect, stoppable
         from cornerstone.training.features import store_features
 
         recipe = preset(self.recipe)
@@ -41,7 +41,7 @@ class FeaturesCommand:
         refuse_existing(Location.of(self.out))
         if self.image_tower is not None:
             recipe = recipe.with_image(name=self.image_tower)
-        with connect(say):
+        with connect(say), stoppable("The same command goes on after the finished shards.", say):
             manifest = store_features(
                 self.data,
                 self.out,
@@ -49,6 +49,7 @@ class FeaturesCommand:
                 self.dtype,
                 actors=self.actors,
                 gpus_per_actor=self.gpus_per_actor,
+                progress=bar("features"),
                 say=say,
             )
         say(f"{manifest.rows:,} features of width {manifest.source['width']} in {self.out}")

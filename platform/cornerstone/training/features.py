@@ -13,11 +13,14 @@ import torch
 from cornerstone.data.features import FeatureKeys, FeatureType, feature_schema
 from cornerstone.data.images import BadImage, Transform
 from cornerstone.data.manifest import Manifest, Shard
-from cornerstone.data.shards import DataSet, Reader, refuse_existing, write_features_shard
+from cornerstone.data.parallel import Progress
+from cornerstone.data.shards import DataSet, Reader, refuse_existing
 from cornerstone.data.storage import Location
+from cornerstone.errors import CornerstoneError
 from cornerstone.models.towers import build_image_tower, state_hash
-from cornerstone.recipes.recipe import Recipe
+from cornerstone.recipes.recipe import Recipe, digest
 from cornerstone.recipes.towers import ImageTower
+from cornerstone.training import mirror
 from cornerstone.training.embedded import scenes_tower
 
 IMAGES_AT_ONCE = 256
@@ -31,9 +34,18 @@ class FeatureJob:
     out: Location
     keys: FeatureKeys
 
+    def settings(self, shard: Shard) -> str:
+        """Names what decides a shard's vectors."""
+        return digest([asdict(self.keys), shard.sha256])
+
+    def waiting(self) -> list[int]:
+        """The shards that are not finished yet."""
+        shards = enumerate(self.data.manifest.shards)
+        return [index for index, shard in shards if mirror.finished(self.out, shard.file, self.settings(shard)) is None]
+
 
 class _Tower:
-    """An actor: computes the features of one whole shard and writes them; returns what the manifest says of the file."""
+    """An actor: computes the features of one whole shard and writes them, a row group at a time."""
 
     def __init__(self, jobs: Sequence[FeatureJob], config: ImageTower, transform: Transform, threads: int) -> None:
         torch.set_num_threads(threads)
@@ -45,12 +57,10 @@ class _Tower:
     def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
         """Ray Data's door: one shard a block."""
         job, index = self.jobs[int(block["job"][0])], int(block["shard"][0])
-        reader = Reader(job.data, ["image"], keep_groups=1)
-        shards = job.data.manifest.shards
-        first = sum(len(s.row_groups) for s in shards[:index])
-        groups = [self._group(reader.group(first + g)) for g in range(len(shards[index].row_groups))]
-        written = write_features_shard(job.out, shards[index].file, groups)
-        return {name: [value] for name, value in {"job": block["job"][0], "shard": index, **asdict(written)}.items()}
+        reader, shard = Reader(job.data, ["image"], keep_groups=1), job.data.manifest.shards[index]
+        groups = (self._group(reader.group(group)) for group in mirror.groups_of(job.data, index))
+        mirror.write_mirror(job.out, shard.file, groups, job.settings(shard), {})
+        return block
 
     def _group(self, rows: pa.Table) -> pa.Table:
         images = rows["image"]
@@ -86,44 +96,36 @@ def write_features(
     width: int,
     actors: int = 0,
     gpus_per_actor: float = 0.0,
+    progress: Progress | None = None,
 ) -> None:
     """Compute and store the features of every image of every job: files and row groups as in its data, manifest last.
 
-    Each actor takes one CPU and computes on one thread, or on a GPU where the cluster has some; 0 actors: one a GPU, or
-    one a CPU. Needs Ray to be started.
+    What an interrupted run finished is kept. Each actor takes one CPU and computes on one thread, or on a GPU where the
+    cluster has some; 0 actors: one a GPU, or one a CPU. Needs Ray to be started.
     """
-    import ray.data
-    from ray.data import ActorPoolStrategy, DataContext
-
     for job in jobs:
         refuse_existing(job.out)
         job.out.make()
-    DataContext.get_current().enable_progress_bars = False
-    held = ray.cluster_resources()
-    if not gpus_per_actor and held.get("GPU", 0) >= 1:
-        gpus_per_actor = 1.0
-    actors = actors or int(held["GPU"] / gpus_per_actor if gpus_per_actor else held.get("CPU", 1)) or 1
-    units = [{"job": j, "shard": i} for j, job in enumerate(jobs) for i in range(len(job.data.manifest.shards))]
-    rows = (
-        ray.data.from_items(units, override_num_blocks=len(units))
-        .map_batches(
-            _Tower,
-            fn_constructor_args=(jobs, tower, transform, 1),
-            batch_size=None,
-            compute=ActorPoolStrategy(min_size=1, max_size=min(actors, len(units))),
-            num_cpus=1,
-            num_gpus=gpus_per_actor,
-        )
-        .take_all()
+    mirror.run_actors(
+        _Tower,
+        (jobs, tower, transform, 1),
+        [{"job": number, "shard": index} for number, job in enumerate(jobs) for index in job.waiting()],
+        actors=actors,
+        gpus_per_actor=gpus_per_actor,
+        failed="The features are unfinished (the same command goes on after the finished shards):",
+        progress=progress,
     )
-    for place, job in enumerate(jobs):
-        written = sorted((row for row in rows if row["job"] == place), key=lambda row: row["shard"])
-        files = tuple(
-            Shard(row["file"], tuple(int(n) for n in row["row_groups"]), int(row["bytes"]), row["sha256"])
-            for row in written
-        )
+    for job in jobs:
+        shards = job.data.manifest.shards
+        done = [mirror.finished(job.out, shard.file, job.settings(shard)) for shard in shards]
+        files = tuple(one.shard for one in done if one is not None)
+        if len(files) < len(shards):
+            raise CornerstoneError(
+                f"{len(shards) - len(files)} shards of {job.out} were changed meanwhile: run it again."
+            )
         source = {"data": job.data.location.uri, "width": width}
         Manifest("features", job.data.name, files, source=source, keys=asdict(job.keys)).write(job.out)
+        mirror.tidy(job.out, (shard.file for shard in shards))
 
 
 def store_features(
@@ -134,6 +136,7 @@ def store_features(
     *,
     actors: int,
     gpus_per_actor: float,
+    progress: Progress,
     say: Callable[[str], None],
 ) -> Manifest:
     """`write_features` of one data set for a preset's tower and image size. Presets of scenes take the embedded tower."""
@@ -145,5 +148,8 @@ def store_features(
     transform = Transform(config.size, train=False)
     keys = FeatureKeys(data.manifest.content_hash, state_hash(tower), transform.key(), dtype)
     job = FeatureJob(data, Location.of(out), keys)
-    write_features([job], config, transform, width=tower.width, actors=actors, gpus_per_actor=gpus_per_actor)
+    if left := len(data.manifest.shards) - len(job.waiting()):
+        say(f"{left:,} of {len(data.manifest.shards):,} shards are finished already")
+    shared = {"actors": actors, "gpus_per_actor": gpus_per_actor, "progress": progress}
+    write_features([job], config, transform, width=tower.width, **shared)
     return Manifest.read(job.out, "features")

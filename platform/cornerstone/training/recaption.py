@@ -1,14 +1,13 @@
 """`cornerstone recaption`: a long caption for every image of a data set, by Ray Data actors, a shard at a time.
 
-Files, row groups and the order of rows stay as they are: a row's identity is its place. A finished shard is known by a
-small file beside it, so that an interrupted run goes on after it; the manifest is written last, and these files go.
+Files, row groups and the order of rows stay as they are: a row's identity is its place. An interrupted run goes on after
+its finished shards.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,15 +15,16 @@ import pyarrow as pa
 import torch
 
 from cornerstone.data.images import BadImage, decode
-from cornerstone.data.manifest import FILE, Manifest, Shard
-from cornerstone.data.parallel import Progress, in_order
+from cornerstone.data.manifest import FILE, Manifest
+from cornerstone.data.parallel import Progress
 from cornerstone.data.records import PAIRS
-from cornerstone.data.shards import DataSet, Reader, refuse_existing, write_features_shard
+from cornerstone.data.shards import DataSet, Reader, refuse_existing
 from cornerstone.data.storage import Location
 from cornerstone.data.texts import FILE as TOKENIZER
 from cornerstone.errors import CornerstoneError
 from cornerstone.models.captioner import Captioner, CaptionerConfig
 from cornerstone.recipes.recipe import digest
+from cornerstone.training import mirror
 
 _CAPTIONS = PAIRS.get_field_index("captions")
 
@@ -62,33 +62,10 @@ class RecaptionJob:
         """Names what decides the rows made from a parent, a shard or the whole, given by its hash."""
         return digest([parent, self.source, self.replaces, {k: v for k, v in self.described.items() if k != "name"}])
 
-    def finished(self, index: int) -> _Done | None:
-        """The shard where an earlier run with these settings finished it, and the file is there as it was written."""
+    def finished(self, index: int) -> mirror.Done | None:
+        """The shard where an earlier run with these settings finished it."""
         shard = self.data.manifest.shards[index]
-        beside = _beside(self.out, shard.file)
-        if not beside.exists():
-            return None
-        found = json.loads(beside.read_text())
-        if found.pop("settings") != self.settings(shard.sha256):
-            return None
-        done = _Done.of(found)
-        filesystem, path = self.out.join(shard.file).resolve()
-        return done if filesystem.get_file_info(path).size == done.shard.bytes else None
-
-
-@dataclass(frozen=True)
-class _Done:
-    """A finished shard: what the manifest says of the file, and images that were given no caption."""
-
-    shard: Shard
-    undecodable: int
-    without_text: int
-
-    @staticmethod
-    def of(found: dict[str, Any]) -> _Done:
-        shard = found["shard"]
-        groups = tuple(int(rows) for rows in shard["row_groups"])
-        return _Done(Shard(**{**shard, "row_groups": groups}), found["undecodable"], found["without_text"])
+        return mirror.finished(self.out, shard.file, self.settings(shard.sha256))
 
 
 @dataclass(frozen=True)
@@ -99,10 +76,6 @@ class RecaptionReport:
     computed: int
     undecodable: int
     without_text: int
-
-
-def _beside(out: Location, file: str) -> Location:
-    return out.join(f"{file}.done.json")
 
 
 class _Actor:
@@ -121,18 +94,12 @@ class _Actor:
         """Ray Data's door: one shard a block."""
         job, index = self.job, int(block["shard"][0])
         shards = job.data.manifest.shards
-        first_row, first_group = (
-            sum(s.rows for s in shards[:index]),
-            sum(len(s.row_groups) for s in shards[:index]),
-        )
-        groups = range(first_group, first_group + len(shards[index].row_groups))
+        groups = mirror.groups_of(job.data, index)
         refuse_captioned(job, groups)
-        self.undecodable = self.without_text = 0
-        reader = Reader(job.data, keep_groups=1)
-        shard = write_features_shard(job.out, shards[index].file, self._captioned(reader, groups, first_row))
-        told = {"shard": asdict(shard), "undecodable": self.undecodable, "without_text": self.without_text}
-        settings = job.settings(shards[index].sha256)
-        _beside(job.out, shard.file).write_text(json.dumps({"settings": settings, **told}) + "\n")
+        self.counted = {"undecodable": 0, "without_text": 0}
+        first_row = sum(shard.rows for shard in shards[:index])
+        captioned = self._captioned(Reader(job.data, keep_groups=1), groups, first_row)
+        mirror.write_mirror(job.out, shards[index].file, captioned, job.settings(shards[index].sha256), self.counted)
         return {"shard": [index]}
 
     def _captioned(self, reader: Reader, groups: range, first_row: int) -> Iterator[pa.Table]:
@@ -160,10 +127,10 @@ class _Actor:
                 try:
                     pictures[place] = decode(images[place].as_py() or b"")
                 except BadImage:
-                    self.undecodable += 1
+                    self.counted["undecodable"] += 1
             if pictures:
                 captions = self.captioner(list(pictures.values()), [first_row + place for place in pictures])
-                self.without_text += captions.count("")
+                self.counted["without_text"] += captions.count("")
                 for place, text in zip(pictures, captions, strict=True):
                     texts[place] = text
         return texts
@@ -237,7 +204,15 @@ def recaption(
     waiting = [index for index in shards if job.finished(index) is None]
     if len(waiting) < len(shards):
         say(f"{len(shards) - len(waiting):,} of {len(shards):,} shards are finished already")
-    _compute(job, waiting, actors, gpus_per_actor, progress)
+    mirror.run_actors(
+        _Actor,
+        (job,),
+        [{"shard": index} for index in waiting],
+        actors=actors,
+        gpus_per_actor=gpus_per_actor,
+        failed=f"Recaptioning stopped, {job.out} is unfinished (the same command goes on after its finished shards):",
+        progress=progress,
+    )
     finished = [done for index in shards if (done := job.finished(index)) is not None]
     if len(finished) < len(shards):
         raise CornerstoneError(
@@ -245,8 +220,8 @@ def recaption(
         )
     parent = job.data.manifest
     counted = {
-        "undecodable": sum(done.undecodable for done in finished),
-        "without_text": sum(done.without_text for done in finished),
+        "undecodable": sum(done.counted["undecodable"] for done in finished),
+        "without_text": sum(done.counted["without_text"] for done in finished),
     }
     source = {**job.source_entry, **counted, "settings": job.settings(parent.content_hash)}
     manifest = replace(parent, shards=tuple(done.shard for done in finished), source=source)
@@ -254,34 +229,5 @@ def recaption(
     if tokenizer.exists():
         job.out.join(TOKENIZER).write_bytes(tokenizer.read_bytes())
     manifest.write(job.out)
-    for shard in parent.shards:
-        _beside(job.out, shard.file).remove()
+    mirror.tidy(job.out, (shard.file for shard in parent.shards))
     return RecaptionReport(manifest, len(waiting), counted["undecodable"], counted["without_text"])
-
-
-def _compute(
-    job: RecaptionJob, waiting: list[int], actors: int, gpus_per_actor: float, progress: Progress | None
-) -> None:
-    if not waiting:
-        return
-    import ray.data
-    from ray.data import ActorPoolStrategy
-
-    held = ray.cluster_resources()
-    if not gpus_per_actor and held.get("GPU", 0) >= 1:
-        gpus_per_actor = 1.0
-    actors = actors or int(held["GPU"] / gpus_per_actor if gpus_per_actor else held.get("CPU", 1)) or 1
-    dataset = ray.data.from_items(
-        [{"shard": index} for index in waiting], override_num_blocks=len(waiting)
-    ).map_batches(
-        _Actor,
-        fn_constructor_args=(job,),
-        batch_size=None,
-        compute=ActorPoolStrategy(min_size=1, max_size=min(actors, len(waiting))),
-        num_cpus=1,
-        num_gpus=gpus_per_actor,
-    )
-    failed = f"Recaptioning stopped, {job.out} is unfinished (the same command goes on after its finished shards):"
-    for done, _ in enumerate(in_order(dataset, failed), 1):
-        if progress is not None:
-            progress(done, len(waiting))

@@ -6,6 +6,7 @@ fails.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -137,10 +138,8 @@ def trial_of(shards, tmp_path) -> Iterator[Callable[..., Trial]]:
 def end(processes: list[psutil.Process]) -> None:
     """Kill what still lives; return when all are gone, so that none writes a line any more."""
     for process in processes:
-        try:
+        with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-        except psutil.NoSuchProcess:
-            pass
     psutil.wait_procs(processes, timeout=20)
 
 
