@@ -150,6 +150,13 @@ def store_features(
     job = FeatureJob(data, Location.of(out), keys)
     if left := len(data.manifest.shards) - len(job.waiting()):
         say(f"{left:,} of {len(data.manifest.shards):,} shards are finished already")
-    shared = {"actors": actors, "gpus_per_actor": gpus_per_actor, "progress": progress}
-    write_features([job], config, transform, width=tower.width, **shared)
+    write_features(
+        [job],
+        config,
+        transform,
+        width=tower.width,
+        actors=actors,
+        gpus_per_actor=gpus_per_actor,
+        progress=progress,
+    )
     return Manifest.read(job.out, "features")
