@@ -31,6 +31,8 @@ from cornerstone.training.job import Identity, Job
 from cornerstone.training.launch import SNAPSHOT
 from cornerstone.training.prepare import prepare
 
+from ..conftest import picture
+
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
 DRIVER = Path(__file__).parents[2] / "support" / "driver.py"
 STEPS, BATCH, ROWS = 36, 11, 100
@@ -94,12 +96,29 @@ class Trial:
         return (self.folder / "log").read_text(errors="replace")[-4000:]
 
 
+@pytest.fixture(scope="module")
+def large(tmp_path_factory, small_data, wordpiece) -> str:
+    """100 pairs whose pictures take a while to decode, so that the actors are at work until near the end."""
+    folder = tmp_path_factory.mktemp("large") / "train"
+    pairs = (small_data.pair(i, image=picture(i, enlarged=50), width=2000, height=1800) for i in range(ROWS))
+    small_data.write(folder, pairs)
+    (folder / "tokenizer.json").write_text(wordpiece.read_text())
+    return str(folder)
+
+
 @pytest.fixture
 def trial_of(shards, tmp_path) -> Iterator[Callable[..., Trial]]:
     """A new run; whatever is left of it is killed in the end."""
     trials: list[Trial] = []
 
-    def make(zero_stage: int = 0, steps: int = STEPS, every: int = 5, pause: float = 0.15, **trouble: Any) -> Trial:
+    def make(
+        train: str = shards.train,
+        zero_stage: int = 0,
+        steps: int = STEPS,
+        every: int = 5,
+        pause: float = 0.15,
+        **trouble: Any,
+    ) -> Trial:
         identity, folder = Identity(), tmp_path / f"trial-{len(trials)}"
         (folder / "seen").mkdir(parents=True)
         method = RecordedConfig(
@@ -113,7 +132,7 @@ def trial_of(shards, tmp_path) -> Iterator[Callable[..., Trial]]:
         recipe = Recipe(
             "small",
             method,
-            Data(train=shards.train, crop_scale=(0.8, 1.0), bad_row_limit=0.2),
+            Data(train=train, crop_scale=(0.8, 1.0), bad_row_limit=0.2),
             Optimization(steps=steps, batch_size=BATCH, learning_rate=5e-3, warmup_steps=2),
             Evaluation(sets=()),
             seed=3,
@@ -150,7 +169,7 @@ def a_worker(trial: Trial) -> None:
 
 
 def a_data_actor(trial: Trial) -> None:
-    actors = [process for process in trial.tree() if "_Actor" in " ".join(process.cmdline())]
+    actors = [process for process in trial.tree() if "MapWorker" in " ".join(process.cmdline())]
     assert actors, [process.cmdline() for process in trial.tree()]
     random.choice(actors).kill()
 
@@ -207,13 +226,13 @@ def moment(first: int = 1, last: int = STEPS - 4) -> int:
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
 @pytest.mark.parametrize("strike", [a_worker, a_data_actor], ids=["worker", "data actor"])
-def test_what_ray_starts_again_goes_on_by_itself(trial_of, strike, workers):
+def test_what_ray_starts_again_goes_on_by_itself(trial_of, large, strike, workers):
     """Killed twice in a row, the second time soon after the first."""
-    trial = trial_of().start(workers)
-    first = moment(last=STEPS - 12)
+    trial = trial_of(large, pause=0.05).start(workers)
+    first = moment(last=STEPS // 2)
     trial.reach(first)
     strike(trial)
-    trial.reach(moment(first, first + 6))
+    trial.reach(moment(first, first + 5))
     strike(trial)
     trial.finish()
     check_rows(trial)
