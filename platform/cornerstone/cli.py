@@ -9,7 +9,7 @@ from typing import Any
 import tyro
 from rich.table import Table
 
-from cornerstone.commands.data import ImportCommand, MixCommand, ScenesCommand
+from cornerstone.commands.data import DeriveCommand, ImportCommand, MixCommand, ScenesCommand
 from cornerstone.commands.features import FeaturesCommand
 from cornerstone.commands.inspect import StatsCommand, VerifyCommand
 from cornerstone.commands.models import EvaluateCommand, TrainCommand
@@ -22,6 +22,7 @@ from cornerstone.recipes.options import parse
 COMMANDS: dict[tuple[str, ...], tuple[type[Any], str]] = {
     ("data", "scenes"): (ScenesCommand, "write the embedded data set as shards"),
     ("data", "import"): (ImportCommand, "bring other layouts into shards"),
+    ("data", "derive"): (DeriveCommand, "documents of pairs, or pairs of documents"),
     ("data", "mix"): (MixCommand, "train on several data sets, each by its weight"),
     ("data", "pack"): (PackCommand, "documents into sequences of a fixed number of tokens"),
     ("data", "verify"): (VerifyCommand, "check shards against their manifest"),

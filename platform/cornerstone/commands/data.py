@@ -1,15 +1,18 @@
-"""`cornerstone data scenes`, `data import` and `data mix`: where data sets come from."""
+"""`cornerstone data scenes`, `import`, `derive` and `mix`: where data sets come from."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
 from cornerstone.commands.terminal import bar, say
 from cornerstone.errors import CornerstoneError
+
+if TYPE_CHECKING:
+    from cornerstone.data.importers.core import ImportReport
 
 
 @dataclass(frozen=True)
@@ -88,10 +91,44 @@ class ImportCommand:
                 k: getattr(self, k) for k in ("images", "raw", "long", "where", "label", "name", "limit_rows", "seed")
             }
             report = import_pairs(self.format, self.src, self.out, progress=bar("importing"), **fields)
-        say(f"{report.rows:,} rows in {self.out} (content {report.manifest.content_hash}), {report.seconds:.0f} s")
-        if report.quarantined:
-            reasons = ", ".join(f"{count:,} × {reason}" for reason, count in report.reasons.items())
-            say(f"{report.quarantined:,} left out: {reasons}; see {self.out}/quarantine.jsonl")
+        _tell(report)
+
+
+@dataclass(frozen=True)
+class DeriveCommand:
+    """Make documents of pairs (laion-random), or pairs of documents (mmc4-pair), as LCL's tables need them."""
+
+    kind: tyro.conf.Positional[str]
+    """laion-random: a document for each pair; mmc4-pair: a pair for each well matched image."""
+    data: tyro.conf.Positional[str]
+    """Folder or URI of shards."""
+    out: str
+    """A new folder or URI."""
+    role: Literal["raw", "long"] = "raw"
+    """laion-random: which text of a pair; of several, one is drawn."""
+    min_sim: float = 0.24
+    """mmc4-pair: least similarity of an image and its sentence."""
+    seed: int = 0
+    name: str | None = None
+    """The data set's name; by default the folder's."""
+
+    def run(self) -> None:
+        """Derive with Ray Data and say what was left out."""
+        from cornerstone.data.derive import check, derive
+        from cornerstone.training.cluster import connect
+
+        check(self.kind, self.data, self.out)  # what cannot work is refused before Ray starts
+        with connect(say):
+            options: dict[str, Any] = {"role": self.role, "min_similarity": self.min_sim, "seed": self.seed}
+            report = derive(self.kind, self.data, self.out, name=self.name, progress=bar("deriving"), **options)
+        _tell(report)
+
+
+def _tell(report: ImportReport) -> None:
+    say(f"{report.rows:,} rows in {report.folder} (content {report.manifest.content_hash}), {report.seconds:.0f} s")
+    if report.quarantined:
+        reasons = ", ".join(f"{count:,} × {reason}" for reason, count in report.reasons.items())
+        say(f"{report.quarantined:,} left out: {reasons}; see {report.folder}/quarantine.jsonl")
 
 
 @dataclass(frozen=True)

@@ -118,8 +118,10 @@ def mmc4(row: Row, load: Load) -> Iterator[Segment | Refused]:
     for info in at.get(-1, []):
         yield load(None, None, {"name": info.get("image_name"), "matched_text_index": info.get("matched_text_index")})
     for index, text in enumerate(texts):
+        empty = not any(True for _ in _text(text))  # an image that is matched with nothing is matched with no sentence
         for info in at.get(index, []):
-            kept = {"matched_text_index": index, "matched_sim": info.get("matched_sim"), "url": info.get("raw_url")}
+            similarity = None if empty else info.get("matched_sim")
+            kept = {"matched_text_index": index, "matched_sim": similarity, "url": info.get("raw_url")}
             yield load(info.get("image_name"), info.get("raw_url"), {"name": info.get("image_name"), **kept})
         yield from _text(text)
 

@@ -1,0 +1,140 @@
+"""Data sets made of other ones: LAION-Random (documents of pairs) and MMC4-Pair (pairs of documents), both of LCL.
+
+Either is written by the importers' own machinery, a task a shard of the parent, whose content hash the manifest keeps.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from cornerstone.data import draws
+from cornerstone.data.images import BadImage, probe
+from cornerstone.data.importers.core import ImportOptions, ImportReport, Plan, Progress, Refused, run_import
+from cornerstone.data.importers.webdataset import WINDOW, shuffled
+from cornerstone.data.manifest import Kind
+from cornerstone.data.records import Caption, Document, Pair, Role, Segment
+from cornerstone.data.shards import DataSet, Reader, refuse_existing
+from cornerstone.data.storage import Location
+from cornerstone.errors import CornerstoneError, did_you_mean
+
+MIN_SIMILARITY = 0.24
+
+
+class LaionRandom:
+    """A document for each pair: its image and one of its texts, drawn once where there are several (LCL, section 4.1).
+
+    On which side of the text the image stands is drawn anew in each epoch, when documents are read in packed sequences.
+    """
+
+    kind: Kind = "documents"
+
+    def __init__(self, data: DataSet, options: ImportOptions, role: Role = "raw") -> None:
+        self.data, self.options, self.role = data, options, role
+
+    def plan(self) -> Plan:
+        """A piece of work for each shard, whose rows lie in random order already."""
+        return Plan(list(range(len(self.data.manifest.shards))), _of_parent(self.data, role=self.role))
+
+    def read(self, task: int) -> Iterator[Document | Refused]:
+        """The documents of a shard; a pair without such a text gives none."""
+        first = sum(shard.rows for shard in self.data.manifest.shards[:task])
+        for place, row in enumerate(_rows(self.data, task), first):
+            texts = [c["text"] for c in row["captions"] or [] if c["role"] == self.role and (c["text"] or "").strip()]
+            if not texts:
+                yield Refused(row["key"], f"no {self.role} text")
+                continue
+            text = texts[int(draws.choice(len(texts), self.options.seed, "laion-random", place)[0])]
+            yield Document(row["key"], (Segment(image=row["image"]), Segment(text=text)), row["extra"])
+
+
+class Mmc4Pair:
+    """A pair for each image of a document that is matched well enough, with the sentence it is matched with."""
+
+    kind: Kind = "pairs"
+
+    def __init__(self, data: DataSet, options: ImportOptions, min_similarity: float = MIN_SIMILARITY) -> None:
+        self.data, self.options, self.min_similarity = data, options, min_similarity
+
+    def plan(self) -> Plan:
+        """A piece of work for each shard; images of one document are shuffled apart."""
+        order = _of_parent(self.data, min_similarity=self.min_similarity)
+        return Plan(list(range(len(self.data.manifest.shards))), {**order, "window": WINDOW, "seed": self.options.seed})
+
+    def read(self, task: int) -> Iterator[Pair | Refused]:
+        """The pairs of a shard."""
+        found = (pair for row in _rows(self.data, task) for pair in self._pairs(row))
+        return shuffled(found, self.options.seed, task)
+
+    def _pairs(self, row: dict[str, Any]) -> Iterator[Pair | Refused]:
+        waiting: list[tuple[int, bytes, float]] = []  # images stand before the sentence that they are matched with
+        for place, segment in enumerate(row["segments"] or []):
+            if segment["kind"] == "image":
+                extra = json.loads(segment["extra"]) if segment["extra"] else {}
+                similarity = extra.get("matched_sim")
+                if similarity is None:
+                    yield Refused(f"{row['key']}#{place}", "no matched_sim: the image is matched with no sentence")
+                elif similarity >= self.min_similarity:
+                    waiting.append((place, segment["image"], similarity))
+                continue
+            for at, image, similarity in waiting:
+                yield _pair(f"{row['key']}#{at}", image, segment["text"], similarity)
+            waiting = []
+
+
+def _pair(key: str, image: bytes, text: str, similarity: float) -> Pair | Refused:
+    try:
+        width, height = probe(image)
+    except BadImage as error:
+        return Refused(key, str(error))
+    extra = json.dumps({"matched_sim": similarity})
+    return Pair(key, image, width, height, (Caption("matched sentence", "raw", text),), extra=extra)
+
+
+def _of_parent(data: DataSet, **settings: Any) -> dict[str, Any]:
+    return {"parent": data.manifest.content_hash, "shards": "as in the parent", **settings}
+
+
+def _rows(data: DataSet, shard: int) -> Iterator[dict[str, Any]]:
+    """The rows of a shard, a row group in memory at a time."""
+    reader, shards = Reader(data, keep_groups=1), data.manifest.shards
+    first = sum(len(before.row_groups) for before in shards[:shard])
+    for group in range(first, first + len(shards[shard].row_groups)):
+        table = reader.group(group)
+        for row in range(table.num_rows):
+            yield {name: table[name][row].as_py() for name in table.column_names}
+
+
+KINDS = ("laion-random", "mmc4-pair")
+
+
+def derive(
+    kind: str,
+    folder: Location | str,
+    out: Location | str,
+    *,
+    role: Role = "raw",
+    min_similarity: float = MIN_SIMILARITY,
+    seed: int = 0,
+    name: str | None = None,
+    progress: Progress | None = None,
+) -> ImportReport:
+    """Write the derived data set of a folder of shards. Needs Ray to be started.
+
+    `role` is of the texts that `laion-random` takes, `min_similarity` of the images that `mmc4-pair` takes. Raises
+    CornerstoneError for an unknown kind, shards of the wrong kind, a finished out folder, and where no row is left.
+    """
+    data = check(kind, folder, out)
+    options = ImportOptions(seed=seed, name=name)
+    source = LaionRandom(data, options, role) if kind == "laion-random" else Mmc4Pair(data, options, min_similarity)
+    return run_import(kind, source, data.location, Location.of(out), progress)
+
+
+def check(kind: str, folder: Location | str, out: Location | str) -> DataSet:
+    """The parent, opened; CornerstoneError as in `derive`, for all that can be known beforehand."""
+    if kind not in KINDS:
+        raise CornerstoneError(f"Unknown data set {kind!r}{did_you_mean(kind, KINDS)}")
+    data = DataSet.open(folder, "pairs" if kind == "laion-random" else "documents")
+    refuse_existing(Location.of(out))
+    return data
