@@ -147,12 +147,31 @@ def test_workers_compare_their_counts_only_now_and_then(tmp_path):
 
 def test_progress_is_told_at_most_once_a_second_and_at_the_end(now):
     told = []
-    progress = Progress(told.append, steps=40)
+    progress, clock = Progress(told.append, steps=40, advice="buy"), Clock()
+    clock.seconds = {"data": 3.0}  # the first batch
     for step in range(10, 40):  # a run that goes on from step 10
         now.seconds += 0.25
-        progress.after_step(step, Rows(10), parts(), Clock())
+        progress.after_step(step, Rows(10), parts(), clock)
     assert [word["step"] for word in told] == [11, 15, 19, 23, 27, 31, 35, 39, 40]
     assert all((word["steps"], word["loss"], word["state"]) == (40, 3.0, "training") for word in told)
     assert [word["left"] for word in told[1:]] == pytest.approx([0.25 * (40 - word["step"]) for word in told[1:]])
     progress.after_evaluation(39, {}, Clock())
     assert told[-1] == {"state": "evaluated after step 40"}
+
+
+def test_who_waits_for_data_is_told_what_to_change_once(now):
+    def told_by(waited, steps):
+        told, clock = [], Clock()
+        clock.seconds = {"data": 7.0}
+        progress = Progress(told.append, steps, advice="buy a larger machine.")
+        for step in range(steps):
+            progress.after_step(step, Rows(10), parts(), clock)
+            now.seconds += 1.0
+            clock.seconds["data"] += waited
+        return told
+
+    told = told_by(0.25, 30)
+    assert [word["waits"] for word in told if "waits" in word][1:] == [0.25] * 29
+    advice = [word for word in told if "advice" in word]
+    assert advice == [{"advice": "the steps wait for data 25% of the time: buy a larger machine."}]
+    assert not any("advice" in word for word in told_by(0.25, 10) + told_by(0.19, 30))

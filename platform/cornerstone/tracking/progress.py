@@ -11,6 +11,7 @@ import ray
 from rich.console import Console
 
 LINE_EVERY = 15.0  # seconds between lines about the same trial in a log
+WORTH_SAYING = 0.05  # share of the time that steps wait for data
 
 
 @ray.remote(num_cpus=0)
@@ -50,6 +51,7 @@ class Watcher:
         self._thread = threading.Thread(target=self._follow, daemon=True, name="progress")
         self._said: dict[str, tuple[str, float]] = {}
         self._lines: dict[str, str] = {}
+        self._advised: set[str] = set()
 
     def __enter__(self) -> Watcher:
         self._thread.start()
@@ -74,6 +76,9 @@ class Watcher:
                 self._say(run, f"[{place + 1}/{len(self._runs)}] {name}", words[run])
 
     def _say(self, run: str, name: str, word: dict[str, Any]) -> None:
+        if "advice" in word and run not in self._advised:
+            self._advised.add(run)
+            self._console.print(f"{name}: {word['advice']}", highlight=False, markup=False, soft_wrap=True)
         state, now = str(word.get("state", "training")), time.monotonic()
         last_state, last_time = self._said.get(run, ("", 0.0))
         if state == last_state and (state != "training" or now - last_time < LINE_EVERY):
@@ -82,6 +87,7 @@ class Watcher:
         if state == "training" and "step" in word:
             text = f"step {word['step']:,} of {word['steps']:,}"
             text += f", loss {word['loss']:.3f}" if "loss" in word else ""
+            text += f", {word['waits']:.0%} waiting for data" if word.get("waits", 0) >= WORTH_SAYING else ""
             text += f", {_duration(word['left'])} left" if word.get("left") else ""
         else:
             text = state

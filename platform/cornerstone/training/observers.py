@@ -17,6 +17,8 @@ from cornerstone.errors import RunStopped
 from cornerstone.training.loop import Clock, Metrics
 
 FEW = 200  # rows to have seen before the share of bad ones is judged
+MUCH = 0.2  # share of the time that steps wait for data, above which there is advice
+LONG = 10.0  # seconds of steps before that is judged
 
 
 class StepMetrics:
@@ -120,25 +122,30 @@ class Quarantine:
 
 
 class Progress:
-    """Tells how far the run is, at most once a second."""
+    """Tells how far the run is, at most once a second, and what to change where the steps wait much for data."""
 
-    def __init__(self, tell: Callable[[dict[str, Any]], None], steps: int) -> None:
-        self._tell, self._steps, self._last, self._begun = tell, steps, 0.0, 0.0
-        self._first = -1
+    def __init__(self, tell: Callable[[dict[str, Any]], None], steps: int, advice: str) -> None:
+        self._tell, self._steps, self._advice, self._last, self._begun = tell, steps, advice, 0.0, 0.0
+        self._first, self._first_wait = -1, 0.0
 
     def after_step(self, step: int, batch: Batch, parts: dict[str, Tensor], clock: Clock) -> None:
         """Step, loss and seconds left, by the pace of the steps so far (None before there is one)."""
         now = time.monotonic()
         if self._first < 0:
-            self._first, self._begun = step, now
+            self._first, self._begun, self._first_wait = step, now, clock.seconds["data"]
         if now - self._last < 1.0 and step + 1 < self._steps:
             return
         self._last = now
         pace = (now - self._begun) / (step - self._first) if step > self._first else None
         loss = float(torch.stack(list(parts.values())).sum())
+        waits = (clock.seconds["data"] - self._first_wait) / (now - self._begun) if now - self._begun > 0 else 0.0
+        if waits > MUCH and now - self._begun > LONG and self._advice:
+            self._tell({"advice": f"the steps wait for data {waits:.0%} of the time: {self._advice}"})
+            self._advice = ""
         self._tell(
             {
                 "state": "training",
+                "waits": waits,
                 "step": step + 1,
                 "steps": self._steps,
                 "loss": loss,

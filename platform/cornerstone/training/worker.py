@@ -53,7 +53,7 @@ def run_worker(job: Job, tell: Tell) -> dict[str, Any]:
     observers: tuple[Observer, ...] = (
         meter,
         Quarantine(job.identity.local_folder / f"quarantine-{rank}.jsonl", recipe.data.bad_row_limit, every),
-        *([Progress(tell, recipe.optimization.steps)] if rank == 0 else []),
+        *([Progress(tell, recipe.optimization.steps, _advice(job))] if rank == 0 else []),
     )
 
     def judge(batches: Iterable[EvaluationBatch]) -> Metrics:
@@ -87,6 +87,14 @@ def run_worker(job: Job, tell: Tell) -> dict[str, Any]:
     finally:
         unsent = journal.close() if journal else 0
     return {"metrics": metrics, "model": model_uri, "unsent": unsent, "problem": journal.problem if journal else ""}
+
+
+def _advice(job: Job) -> str:
+    """What helps where the steps wait for data."""
+    actors = f"--placement.decode-actors above {job.placement.decode_actors}"
+    if job.recipe.method.image.locked and not job.prepared.features:
+        return f"a locked tower's features can be computed once (--recipe.data.features stored), or give {actors}."
+    return f"give {actors}, on a machine or cluster with CPUs for them."
 
 
 def _threads(job: Job, workers_here: int) -> int:
