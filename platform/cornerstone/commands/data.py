@@ -59,7 +59,8 @@ class ImportCommand:
     """Bring image-text pairs or interleaved documents of another layout into shards."""
 
     format: tyro.conf.Positional[str]
-    """pairs-jsonl, webdataset, coco, karpathy, flickr30k, dci, iiw, sharegpt4v, urban1k, imagefolder;
+    """pairs-jsonl, webdataset, img2dataset, cc-tsv, dreamlip-csv, hf-parquet, coco, karpathy,
+    flickr30k, dci, iiw, sharegpt4v, urban1k, imagefolder;
     documents: mmc4, obelics."""
     src: tyro.conf.Positional[str]
     """What to read: a list beside its image folder, a tar, a folder of tars or of a layout's own."""

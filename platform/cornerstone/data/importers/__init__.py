@@ -10,9 +10,12 @@ from typing import Any
 
 from cornerstone.data.importers import documents, listing
 from cornerstone.data.importers.core import Format, ImportOptions, ImportReport, Progress, run_import
+from cornerstone.data.importers.delimited import CcTsv, DreamLip
 from cornerstone.data.importers.documents import Documents
+from cornerstone.data.importers.img2dataset import img2dataset
 from cornerstone.data.importers.listing import Listed
 from cornerstone.data.importers.pairs_jsonl import PairsJsonl
+from cornerstone.data.importers.parquet_rows import ParquetRows
 from cornerstone.data.importers.webdataset import WebDataset
 from cornerstone.data.shards import refuse_existing
 from cornerstone.data.storage import Location
@@ -23,6 +26,10 @@ __all__ = ["FORMATS", "ImportOptions", "ImportReport", "import_pairs"]
 FORMATS: dict[str, Callable[[Location, ImportOptions], Format]] = {
     "pairs-jsonl": PairsJsonl,
     "webdataset": WebDataset,
+    "img2dataset": img2dataset,
+    "cc-tsv": CcTsv,
+    "dreamlip-csv": DreamLip,
+    "hf-parquet": ParquetRows,
     "coco": partial(Listed, read_list=listing.coco, raw=("captions",)),
     "karpathy": partial(Listed, read_list=listing.karpathy, raw=("captions",)),
     "flickr30k": partial(Listed, read_list=listing.flickr30k, raw=("captions",)),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fnmatch
 import gzip
-import hashlib
 import io
 import json
 import zipfile
@@ -17,16 +16,15 @@ import zlib
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cornerstone.data import draws
-from cornerstone.data.images import BadImage, probe
+from cornerstone.data.images import BadImage
 from cornerstone.data.importers.core import ImportOptions, Plan, Refused, Sample, meets
 from cornerstone.data.importers.fields import conditions, utf8
-from cornerstone.data.importers.folder import ImageFolder
+from cornerstone.data.importers.folder import ImageFolder, candidates
 from cornerstone.data.importers.pairs_jsonl import parse
 from cornerstone.data.importers.webdataset import WINDOW, braces, shuffled
 from cornerstone.data.manifest import Kind
@@ -151,27 +149,13 @@ def _image(
 ) -> Segment | Refused:
     """The image under its name, the last part of its name or address, or the address's MD5 or SHA-1."""
     label = f"{key}#{extra.get('name')}"
-    names = _names(name, address)
+    names = candidates(name, address)
     if not names:
         return Refused(label, f"no place: matched_text_index {extra.get('matched_text_index')!r} is no text's")
-    problem = ""
-    for candidate in names:
-        try:
-            image = folder.read(candidate)
-            probe(image)
-            return Segment(image=image, extra=json.dumps(extra, default=str))
-        except (OSError, ValueError, BadImage) as error:
-            problem = problem or str(error)  # what is wrong under its own name says most
-    return Refused(label, problem)
-
-
-def _names(name: str | None, address: str | None) -> list[str]:
-    names = [name, name.rpartition("/")[2]] if name else []
-    if address and "://" in address:
-        last = unquote(urlsplit(address).path).rpartition("/")[2]
-        hashes = [hashlib.new(kind, address.encode(), usedforsecurity=False).hexdigest() for kind in ("md5", "sha1")]
-        names += [last, *(f"{digest}{ending}" for digest in hashes for ending in (".jpg", ""))]
-    return [found for found in dict.fromkeys(names) if found]
+    try:
+        return Segment(image=folder.read_image(names), extra=json.dumps(extra, default=str))
+    except (OSError, ValueError, BadImage) as error:
+        return Refused(label, str(error))
 
 
 def _rows(file: Location) -> Iterator[tuple[str, Row] | Refused]:

@@ -1,12 +1,16 @@
-"""A folder of images that names are relative to: reads files in it, and nothing outside it."""
+"""A folder of images that names are relative to, or addresses stand for: reads files in it, and nothing outside it."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import posixpath
+from collections.abc import Iterable
+from urllib.parse import unquote, urlsplit
 
 from pyarrow import fs
 
+from cornerstone.data.images import BadImage, probe
 from cornerstone.data.importers.core import MAX_BYTES
 from cornerstone.data.storage import Location
 
@@ -36,6 +40,18 @@ class ImageFolder:
         except OSError as error:
             raise OSError(f"not readable: {error}") from error
 
+    def read_image(self, names: Iterable[str]) -> bytes:
+        """The first file under one of these names that is an image. OSError, ValueError or BadImage say why there is none."""
+        problem: Exception = OSError("no image: it has neither a name nor an address")
+        for place, name in enumerate(names):
+            try:
+                found = self.read(name)
+                probe(found)
+                return found
+            except (OSError, ValueError, BadImage) as error:
+                problem = problem if place else error  # what is wrong under its own name says most
+        raise problem
+
     def _inside(self, name: str) -> str:
         """The path of a name, with links followed where they can be: it must lie in the folder."""
         path = posixpath.normpath(posixpath.join(self.root, name))
@@ -44,3 +60,14 @@ class ImageFolder:
         if "\0" in name or not path.startswith(self.root.rstrip("/") + "/"):
             raise ValueError("outside the image folder: a link, `..` or an absolute path leads out of it")
         return path
+
+
+def candidates(name: str | None, address: str | None) -> list[str]:
+    """Names that downloads of an image go by: its name, the last part of its name or address, the address's hashes."""
+    names = [name, name.rpartition("/")[2]] if name else []
+    if address and "://" in address:
+        last = unquote(urlsplit(address).path).rpartition("/")[2]
+        kinds = ("md5", "sha1", "sha256")
+        hashes = [hashlib.new(kind, address.encode(), usedforsecurity=False).hexdigest() for kind in kinds]
+        names += [last, *(f"{digest}{ending}" for digest in hashes for ending in (".jpg", ""))]
+    return [found for found in dict.fromkeys(names) if found]

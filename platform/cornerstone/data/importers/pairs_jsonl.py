@@ -10,7 +10,7 @@ import io
 import json
 from array import array
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -28,19 +28,23 @@ _SHOWN = 50  # values of a field that an error message names
 
 
 class PairsJsonl:
-    """The format; see the module."""
+    """The format; see the module. A list of another spelling overrides how its records are found and read."""
 
     kind: Kind = "pairs"
+    image = IMAGE
+    """The field that names a row's image."""
+    record = "JSON object"
+    """What a record is called."""
 
     def __init__(self, src: Location, options: ImportOptions) -> None:
         if not (options.raw or options.long or options.label):
             raise CornerstoneError("Say which fields hold texts: --raw FIELD.. or --long FIELD.. (or --label FIELD).")
-        self.options, self.list = options, _list_file(src)
+        self.options, self.list = options, self.find_list(src)
         parent = Location(self.list.uri.rpartition("/")[0])
         self.images = parent if options.images is None else Location.of(options.images)
         if not self.images.exists():
             raise CornerstoneError(
-                f"No image folder at {self.images}. Name the one that `{IMAGE}` is relative to: --images."
+                f"No image folder at {self.images}. Name the one that `{self.image}` is relative to: --images."
             )
         self.where = conditions(options.where)
 
@@ -48,10 +52,8 @@ class PairsJsonl:
         """Scan the list: which lines meet the conditions, which fields there are."""
         scan = _Scan(self)
         with self.list.open_input() as stream:
-            offset = 0
-            for line in io.BufferedReader(stream, 1 << 20):
-                scan.line(line, offset)
-                offset += len(line)
+            for offset, record in self.records(io.BufferedReader(stream, 1 << 20)):
+                scan.record(record, offset)
         scan.check()
         order = draws.permutation(len(scan.offsets), self.options.seed, "import-order")[: self.options.limit_rows]
         places = np.stack([np.asarray(scan.offsets, np.int64), np.asarray(scan.lengths, np.int64)], axis=1)[order]
@@ -69,18 +71,37 @@ class PairsJsonl:
         with self.list.open_input() as stream:
             for offset, length in task.tolist():
                 stream.seek(offset)
-                row = parse(stream.read(length))
+                row = self.parse(stream.read(length))
                 if isinstance(row, str):
                     yield Refused(f"{_name(self.list)} at byte {offset}", row)
                     continue
-                image = row.pop(IMAGE, None)
+                image = row.pop(self.image, None)
                 if not isinstance(image, str) or not image:
-                    yield Refused(f"{_name(self.list)} at byte {offset}", f"no image: `{IMAGE}` is {image!r}")
+                    yield Refused(f"{_name(self.list)} at byte {offset}", f"no image: `{self.image}` is {image!r}")
                     continue
                 try:
-                    yield Sample(image, folder.read(image), row)
+                    yield Sample(image, self.fetch(folder, image), row)
                 except (OSError, ValueError) as reason:
                     yield Refused(image, str(reason))
+
+    def find_list(self, src: Location) -> Location:
+        """The list itself; CornerstoneError where there is none."""
+        return _list_file(src)
+
+    def records(self, stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
+        """Every record of the list as it stands there, and where."""
+        offset = 0
+        for line in stream:
+            yield offset, line
+            offset += len(line)
+
+    def parse(self, record: bytes) -> dict[str, Any] | str:
+        """A record's fields, or why it has none."""
+        return parse(record)
+
+    def fetch(self, folder: ImageFolder, image: str) -> bytes:
+        """The file that a row's image names. OSError or ValueError say why there is none."""
+        return folder.read(image)
 
 
 def parse(line: bytes) -> dict[str, Any] | str:
@@ -102,15 +123,15 @@ class _Scan:
         self.refused: list[Refused] = []
         self.names: dict[str, None] = {}
         options = source.options
-        self.missing = {IMAGE, *options.raw, *options.long, *(field for field, _ in source.where)}
+        self.missing = {source.image, *options.raw, *options.long, *(field for field, _ in source.where)}
         self.missing |= {options.label} if options.label else set()
         self.values: dict[str, set[str]] = {field: set() for field, _ in source.where}
         self.rows = 0
 
-    def line(self, line: bytes, offset: int) -> None:
+    def record(self, line: bytes, offset: int) -> None:
         if not line.strip():
             return
-        row = parse(line)
+        row = self.source.parse(line)
         if isinstance(row, str):
             self.refused.append(Refused(f"{_name(self.source.list)} at byte {offset}", row))
             return
@@ -131,7 +152,7 @@ class _Scan:
     def check(self) -> None:
         where = self.source.list
         if self.rows == 0:
-            raise CornerstoneError(f"{where} has no JSON object in any line. Name another list.")
+            raise CornerstoneError(f"{where} has no {self.source.record} in any line. Name another list.")
         for field in sorted(self.missing):
             raise CornerstoneError(f"No row of {where} has a field {field!r}{did_you_mean(field, self.names)}")
         if not self.offsets:

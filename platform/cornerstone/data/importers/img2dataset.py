@@ -1,0 +1,134 @@
+"""`img2dataset`: what the downloader of that name leaves, in any of its three output formats.
+
+Tars with `.jpg`, `.txt` and `.json` a sample; plain folders of the same files; or Parquet with the image in `jpg`. The
+Parquet files beside tars and folders hold metadata alone and `_stats.json` none: neither is data.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cornerstone.data import draws
+from cornerstone.data.importers.core import Format, ImportOptions, Plan, Refused, Sample, meets
+from cornerstone.data.importers.fields import conditions, utf8
+from cornerstone.data.importers.folder import ImageFolder
+from cornerstone.data.importers.parquet_rows import ENDING, ParquetRows, image_column
+from cornerstone.data.importers.webdataset import ENDINGS, IMAGES, WINDOW, WebDataset, shuffled
+from cornerstone.data.manifest import Kind
+from cornerstone.data.storage import Location
+from cornerstone.errors import CornerstoneError
+
+
+def img2dataset(src: Location, options: ImportOptions) -> Format:
+    """The format that the folder holds; CornerstoneError where it is none of the three."""
+    if src.uri.endswith(ENDINGS) or any(sign in src.uri for sign in "{*?"):
+        return Tars(src, options)
+    if not src.exists():
+        raise CornerstoneError(f"Nothing at {src}: expected the output folder of img2dataset.")
+    if src.uri.endswith(ENDING):
+        return ParquetRows(src, options)
+    names = sorted(src.list())
+    if any(name.endswith(ENDINGS) for name in names):
+        return Tars(src, options)
+    tables = [name for name in names if name.endswith(ENDING)]
+    if tables and image_column(_schema(src.join(tables[0]))):
+        return ParquetRows(src, options)
+    folders = [name for name in names if name.isdecimal()]
+    if folders:
+        return Folders(src, options, folders)
+    raise CornerstoneError(
+        f"{src} is no output of img2dataset: expected tars, numbered folders (00000), or Parquet with a column `jpg`, and "
+        f"found {', '.join(names[:5]) or 'nothing'}."
+    )
+
+
+def _schema(file: Location) -> pa.Schema:
+    with file.open_input() as stream:
+        return pq.read_schema(stream)
+
+
+def usable(record: Sample | Refused) -> Sample | Refused:
+    """A sample with `txt`, from its metadata where the file is missing; refused where the download did not succeed."""
+    if isinstance(record, Refused):
+        return record
+    fields = record.fields
+    if str(fields.get("status", "success")) != "success":
+        return Refused(record.key, f"not downloaded: {fields.get('error_message') or fields['status']}")
+    if "txt" not in fields and isinstance(fields.get("caption"), str):
+        return replace(record, fields={**fields, "txt": fields["caption"]})
+    return record
+
+
+class Tars(WebDataset):
+    """img2dataset's tars: WebDataset with its metadata heeded."""
+
+    def _matching(self, tar: Location) -> Iterator[Sample | Refused]:
+        return map(usable, super()._matching(tar))
+
+
+class Folders:
+    """Numbered folders of `000000000.jpg`, `.txt` and `.json`."""
+
+    kind: Kind = "pairs"
+
+    def __init__(self, src: Location, options: ImportOptions, folders: list[str]) -> None:
+        if options.label is not None or options.images is not None:
+            raise CornerstoneError("--label and --images have no effect on img2dataset's folders. Leave them out.")
+        self.src, self.folders = src, folders
+        self.options = options if options.raw or options.long else replace(options, raw=("txt",))
+        self.where = conditions(options.where)
+
+    def plan(self) -> Plan:
+        """One piece of work a folder; a single one where rows are limited."""
+        order = draws.permutation(len(self.folders), self.options.seed, "import-order")
+        folders = [(int(i), self.folders[i]) for i in order]
+        tasks = [[folder] for folder in folders] if self.options.limit_rows is None else [folders]
+        return Plan(tasks, order={"folders": "permuted", "window": WINDOW, "seed": self.options.seed})
+
+    def read(self, task: list[tuple[int, str]]) -> Iterator[Sample | Refused]:
+        """The rows of some folders that meet the conditions."""
+        found = (
+            record
+            for _, folder in task
+            for record in map(usable, self._samples(folder))
+            if isinstance(record, Refused) or meets(record.fields, self.where)
+        )
+        return shuffled(islice(found, self.options.limit_rows), self.options.seed, task[0][0])
+
+    def _samples(self, folder: str) -> Iterator[Sample | Refused]:
+        parts: dict[str, list[str]] = {}
+        for name in sorted(self.src.join(folder).list()):
+            stem, _, ending = name.partition(".")
+            parts.setdefault(stem, []).append(ending.lower())
+        place = ImageFolder(self.src.join(folder))
+        for stem, endings in parts.items():
+            key = f"{folder}/{stem}"
+            image = next((ending for ending in endings if ending in IMAGES), None)
+            try:
+                fields = _fields(place, stem, endings)
+                if image is None:
+                    yield Refused(key, f"no image: {fields.get('error_message') or 'only ' + ', '.join(endings)}")
+                else:
+                    yield Sample(key, place.read(f"{stem}.{image}"), fields)
+            except (OSError, ValueError) as reason:
+                yield Refused(key, str(reason))
+
+
+def _fields(place: ImageFolder, stem: str, endings: list[str]) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    if "json" in endings:
+        try:
+            found = json.loads(place.read(f"{stem}.json"))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"not JSON: {error}") from error
+        fields = found if isinstance(found, dict) else {}
+    if "txt" in endings:
+        fields["txt"] = utf8(place.read(f"{stem}.txt").decode("utf-8-sig", "replace"))
+    return fields

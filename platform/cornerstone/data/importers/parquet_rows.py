@@ -1,0 +1,139 @@
+"""`hf-parquet`: tables that hold their images, as Hugging Face writes them (`image: struct<bytes, path>`), and img2dataset's.
+
+Files come in seeded order; inside a file, rows leave a shuffle window in seeded order. A damaged file gives what lies
+before the damage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cornerstone.data import draws
+from cornerstone.data.importers.core import ImportOptions, Plan, Refused, Sample, meets
+from cornerstone.data.importers.fields import conditions
+from cornerstone.data.importers.folder import ImageFolder
+from cornerstone.data.importers.webdataset import WINDOW, braces, shuffled
+from cornerstone.data.manifest import Kind
+from cornerstone.data.storage import Location
+from cornerstone.errors import CornerstoneError, did_you_mean
+
+IMAGE_NAMES = ("image", "jpg", "jpeg", "png", "webp")
+TEXT_NAMES = ("caption", "text", "txt", "TEXT")
+KEY_NAMES = ("key", "__key__", "id", "image_id")
+ENDING = ".parquet"
+
+
+class ParquetRows:
+    """The format; without --raw and --long the raw text is `caption`, `text` or `txt`."""
+
+    kind: Kind = "pairs"
+
+    def __init__(self, src: Location, options: ImportOptions) -> None:
+        if options.label is not None:
+            raise CornerstoneError("--label needs all class names before the first row: import a list (pairs-jsonl).")
+        self.files = find_parquet(src)
+        schema = _schema(self.files[0])
+        self.image = image_column(schema)
+        if not self.image:
+            raise CornerstoneError(
+                f"{self.files[0]} holds no image: expected a column struct<bytes, path> or one of bytes named "
+                f"{', '.join(IMAGE_NAMES)}, and found {', '.join(schema.names)}."
+            )
+        columns = [name for name in schema.names if name != self.image]
+        if not (options.raw or options.long):
+            text = next((name for name in TEXT_NAMES if name in columns), None)
+            if text is None:
+                raise CornerstoneError(f"Say which of {', '.join(columns)} hold texts: --raw FIELD.. or --long FIELD..")
+            options = replace(options, raw=(text,))
+        self.options, self.where = options, conditions(options.where)
+        for field in (*options.raw, *options.long, *(field for field, _ in self.where)):
+            if field.partition(".")[0] not in columns and field not in columns:
+                raise CornerstoneError(f"{self.files[0]} has no column {field!r}{did_you_mean(field, columns)}")
+        self.images = Location.of(options.images) if options.images else None
+
+    def plan(self) -> Plan:
+        """One piece of work a file; a single one where rows are limited."""
+        order = draws.permutation(len(self.files), self.options.seed, "import-order")
+        files = [(int(i), self.files[i]) for i in order]
+        tasks = [[file] for file in files] if self.options.limit_rows is None else [files]
+        return Plan(tasks, order={"files": "permuted", "window": WINDOW, "seed": self.options.seed})
+
+    def read(self, task: list[tuple[int, Location]]) -> Iterator[Sample | Refused]:
+        """The rows of some files that meet the conditions."""
+        found = (
+            record
+            for _, file in task
+            for record in self._records(file)
+            if isinstance(record, Refused) or meets(record.fields, self.where)
+        )
+        return shuffled(islice(found, self.options.limit_rows), self.options.seed, task[0][0])
+
+    def _records(self, file: Location) -> Iterator[Sample | Refused]:
+        name = file.uri.rpartition("/")[2]
+        stem, count = name.removesuffix(ENDING), 0
+        folder = ImageFolder(self.images) if self.images else None
+        try:
+            with file.open_input() as stream:
+                for batch in pq.ParquetFile(stream).iter_batches(batch_size=64):
+                    for row in range(batch.num_rows):
+                        yield self._record(f"{stem}/{count}", batch, row, folder)
+                        count += 1
+        except (OSError, pa.ArrowException) as error:
+            yield Refused(name, f"damaged file: the rest is lost after {count} rows ({error})")
+
+    def _record(self, place: str, batch: pa.RecordBatch, row: int, folder: ImageFolder | None) -> Sample | Refused:
+        try:
+            fields = {name: batch[name][row].as_py() for name in batch.schema.names}
+        except UnicodeDecodeError as error:
+            return Refused(place, f"not UTF-8: {error.reason}")
+        key = next((f"{place}#{fields[name]}" for name in KEY_NAMES if fields.get(name) is not None), place)
+        if str(fields.get("status", "success")) != "success":
+            return Refused(key, f"not downloaded: {fields.get('error_message') or fields['status']}")
+        image = fields.pop(self.image)
+        data, path = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (image, None)
+        others = {name: value for name, value in fields.items() if not isinstance(value, bytes)}
+        if data is not None:
+            return Sample(key, data, others)
+        if not path:
+            return Refused(key, f"no image: {self.image} has neither bytes nor a path")
+        if folder is None:
+            return Refused(key, "no image: only its path is in the table; name the folder with --images")
+        try:
+            return Sample(key, folder.read(path), others)
+        except (OSError, ValueError) as reason:
+            return Refused(key, str(reason))
+
+
+def image_column(schema: pa.Schema) -> str:
+    """The column with images: a struct with bytes, or bytes under a usual name; empty where there is none."""
+    for field in schema:
+        if pa.types.is_struct(field.type) and {"bytes", "path"} <= {inner.name for inner in field.type}:
+            return str(field.name)
+    binary = [f.name for f in schema if pa.types.is_binary(f.type) or pa.types.is_large_binary(f.type)]
+    return next((name for name in IMAGE_NAMES if name in binary), "")
+
+
+def find_parquet(src: Location) -> list[Location]:
+    """The Parquet files that a file, a folder or a brace list names, sorted."""
+    found: list[Location] = []
+    for location in map(Location, braces(src.uri)):
+        if not location.exists():
+            raise CornerstoneError(f"Nothing at {location}: expected a Parquet file or a folder of them.")
+        names = [location] if location.uri.endswith(ENDING) else [location.join(name) for name in location.list()]
+        found += [file for file in names if file.uri.endswith(ENDING)]
+    if not found:
+        raise CornerstoneError(f"No Parquet file in {src}: expected files that end with {ENDING}.")
+    return sorted(set(found), key=lambda file: file.uri)
+
+
+def _schema(file: Location) -> pa.Schema:
+    try:
+        with file.open_input() as stream:
+            return pq.read_schema(stream)
+    except (OSError, pa.ArrowException) as error:
+        raise CornerstoneError(f"{file} is no whole Parquet file: {error}") from error
