@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Everything that `make demo` prepares and records; delete the folder to begin anew.
 DEMO_HOME ?= $(CURDIR)/.cornerstone
 
-.PHONY: demo test test-faults lint install benchmark clean
+.PHONY: demo test test-faults lint install benchmark benchmark-data clean
 
 demo: install
 	@CORNERSTONE_HOME="$(DEMO_HOME)" PATH="$(CURDIR)/$(BIN):$$PATH" bash ray_jobs/demo.sh $(ARGS)
@@ -25,6 +25,10 @@ lint: install
 benchmark: install
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[benchmark]'
 	$(BIN)/python docs/benchmark.py
+
+benchmark-data: install
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[benchmark]'
+	$(BIN)/python docs/benchmark_data.py $(ARGS)
 
 install: $(VENV)/.installed
 

@@ -39,6 +39,15 @@ STEPS, BATCH, ROWS = 36, 11, 100
 """Epochs end in steps 9, 18 and 27; a checkpoint every 5 steps."""
 
 
+NOTICED_SOON = {
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "2",
+}
+"""Workers outlive their raylet until it is missed: after 20 s by default, in which a small run ends."""
+
+
 @dataclass
 class Trial:
     """A run, started as often as it takes."""
@@ -66,7 +75,8 @@ class Trial:
             str(self.folder / "outcome.json"),
         ]
         with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            environment = {**os.environ, **NOTICED_SOON}
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=environment)
         return self
 
     def reach(self, step: int) -> None:
@@ -242,11 +252,11 @@ def test_what_ray_starts_again_goes_on_by_itself(trial_of, large, strike, worker
 @pytest.mark.parametrize("strike", [the_driver, the_raylet], ids=["driver", "raylet"])
 def test_another_number_of_workers_goes_on(trial_of, strike, before, between, after):
     """Killed twice, and resumed by other numbers of workers each time."""
-    trial = trial_of().start(before)
-    trial.reach(moment(last=20))
+    trial = trial_of(steps=48, pause=0.3).start(before)
+    trial.reach(moment(last=12))
     strike(trial)
     trial.start(between)
-    trial.reach(moment(20, STEPS - 4))
+    trial.reach(trial.records()[-1]["step"] + moment(1, 6))
     strike(trial)
     trial.start(after).finish()
     check_rows(trial)

@@ -1,0 +1,452 @@
+"""`make benchmark-data`: what the data plane does a second, how long it takes to begin, and what it keeps in memory.
+
+    make benchmark-data                                     all but the sweep, some 8 minutes on 2 cores
+    .venv/bin/python docs/benchmark_data.py stream plan     some of it: stream, units, start, plan, memory, packing
+    .venv/bin/python docs/benchmark_data.py sweep           4 trials with stored features and online, half an hour
+
+The photographs are those of CORNERSTONE_TEST_DATA (or ../shared/data), as JPEG of at most 448 pixels with their captions. Every
+way to read them does the same work in the same run, in turns. Prints Markdown tables for docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import os
+import pickle
+import resource
+import statistics
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow as pa
+from PIL import Image
+from rich.console import Console
+
+from cornerstone.data.images import Transform
+from cornerstone.data.layout import Layout, StreamSpec
+from cornerstone.data.mixture import Mixture
+from cornerstone.data.plan import Part, Plan
+from cornerstone.data.records import Caption, Pair
+from cornerstone.data.samples import Draws, Pictures, Texts
+from cornerstone.data.shards import ShardWriter
+from cornerstone.data.texts import TextTokenizer, load_tokenizer
+
+BATCH, SIDE, LIMIT = 128, 224, 128
+SECONDS, ROUNDS = 15.0, 3
+DATA = Path(os.environ.get("CORNERSTONE_TEST_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
+console = Console(width=160)
+
+
+def photographs() -> list[Pair]:
+    """The sample photographs as JPEG, each with a raw and a long text."""
+    pairs = []
+    for name in ("openstax", "coco", "flowers"):
+        for line in (DATA / name / "captions.jsonl").read_text().splitlines():
+            row = json.loads(line)
+            image = Image.open(DATA / name / row["image"]).convert("RGB")
+            image.thumbnail((448, 448))
+            stream = io.BytesIO()
+            image.save(stream, "JPEG", quality=90)
+            texts = [text for text in row.get("captions", []) if text] or ["a photograph of a flower"]
+            captions = (Caption("web", "raw", texts[-1]), Caption("alt", "long", texts[0]))
+            pairs.append(Pair(f"{name}/{row['image']}", stream.getvalue(), *image.size, captions))
+    return pairs
+
+
+def write_shards(folder: Path, pairs: list[Pair], rows: int) -> str:
+    """So many rows, the photographs again and again in random order."""
+    order = np.random.default_rng(0).permutation(np.arange(rows) % len(pairs))
+    with ShardWriter(str(folder), name=folder.name, rows_per_shard=512) as writer:
+        for place in order.tolist():
+            writer.add(pairs[place])
+    return str(folder)
+
+
+def write_tars(folder: Path, pairs: list[Pair]) -> list[str]:
+    """The same photographs as WebDataset tars."""
+    folder.mkdir()
+    files = []
+    for first in range(0, len(pairs), 128):
+        files.append(str(folder / f"{first // 128:05d}.tar"))
+        with tarfile.open(files[-1], "w") as tar:
+            for number, pair in enumerate(pairs[first : first + 128], first):
+                parts = {
+                    "jpg": pair.image,
+                    "txt": pair.captions[0].text.encode(),
+                    "long": pair.captions[1].text.encode(),
+                }
+                for ending, content in parts.items():
+                    info = tarfile.TarInfo(f"{number:06d}.{ending}")
+                    info.size = len(content)
+                    tar.addfile(info, io.BytesIO(content))
+    return files
+
+
+def spec_of(folder: str, steps: int) -> StreamSpec:
+    """An endless run over the shards: a random crop, a raw text, three sentences of a long one."""
+    return StreamSpec(
+        data=(folder,),
+        plan=Plan(Mixture.open(folder).parts, BATCH, seed=0),
+        draws=Draws(0, sub_captions=3),
+        pictures=Pictures(Transform(SIDE, (0.9, 1.0))),
+        texts=Texts(load_tokenizer("bert-base-uncased"), LIMIT, corners=2),
+        steps=steps,
+    )
+
+
+def cornerstones(folder: str, start: int = 0, steps: int = 1_000_000) -> Iterator[Any]:
+    """Batches through Ray Data, as a Ray Train worker of half a CPU beside them gets them."""
+    from cornerstone.data.execution import ray_datasets, ray_stream
+
+    layout = Layout(spec_of(folder, steps), 1)
+    datasets: dict[str, Any] = ray_datasets(layout, lambda: start, actors=2, cpus_per_actor=0.75)
+    shards = {name: build().streaming_split(1, equal=True)[0] for name, build in datasets.items()}
+    stream = ray_stream(layout, start, shards.__getitem__)
+    for step in range(start, steps):
+        yield stream.training(step)
+
+
+def webdatasets(tars: list[str]) -> Iterator[Any]:
+    """The same work by webdataset in two workers of PyTorch's DataLoader."""
+    import torch
+    import webdataset as wds
+
+    transform, text = Transform(SIDE, (0.9, 1.0)), load_tokenizer("bert-base-uncased")
+    tokenizer = TextTokenizer(text, limit=LIMIT, corners=2)
+
+    def pixels(data: bytes) -> np.ndarray:
+        return transform(data, row=len(data))
+
+    def batch(samples: list[tuple[np.ndarray, bytes, bytes]]) -> tuple[Any, ...]:
+        from cornerstone.data.batches import pad_lists
+        from cornerstone.data.texts import sub_captions
+
+        images, raw, long = zip(*samples, strict=True)
+        drawn = [". ".join(sub_captions(text.decode())[:3]) for text in long]
+        ids = tokenizer.encode([text.decode() for text in raw] + drawn)
+        return torch.from_numpy(np.stack(images)), *pad_lists(ids[: len(raw)]), *pad_lists(ids[len(raw) :])
+
+    dataset = (
+        wds.WebDataset(tars, shardshuffle=len(tars), resampled=True)
+        .shuffle(1000)
+        .to_tuple("jpg", "txt", "long")
+        .map_tuple(pixels, lambda raw: raw, lambda long: long)
+        .batched(BATCH, collation_fn=batch, partial=False)
+    )
+    yield from torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=2)
+
+
+def open_clips(tars: list[str]) -> Iterator[Any]:
+    """open_clip's way: its pipeline, transform (floats, normalised) and tokenizer, one text an image."""
+    import open_clip
+    import torch
+    import webdataset as wds
+
+    transform = open_clip.image_transform(SIDE, is_train=True)
+    tokenizer = open_clip.get_tokenizer("ViT-B-32")
+    pipeline = wds.DataPipeline(
+        wds.ResampledShards(tars),
+        wds.tarfile_to_samples(),
+        wds.shuffle(1000),
+        wds.decode("pilrgb"),
+        wds.rename(image="jpg;png;jpeg;webp", text="txt"),
+        wds.map_dict(image=transform, text=lambda text: tokenizer(text)[0]),
+        wds.to_tuple("image", "text"),
+        wds.batched(BATCH, partial=False),
+    )
+    yield from torch.utils.data.DataLoader(pipeline, batch_size=None, num_workers=2)
+
+
+def timed(batches: Iterator[Any], warm: int = 8) -> tuple[float, float, list[float]]:
+    """Seconds to the first batch, rows a second after the first few, and the gaps between batches."""
+    begun = time.perf_counter()
+    next(batches)
+    first = time.perf_counter() - begun
+    for _ in range(warm):
+        next(batches)
+    times = [time.perf_counter()]
+    while times[-1] - times[0] < SECONDS:
+        next(batches)
+        times.append(time.perf_counter())
+    batches.close()  # type: ignore[attr-defined]
+    gaps = np.diff(times).tolist()
+    return first, BATCH * len(gaps) / sum(gaps), gaps
+
+
+def table(title: str, header: list[str], rows: list[list[str]]) -> None:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
+    console.print(f"\n### {title}\n\n" + "\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+def stream(folder: Path, pairs: list[Pair]) -> None:
+    """Rows a second by each of three ways, in turns."""
+    shards, tars = write_shards(folder / "pairs", pairs, len(pairs)), write_tars(folder / "tars", pairs)
+    ways: dict[str, Callable[[], Iterator[Any]]] = {
+        "Cornerstone (2 decode actors)": lambda: cornerstones(shards),
+        "webdataset, DataLoader of 2 workers, same transform and tokenizer": lambda: webdatasets(tars),
+        "webdataset, open_clip's transform and tokenizer": lambda: open_clips(tars),
+    }
+    found: dict[str, list[tuple[float, float, list[float]]]] = {name: [] for name in ways}
+    for _ in range(ROUNDS):
+        for name, way in ways.items():
+            found[name].append(timed(way()))
+    medians = {name: statistics.median(rate for _, rate, _ in runs) for name, runs in found.items()}
+    rows = []
+    for name, runs in found.items():
+        rates = ", ".join(f"{rate:.0f}" for _, rate, _ in runs)
+        firsts = ", ".join(f"{first:.1f}" for first, _, _ in runs)
+        fastest = max(rate for other, rate in medians.items() if other != name)
+        rows.append([name, rates, f"{medians[name]:.0f}", f"{medians[name] / fastest:.2f}", firsts])
+    header = ["way", "rows a second", "median", "to the faster other one", "seconds to the first batch"]
+    table(f"{len(pairs):,} photographs, batches of {BATCH}", header, rows)
+    gaps = found["Cornerstone (2 decode actors)"][-1][2]
+    edges = [
+        gap for step, gap in enumerate(gaps, 10) if (step * BATCH) // len(pairs) != ((step + 1) * BATCH) // len(pairs)
+    ]
+    usual, edge = statistics.median(gaps), statistics.median(edges)
+    told = f"median {usual:.2f} s, where an epoch ends {edge:.2f} s, at most {max(edges):.2f} s"
+    console.print(f"\nBetween two batches: {told} ({len(edges)} epochs' edges).")
+
+
+class _Blank:
+    """An actor that makes units of a given size of nothing."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __call__(self, rows: dict[str, Any]) -> pa.Table:
+        return pa.table({"block": pa.array([bytes(self.size)], pa.large_binary())})
+
+
+def units(folder: Path, pairs: list[Pair]) -> None:
+    """What a unit costs the executor, whatever is in it."""
+    import ray.data
+    from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
+
+    from cornerstone.data.execution import _Units
+
+    layout = Layout(spec_of(write_shards(folder / "small", pairs, 256), 1_000_000), 1)
+    context = DataContext.get_current()
+    context.execution_options.preserve_order, context.enable_progress_bars = True, False
+    context.target_max_block_size = 1
+    rows = []
+    for size, count in ((100_000, 1500), (1 << 20, 1000), (16 << 20, 150), (64 << 20, 40)):
+        source = _Units(layout, [(0, count * layout.steps_per_unit)])
+        dataset = ray.data.read_datasource(
+            source, num_cpus=0, compute=TaskPoolStrategy(1), override_num_blocks=1
+        ).map_batches(
+            _Blank, fn_constructor_args=(size,), batch_size=None, compute=ActorPoolStrategy(size=2), num_cpus=0.5
+        )
+        blocks = iter(dataset.streaming_split(1, equal=True)[0].iter_batches(batch_size=1, batch_format="pyarrow"))
+        next(blocks)
+        begun = time.perf_counter()
+        seen = sum(1 for _ in blocks)
+        seconds = time.perf_counter() - begun
+        rows.append(
+            [
+                f"{size / (1 << 20):.1f}",
+                f"{seen + 1:,}",
+                f"{1000 * seconds / seen:.1f}",
+                f"{size * seen / seconds / 1e6:,.0f}",
+            ]
+        )
+    table("The executor's cost of a unit", ["MiB a unit", "units", "ms a unit", "MB a second"], rows)
+
+
+def start(folder: Path, pairs: list[Pair]) -> None:
+    """Seconds to the first batch from the beginning and from the middle of a million units, one step each."""
+    shards = write_shards(folder / "long", pairs, len(pairs))
+    rows = []
+    for turn in range(2):
+        for name, step in (("the beginning", 0), ("the middle", 500_000)):
+            batches = cornerstones(shards, step)
+            begun = time.perf_counter()
+            next(batches)
+            rows.append([name, str(turn + 1), f"{time.perf_counter() - begun:.1f}"])
+            batches.close()  # type: ignore[attr-defined]
+    table("First batch of a run of 1,000,000 units", ["from", "run", "seconds"], sorted(rows))
+
+
+def plan(folder: Path, pairs: list[Pair]) -> None:
+    """Time and memory to plan one worker's share of any step, each size in a process of its own."""
+    import subprocess
+
+    rows = []
+    for shards, total in ((10_000, "100M"), (100_000, "1B")):
+        done = subprocess.run(
+            [sys.executable, __file__, "_plan", str(shards)], capture_output=True, text=True, check=True
+        )
+        built, travels, fresh, middle, following, memory = done.stdout.split()
+        rows.append([f"{total} in {shards:,} shards", built, travels, fresh, middle, following, memory])
+    header = [
+        "rows",
+        "built, s",
+        "pickled, kB",
+        "first step, ms",
+        "the middle, ms",
+        "the step after, ms",
+        "peak resident, MB",
+    ]
+    table("A share of a batch of 65,536 for one of 1,024 workers", header, rows)
+
+
+def plan_alone(shards: int) -> None:
+    """The numbers of one row of the table above."""
+
+    def seconds(work: Callable[[], Any]) -> float:
+        begun = time.perf_counter()
+        work()
+        return time.perf_counter() - begun
+
+    groups = (64,) * 156 + (16,)
+    made: list[Plan] = []
+    built = seconds(lambda: made.append(Plan((Part((groups,) * shards),), 65_536, seed=0)))
+    steps = (0, made[0].rows // 65_536 // 2)
+    times = [seconds(lambda step=step: made[0].share(step, 511, 1024)) for step in steps]
+    following = seconds(lambda: made[0].share(steps[1] + 1, 511, 1024))
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    numbers = [f"{built:.2f}", f"{len(pickle.dumps(made[0])) / 1000:.0f}"]
+    print(*numbers, *(f"{1000 * t:.1f}" for t in (*times, following)), f"{memory:.0f}")
+
+
+def memory(folder: Path, pairs: list[Pair]) -> None:
+    """Peak memory of Ray's workers and of its object store while one pass is streamed."""
+    rows = []
+    for count in (2_000, 20_000):
+        shards = write_shards(folder / f"rows-{count}", pairs, count)
+        peaks, stop = {"workers": 0.0, "store": 0.0}, threading.Event()
+
+        def watch(peaks: dict[str, float] = peaks, stop: threading.Event = stop) -> None:
+            while not stop.wait(0.5):
+                private = shared = 0
+                for process in psutil.Process().children(recursive=True):
+                    try:
+                        used = process.memory_full_info()
+                    except psutil.Error:
+                        continue
+                    private += used.uss
+                    shared = max(shared, used.rss - used.uss) if process.name() == "raylet" else shared
+                peaks["workers"] = max(peaks["workers"], private / 1e6)
+                peaks["store"] = max(peaks["store"], psutil.virtual_memory().shared / 1e6)
+
+        before = psutil.virtual_memory().shared / 1e6
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        begun = time.perf_counter()
+        done = sum(1 for _ in cornerstones(shards, steps=count // BATCH))
+        stop.set()
+        thread.join()
+        seconds = time.perf_counter() - begun
+        rows.append(
+            [f"{done * BATCH:,}", f"{peaks['workers']:.0f}", f"{peaks['store'] - before:.0f}", f"{seconds:.0f}"]
+        )
+    table(
+        "One pass",
+        ["rows", "private memory of all processes, MB", "shared memory above the start, MB", "seconds"],
+        rows,
+    )
+
+
+def packing(folder: Path, pairs: list[Pair]) -> None:
+    """Share of padding, packed and with one document a sequence."""
+    from cornerstone.data.importers import import_pairs
+    from cornerstone.data.packing import PackingConfig, write_packing
+
+    source, tokenizer = DATA / "openstax", load_tokenizer("bert-base-uncased")
+    import_pairs("mmc4", source / "docs_mmc4.jsonl", folder / "docs", images=str(source / "images"))
+    rows = []
+    for budget in (512, 2048):
+        for one in (False, True):
+            config = PackingConfig(token_budget=budget, one_document=one)
+            packed = write_packing(str(folder / "docs"), str(folder / f"packed-{budget}-{one}"), tokenizer, config)
+            numbers = packed.source["packed"]
+            way = "one document a sequence" if one else "packed"
+            rows.append([str(budget), way, f"{packed.rows:,}", f"{numbers['padding']:.1%}"])
+    table("OpenStax documents, 196 tokens an image", ["budget", "way", "sequences", "padding"], rows)
+
+
+def sweep(folder: Path, pairs: list[Pair]) -> None:
+    """Four trials of 2,000 photographs, 3 epochs each, with stored features and online: wall and processor time."""
+    from cornerstone.recipes import (
+        Data,
+        Evaluation,
+        ImageTower,
+        LotlipConfig,
+        Optimization,
+        Placement,
+        Recipe,
+        TextTower,
+    )
+    from cornerstone.recipes.options import RunOptions
+    from cornerstone.training.single import train_one
+
+    rows, seeds = int(os.environ.get("SWEEP_ROWS", "2000")), range(4)
+    shards = write_shards(folder / "sweep", pairs, rows)
+    recipe = Recipe(
+        "sweep",
+        LotlipConfig(
+            image=ImageTower(name="vit_small_patch16_224", size=SIDE, locked=True, pretrained=False),
+            text=TextTower(name="", width=256, layers=4, heads=4, token_limit=LIMIT),
+        ),
+        Data(train=shards, tokenizer="bert-base-uncased", crop_scale=(1.0, 1.0)),
+        Optimization(steps=3 * rows // BATCH, batch_size=BATCH, warmup_steps=2),
+        Evaluation(),
+    )
+    found = {}
+    for way in ("stored", "online"):
+        begun, used = time.perf_counter(), processor_seconds()
+        for seed in seeds:
+            trial = recipe.with_seed(seed).with_data(features=way)
+            train_one(RunOptions(recipe=trial, placement=Placement()), "", console)
+        found[way] = time.perf_counter() - begun, processor_seconds() - used
+    lines = [[way, f"{wall:.0f}", f"{cpu:.0f}"] for way, (wall, cpu) in found.items()]
+    ratios = [f"{found['online'][i] / found['stored'][i]:.1f}" for i in (0, 1)]
+    table(
+        f"4 trials of {rows:,} photographs, 3 epochs, ViT-S/16",
+        ["features", "wall, s", "processor, s"],
+        [*lines, ["ratio", *ratios]],
+    )
+
+
+def processor_seconds() -> float:
+    """Processor time of the whole machine; nothing else should run."""
+    used = psutil.cpu_times()
+    return used.user + used.system
+
+
+PARTS: dict[str, Callable[[Path, list[Pair]], None]] = {
+    "stream": stream, "units": units, "start": start, "plan": plan, "memory": memory, "packing": packing, "sweep": sweep
+}  # fmt: skip
+
+
+def main() -> None:
+    """Measure the parts that are named, or all but the sweep, and print."""
+    import torch
+
+    from cornerstone.training.cluster import connect
+
+    named = sys.argv[1:] or [name for name in PARTS if name != "sweep"]
+    console.print(f"{date.today()}, {os.cpu_count()} cores, torch {torch.__version__}, {' '.join(named)}")
+    pairs = photographs()
+    with tempfile.TemporaryDirectory() as folder, connect(functools.partial(console.print)):
+        for name in named:
+            PARTS[name](Path(folder), pairs)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["_plan"]:
+        plan_alone(int(sys.argv[2]))
+    else:
+        main()
