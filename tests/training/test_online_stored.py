@@ -87,7 +87,7 @@ def test_an_interrupted_store_goes_on_after_its_finished_shards(ray_cluster, sha
     some = [{"job": 0, "shard": index} for index in (0, 3)]
     run_actors(_Tower, ([cut], config, transform, 1), some, actors=1, gpus_per_actor=0, failed="")
     assert cut.waiting() == [1, 2, 4, 5, 6]
-    with pytest.raises(CornerstoneError, match="Parquet files but no manifest"):
+    with pytest.raises(CornerstoneError, match="is unfinished"):
         check_store(cut.out, keys)
     assert replace(cut, keys=replace(keys, tower="another")).waiting() == list(range(7))
     files = [tmp_path / "cut" / data.manifest.shards[index].file for index in (0, 3)]

@@ -170,7 +170,7 @@ def test_an_interrupted_run_goes_on_after_its_finished_shards(captioned, folder,
         actor({"shard": np.array([index])})
     (tmp_path / "out" / "shard-00001.parquet").write_bytes(b"PAR1 half")  # what a killed actor leaves
     kept = {i: (tmp_path / "out" / f"shard-0000{i}.parquet").stat().st_mtime_ns for i in (0, 2)}
-    with pytest.raises(CornerstoneError, match="no manifest"):
+    with pytest.raises(CornerstoneError, match="is unfinished"):
         DataSet.open(str(tmp_path / "out"))
     said, told = [], []
     report = recaption(job, say=said.append, progress=lambda *done: told.append(done))

@@ -127,6 +127,10 @@ class DeriveCommand:
 
 def _tell(report: ImportReport) -> None:
     say(f"{report.rows:,} rows in {report.folder} (content {report.manifest.content_hash}), {report.seconds:.0f} s")
+    if report.kept:
+        say(
+            f"{report.kept:,} pieces of work had been finished before, by an import that was interrupted, and were kept"
+        )
     if report.quarantined:
         reasons = ", ".join(f"{count:,} × {reason}" for reason, count in report.reasons.items())
         say(f"{report.quarantined:,} left out: {reasons}; see {report.folder}/quarantine.jsonl")

@@ -30,7 +30,8 @@ class FeaturesCommand:
 
     def run(self) -> None:
         """Compute and store."""
-        from cornerstone.data.shards import DataSet, refuse_existing
+        from cornerstone.data.output import refuse_existing
+        from cornerstone.data.shards import DataSet
         from cornerstone.data.storage import Location
         from cornerstone.recipes import preset
         from cornerstone.training.cluster import connect, stoppable

@@ -43,8 +43,9 @@ class PackCommand:
 
     def run(self) -> None:
         """Pack with Ray Data and say how full the sequences are and what is in none."""
+        from cornerstone.data.output import refuse_existing
         from cornerstone.data.packing import PackingConfig, write_packing
-        from cornerstone.data.shards import DataSet, refuse_existing
+        from cornerstone.data.shards import DataSet
         from cornerstone.data.storage import Location
         from cornerstone.data.texts import load_tokenizer
         from cornerstone.training.cluster import connect

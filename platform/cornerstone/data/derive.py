@@ -12,10 +12,11 @@ from typing import Any
 from cornerstone.data import draws
 from cornerstone.data.images import BadImage, probe
 from cornerstone.data.importers.core import ImportOptions, ImportReport, Plan, Progress, Refused, run_import
-from cornerstone.data.importers.webdataset import WINDOW, shuffled
+from cornerstone.data.importers.files import WINDOW, shuffled
 from cornerstone.data.manifest import Kind
+from cornerstone.data.output import refuse_existing
 from cornerstone.data.records import Caption, Document, Pair, Role, Segment
-from cornerstone.data.shards import DataSet, Reader, refuse_existing
+from cornerstone.data.shards import DataSet, Reader
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError, did_you_mean
 
@@ -35,7 +36,7 @@ class LaionRandom:
 
     def plan(self) -> Plan:
         """A piece of work for each shard, whose rows lie in random order already."""
-        return Plan(list(range(len(self.data.manifest.shards))), _of_parent(self.data, role=self.role))
+        return Plan(list(range(len(self.data.manifest.shards))), _of_parent(self.data, role=self.role), source=())
 
     def read(self, task: int) -> Iterator[Document | Refused]:
         """The documents of a shard; a pair without such a text gives none."""
@@ -60,7 +61,8 @@ class Mmc4Pair:
     def plan(self) -> Plan:
         """A piece of work for each shard; images of one document are shuffled apart."""
         order = _of_parent(self.data, min_similarity=self.min_similarity)
-        return Plan(list(range(len(self.data.manifest.shards))), {**order, "window": WINDOW, "seed": self.options.seed})
+        order |= {"window": WINDOW, "seed": self.options.seed}
+        return Plan(list(range(len(self.data.manifest.shards))), order, source=())
 
     def read(self, task: int) -> Iterator[Pair | Refused]:
         """The pairs of a shard."""

@@ -12,6 +12,10 @@ from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError, did_you_mean
 
 FILE = "manifest.json"
+WRITER = ".writer"
+"""Whoever is writing a folder says so in a file of this name."""
+RECORD = ".done.json"
+"""What ends the name of a finished piece's record, while the folder is unfinished."""
 VERSION = 1
 Kind = Literal["pairs", "documents", "features", "mixture", "packing"]
 TASKS = ("retrieval", "classification", "lookalike")
@@ -142,6 +146,11 @@ def _why_no_manifest(folder: Location) -> str:
     files = folder.list()
     if not files:
         return f"No data set at {folder}: the folder is empty. Fill it with `cornerstone data import` or `data scenes`."
+    if any(name.endswith(RECORD) or name.startswith(WRITER) for name in files):
+        return (
+            f"{folder} is unfinished: it is being written, or the writing was interrupted. The command that writes it, given "
+            f"again, goes on after the finished pieces; or delete the folder."
+        )
     if any(name.endswith(".parquet") for name in files):
         return (
             f"{folder} has Parquet files but no {FILE}: either the writing was interrupted (write it again with --out to an "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -14,7 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cornerstone.data.manifest import FILE, Kind, Manifest, Shard
+from cornerstone.data.manifest import Kind, Manifest, Shard
+from cornerstone.data.output import refuse_existing, writing
 from cornerstone.data.records import SCHEMAS, Record
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
@@ -64,21 +66,13 @@ def _write_groups(folder: Location, name: str, groups: Iterator[pa.Table]) -> Sh
     if first is None:
         return None
     rows: list[int] = []
-    with folder.join(name).open_output() as stream:
+    with folder.join(name).replacing() as stream:
         sink = _Hashing(stream)
         with pq.ParquetWriter(pa.PythonFile(sink, mode="w"), first.schema, compression="zstd") as writer:
             for group in itertools.chain([first], groups):
                 writer.write_table(group, row_group_size=group.num_rows)
                 rows.append(group.num_rows)
     return Shard(name, tuple(rows), sink.written, sink.sha256.hexdigest())
-
-
-def refuse_existing(folder: Location) -> None:
-    """Raise CornerstoneError where a finished data set already lies in the folder."""
-    if folder.join(FILE).exists():
-        raise CornerstoneError(
-            f"{folder} already holds a finished data set. Name another --out, or delete that folder first."
-        )
 
 
 def write_shard(
@@ -127,7 +121,7 @@ class ShardWriter:
     ) -> None:
         self.folder = Location.of(folder)
         refuse_existing(self.folder)
-        self.folder.make()
+        self._held = ExitStack()
         self.rows_per_shard, self.rows_per_group = rows_per_shard, rows_per_group
         self.kind, self.fields = kind, manifest
         self.shards: list[Shard] = []
@@ -147,18 +141,20 @@ class ShardWriter:
         self._waiting = []
 
     def __enter__(self) -> ShardWriter:
+        self._held.enter_context(writing(self.folder))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None:
-            return
-        self._write()
-        if not self.shards:
-            raise CornerstoneError(f"Nothing was written to {self.folder}: the source has no usable row.")
-        self.manifest = Manifest(kind=self.kind, shards=tuple(self.shards), **self.fields)
-        self.manifest.write(self.folder)
+        with self._held:
+            if kind is not None:
+                return
+            self._write()
+            if not self.shards:
+                raise CornerstoneError(f"Nothing was written to {self.folder}: the source has no usable row.")
+            self.manifest = Manifest(kind=self.kind, shards=tuple(self.shards), **self.fields)
+            self.manifest.write(self.folder)
 
 
 @dataclass(frozen=True)

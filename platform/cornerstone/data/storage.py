@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -10,6 +14,9 @@ from typing import IO, Any
 from pyarrow import fs
 
 from cornerstone.errors import CornerstoneError
+
+PART = ".part-"
+"""Stands in the name of a file that is still being written."""
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
@@ -97,15 +104,40 @@ class Location:
         """The whole file as UTF-8."""
         return self.read_bytes().decode("utf-8")
 
-    def write_bytes(self, content: bytes) -> None:
-        """Write the file so that a reader sees all of it or nothing: by a rename where the storage has one."""
+    @contextmanager
+    def replacing(self) -> Iterator[Any]:
+        """A stream whose content appears under this name when the block ends without an exception, all at once.
+
+        Raises CornerstoneError where the disk is full.
+
+        On a local disk it is written under another name, forced to the disk and renamed, so that neither a reader nor a
+        power cut finds a part of it, and two writers leave one's file or the other's; object stores show a file when it is
+        closed.
+        """
         filesystem, path = self.resolve()
         filesystem.create_dir(os.path.dirname(path), recursive=True)
-        target = f"{path}.part-{os.getpid()}" if self.is_local else path
-        with filesystem.open_output_stream(target) as file:
+        if not self.is_local:
+            with filesystem.open_output_stream(path) as file:
+                yield file
+            return
+        part = f"{path}{PART}{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        try:
+            with open(part, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        except BaseException as error:
+            with suppress(OSError):
+                os.unlink(part)
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise CornerstoneError(f"No space is left for {self}: free some, or name another place.") from error
+            raise
+
+    def write_bytes(self, content: bytes) -> None:
+        """Write the file so that a reader sees all of it or nothing."""
+        with self.replacing() as file:
             file.write(content)
-        if target != path:
-            filesystem.move(target, path)
 
     def write_text(self, content: str) -> None:
         """Write the file as UTF-8, all or nothing."""

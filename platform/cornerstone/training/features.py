@@ -13,8 +13,9 @@ import torch
 from cornerstone.data.features import FeatureKeys, FeatureType, feature_schema
 from cornerstone.data.images import BadImage, Transform
 from cornerstone.data.manifest import Manifest, Shard
+from cornerstone.data.output import finished, writing
 from cornerstone.data.parallel import Progress
-from cornerstone.data.shards import DataSet, Reader, refuse_existing
+from cornerstone.data.shards import DataSet, Reader
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
 from cornerstone.models.towers import build_image_tower, state_hash
@@ -41,7 +42,7 @@ class FeatureJob:
     def waiting(self) -> list[int]:
         """The shards that are not finished yet."""
         shards = enumerate(self.data.manifest.shards)
-        return [index for index, shard in shards if mirror.finished(self.out, shard.file, self.settings(shard)) is None]
+        return [index for index, shard in shards if finished(self.out, shard.file, self.settings(shard)) is None]
 
 
 class _Tower:
@@ -103,29 +104,26 @@ def write_features(
     What an interrupted run finished is kept. Each actor takes one CPU and computes on one thread, or on a GPU where the
     cluster has some; 0 actors: one a GPU, or one a CPU. Needs Ray to be started.
     """
-    for job in jobs:
-        refuse_existing(job.out)
-        job.out.make()
-    mirror.run_actors(
-        _Tower,
-        (jobs, tower, transform, 1),
-        [{"job": number, "shard": index} for number, job in enumerate(jobs) for index in job.waiting()],
-        actors=actors,
-        gpus_per_actor=gpus_per_actor,
-        failed="The features are unfinished (the same command goes on after the finished shards):",
-        progress=progress,
-    )
-    for job in jobs:
-        shards = job.data.manifest.shards
-        done = [mirror.finished(job.out, shard.file, job.settings(shard)) for shard in shards]
-        files = tuple(one.shard for one in done if one is not None)
-        if len(files) < len(shards):
-            raise CornerstoneError(
-                f"{len(shards) - len(files)} shards of {job.out} were changed meanwhile: run it again."
-            )
-        source = {"data": job.data.location.uri, "width": width}
-        Manifest("features", job.data.name, files, source=source, keys=asdict(job.keys)).write(job.out)
-        mirror.tidy(job.out, (shard.file for shard in shards))
+    with writing(*(job.out for job in jobs)):
+        mirror.run_actors(
+            _Tower,
+            (jobs, tower, transform, 1),
+            [{"job": number, "shard": index} for number, job in enumerate(jobs) for index in job.waiting()],
+            actors=actors,
+            gpus_per_actor=gpus_per_actor,
+            failed="The features are unfinished (the same command goes on after the finished shards):",
+            progress=progress,
+        )
+        for job in jobs:
+            shards = job.data.manifest.shards
+            done = [finished(job.out, shard.file, job.settings(shard)) for shard in shards]
+            files = tuple(shard for one in done if one is not None for shard in one.shards)
+            if len(files) < len(shards):
+                raise CornerstoneError(
+                    f"{len(shards) - len(files)} shards of {job.out} were changed meanwhile: run it again."
+                )
+            source = {"data": job.data.location.uri, "width": width}
+            Manifest("features", job.data.name, files, source=source, keys=asdict(job.keys)).write(job.out)
 
 
 def store_features(

@@ -1,56 +1,25 @@
 """A data set made from another one, shard by shard: features, new captions. Files and row groups stay as they are.
 
-An actor writes a whole shard and then a small file beside it, which says by what settings it was made. So an interrupted
-run goes on after its finished shards, and shards made otherwise are made anew. The manifest comes last, and these files go.
+An actor writes a whole shard and its record, so that an interrupted run goes on after its finished shards.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from cornerstone.data.manifest import Shard
+from cornerstone.data.output import Done, finish
 from cornerstone.data.parallel import Progress, in_order
 from cornerstone.data.shards import DataSet, write_features_shard
 from cornerstone.data.storage import Location
 
 
-@dataclass(frozen=True)
-class Done:
-    """A finished shard, and what its maker counted meanwhile."""
-
-    shard: Shard
-    counted: dict[str, int]
-
-
-def finished(out: Location, file: str, settings: str) -> Done | None:
-    """The shard where an earlier run with these settings finished it, and the file is there as it was written."""
-    beside = _beside(out, file)
-    if not beside.exists():
-        return None
-    found = json.loads(beside.read_text())
-    if found["settings"] != settings:
-        return None
-    shard = Shard(**{**found["shard"], "row_groups": tuple(found["shard"]["row_groups"])})
-    filesystem, path = out.join(file).resolve()
-    return Done(shard, found["counted"]) if filesystem.get_file_info(path).size == shard.bytes else None
-
-
 def write_mirror(out: Location, file: str, groups: Iterable[pa.Table], settings: str, counted: dict[str, int]) -> None:
     """Write one shard, a row group in memory at a time, and say that it is finished. `groups` may still add to `counted`."""
     shard = write_features_shard(out, file, groups)
-    said = {"settings": settings, "shard": asdict(shard), "counted": counted}
-    _beside(out, file).write_text(json.dumps(said) + "\n")
-
-
-def tidy(out: Location, files: Iterable[str]) -> None:
-    """Remove what stood beside the shards, after the manifest was written."""
-    for file in files:
-        _beside(out, file).remove()
+    finish(out, file, settings, Done((shard,), counted))
 
 
 def groups_of(data: DataSet, shard: int) -> range:
@@ -58,10 +27,6 @@ def groups_of(data: DataSet, shard: int) -> range:
     shards = data.manifest.shards
     first = sum(len(before.row_groups) for before in shards[:shard])
     return range(first, first + len(shards[shard].row_groups))
-
-
-def _beside(out: Location, file: str) -> Location:
-    return out.join(f"{file}.done.json")
 
 
 def run_actors(

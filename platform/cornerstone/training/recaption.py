@@ -16,9 +16,10 @@ import torch
 
 from cornerstone.data.images import BadImage, decode
 from cornerstone.data.manifest import FILE, Manifest
+from cornerstone.data.output import Done, finished, refuse_existing, writing
 from cornerstone.data.parallel import Progress
 from cornerstone.data.records import PAIRS
-from cornerstone.data.shards import DataSet, Reader, refuse_existing
+from cornerstone.data.shards import DataSet, Reader
 from cornerstone.data.storage import Location
 from cornerstone.data.texts import FILE as TOKENIZER
 from cornerstone.errors import CornerstoneError
@@ -62,10 +63,10 @@ class RecaptionJob:
         """Names what decides the rows made from a parent, a shard or the whole, given by its hash."""
         return digest([parent, self.source, self.replaces, {k: v for k, v in self.described.items() if k != "name"}])
 
-    def finished(self, index: int) -> mirror.Done | None:
+    def finished(self, index: int) -> Done | None:
         """The shard where an earlier run with these settings finished it."""
         shard = self.data.manifest.shards[index]
-        return mirror.finished(self.out, shard.file, self.settings(shard.sha256))
+        return finished(self.out, shard.file, self.settings(shard.sha256))
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,13 @@ def recaption(
     if (manifest := already(job)) is not None:
         say(f"{job.out} holds these captions already: nothing is computed.")
         return RecaptionReport(manifest, 0, manifest.source["undecodable"], manifest.source["without_text"])
-    job.out.make()
+    with writing(job.out):
+        return _recaption(job, actors, gpus_per_actor, progress, say)
+
+
+def _recaption(
+    job: RecaptionJob, actors: int, gpus_per_actor: float, progress: Progress | None, say: Callable[[str], None]
+) -> RecaptionReport:
     shards = range(len(job.data.manifest.shards))
     waiting = [index for index in shards if job.finished(index) is None]
     if len(waiting) < len(shards):
@@ -213,21 +220,15 @@ def recaption(
         failed=f"Recaptioning stopped, {job.out} is unfinished (the same command goes on after its finished shards):",
         progress=progress,
     )
-    finished = [done for index in shards if (done := job.finished(index)) is not None]
-    if len(finished) < len(shards):
-        raise CornerstoneError(
-            f"{len(shards) - len(finished)} shards of {job.out} were changed meanwhile: run it again."
-        )
+    done = [found for index in shards if (found := job.finished(index)) is not None]
+    if len(done) < len(shards):
+        raise CornerstoneError(f"{len(shards) - len(done)} shards of {job.out} were changed meanwhile: run it again.")
     parent = job.data.manifest
-    counted = {
-        "undecodable": sum(done.counted["undecodable"] for done in finished),
-        "without_text": sum(done.counted["without_text"] for done in finished),
-    }
+    counted = {name: sum(one.told[name] for one in done) for name in ("undecodable", "without_text")}
     source = {**job.source_entry, **counted, "settings": job.settings(parent.content_hash)}
-    manifest = replace(parent, shards=tuple(done.shard for done in finished), source=source)
+    manifest = replace(parent, shards=tuple(shard for one in done for shard in one.shards), source=source)
     tokenizer = job.data.location.join(TOKENIZER)
     if tokenizer.exists():
         job.out.join(TOKENIZER).write_bytes(tokenizer.read_bytes())
     manifest.write(job.out)
-    mirror.tidy(job.out, (shard.file for shard in parent.shards))
     return RecaptionReport(manifest, len(waiting), counted["undecodable"], counted["without_text"])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 
 import pytest
 
-from cornerstone.data.importers import import_pairs, webdataset
-from cornerstone.data.importers.webdataset import braces, find_tars
+from cornerstone.data.importers import files, import_pairs, webdataset
+from cornerstone.data.importers.core import run_import
+from cornerstone.data.importers.files import braces, find_files
+from cornerstone.data.manifest import Manifest
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
 
@@ -48,6 +51,57 @@ def test_content_depends_on_the_seed_and_not_on_the_workers(tars, tmp_path):
     assert content("c", seed=1) != content("d", seed=2)
 
 
+@pytest.fixture
+def interrupted(tars, tmp_path):
+    """An import to `out` that stops in its last tar, in four rows a shard."""
+
+    class Stumbling:
+        kind = "pairs"
+
+        def __init__(self):
+            self.source = webdataset.WebDataset(
+                Location.of(tars), webdataset.ImportOptions(rows_per_shard=4, workers=1)
+            )
+            self.options, self.last = self.source.options, self.source.plan().tasks[-1]
+
+        def plan(self):
+            return self.source.plan()
+
+        def read(self, task):
+            if task == self.last:
+                raise OSError("the store is away")
+            return self.source.read(task)
+
+    with pytest.raises(CornerstoneError, match=r"goes on after what is finished.*the store is away"):
+        run_import("webdataset", Stumbling(), Location.of(tars), Location.of(tmp_path / "out"), None)
+    with pytest.raises(CornerstoneError, match="is unfinished: it is being written, or the writing was interrupted"):
+        Manifest.read(str(tmp_path / "out"))
+    return tmp_path / "out"
+
+
+def test_an_interrupted_import_goes_on_after_its_finished_tars(interrupted, tars, tmp_path):
+    kept = {path: path.stat().st_mtime_ns for path in interrupted.glob("*.parquet")}
+    assert len(kept) == 6
+    report = import_pairs("webdataset", tars, interrupted, rows_per_shard=4, workers=2)
+    assert (report.kept, report.rows, report.captions) == (2, 30, {"raw": 30})
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    whole = import_pairs("webdataset", tars, tmp_path / "whole", rows_per_shard=4)
+    assert (whole.kept, whole.manifest.shards) == (0, report.manifest.shards)
+    assert sorted(os.listdir(interrupted)) == sorted(os.listdir(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("changed", ["seed", "source", "shard"])
+def test_what_was_made_otherwise_is_made_anew(interrupted, tars, tmp_path, changed):
+    options = {"rows_per_shard": 4, "seed": 9 if changed == "seed" else 0}
+    if changed == "source":
+        os.utime(tars / "00000.tar", (1, 1))
+    if changed == "shard":
+        next(interrupted.glob("*.parquet")).write_bytes(b"PAR1 half")
+    report = import_pairs("webdataset", tars, interrupted, **options)
+    assert report.kept == (1 if changed == "shard" else 0)
+    assert report.manifest.shards == import_pairs("webdataset", tars, tmp_path / "whole", **options).manifest.shards
+
+
 def test_limited_rows_come_from_the_first_tars(make, tars, tmp_path):
     import_pairs("webdataset", tars, tmp_path / "out", limit_rows=14)
     found = numbers(make.rows(tmp_path / "out"))
@@ -56,7 +110,7 @@ def test_limited_rows_come_from_the_first_tars(make, tars, tmp_path):
 
 
 def test_a_window_keeps_every_sample_once(make, tars, tmp_path, monkeypatch):
-    monkeypatch.setattr(webdataset, "WINDOW", 4)
+    monkeypatch.setattr(files, "WINDOW", 4)
     source = webdataset.WebDataset(Location.of(tars / "00001.tar"), webdataset.ImportOptions(seed=5))
     keys = [sample.key for sample in source.read(source.plan().tasks[0])]
     order = [int(key[-2:]) for key in keys]
@@ -119,6 +173,18 @@ def test_bad_entries_are_quarantined(make, tmp_path):
     assert report.quarantined == len(reasons)
 
 
+def test_a_part_that_comes_twice_is_told_and_the_first_one_stays(make, tmp_path):
+    members = [*make.samples([1]), ("000001.jpg", make.image(9)), ("000001.txt", b"another"), *make.samples([2, 1])]
+    import_pairs("webdataset", make.write_tar(tmp_path / "twice.tar", members), tmp_path / "out")
+    rows = make.rows(tmp_path / "out")
+    assert sorted(numbers(rows)) == [1, 1, 2]  # two samples of one name are two rows
+    assert {row["image"] for row in rows} == {make.image(1), make.image(2)}
+    assert [(e["key"], e["reason"].partition(":")[0]) for e in make.quarantined(tmp_path / "out")] == [
+        ("twice/000001.jpg", "duplicate"),
+        ("twice/000001.txt", "duplicate"),
+    ]
+
+
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
 def test_a_cut_tar_gives_what_lies_before_the_cut(make, tmp_path, mode):
     whole = make.write_tar(tmp_path / "whole.tar", make.samples(range(30)), mode).read_bytes()
@@ -163,7 +229,7 @@ def test_braces():
 
 def test_tars_by_name_folder_glob_and_braces(tars):
     def found(pattern):
-        return [tar.uri.rpartition("/")[2] for tar in find_tars(Location.of(pattern))]
+        return [tar.uri.rpartition("/")[2] for tar in find_files(Location.of(pattern), (".tar",), "tar")]
 
     everything = ["00000.tar", "00001.tar", "00002.tar"]
     assert found(tars) == found(tars / "*.tar") == found(f"{tars}/{{00000..00002}}.tar") == everything

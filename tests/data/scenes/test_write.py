@@ -13,12 +13,12 @@ from cornerstone.data.scenes.sets import EVALUATION_SETS, pair
 from cornerstone.data.scenes.world import ScenesSpec
 from cornerstone.data.scenes.write import (
     finish_scenes,
-    start_scenes,
     write_evaluation_sets,
     write_scenes,
     write_scenes_shard,
 )
 from cornerstone.data.shards import ROWS_PER_GROUP
+from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
 
 
@@ -45,7 +45,7 @@ def test_one_and_two_workers_write_the_same_bytes(tmp_path):
 
 def test_shards_can_be_written_by_anyone_in_any_order(tmp_path):
     spec = ScenesSpec(rows=100, rows_per_shard=40)
-    folder = start_scenes(tmp_path / "parts", spec)
+    folder = Location.of(tmp_path / "parts")
     shards = {index: write_scenes_shard(folder, index, spec) for index in (2, 0, 1)}
     manifest = finish_scenes(folder, spec, [shards[i] for i in range(spec.shards)])
     whole = write_scenes(tmp_path / "whole", pairs=100, rows_per_shard=40, workers=1)

@@ -17,7 +17,7 @@ from cornerstone.data.importers.listing import Listed
 from cornerstone.data.importers.pairs_jsonl import PairsJsonl
 from cornerstone.data.importers.parquet_rows import ParquetRows
 from cornerstone.data.importers.webdataset import WebDataset
-from cornerstone.data.shards import refuse_existing
+from cornerstone.data.output import refuse_existing
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError, did_you_mean
 

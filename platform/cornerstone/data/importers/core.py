@@ -20,10 +20,13 @@ from typing import Any, Protocol
 from cornerstone.data.images import BadImage, probe
 from cornerstone.data.importers.fields import find, holds, spelled, texts, utf8
 from cornerstone.data.manifest import Kind, Manifest, Shard
+from cornerstone.data.output import Done, finish, finished, writing
+from cornerstone.data.parallel import in_order
 from cornerstone.data.records import Caption, Document, Pair, Record, Role
 from cornerstone.data.shards import ROWS_PER_SHARD, write_shard
 from cornerstone.data.storage import Location, absolute
 from cornerstone.errors import CornerstoneError
+from cornerstone.recipes.recipe import digest
 
 QUARANTINE = "quarantine.jsonl"
 PROMPT = "a photo of a {}."  # one plain prompt for an imported set with labels; a manifest may hold others
@@ -87,10 +90,15 @@ class Refused:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a format found: pieces of work in their final order, class names, and how rows came into that order."""
+    """What a format found: pieces of work in their final order, class names, and how rows came into that order.
+
+    `source` is what the pieces were planned from, as JSON has it (`stamps` of files, listed names): pieces that were
+    finished when it was another are made anew.
+    """
 
     tasks: list[Any]
     order: dict[str, Any]
+    source: Any
     classes: tuple[str, ...] = ()
     refused: tuple[Refused, ...] = ()
 
@@ -112,7 +120,7 @@ class Format(Protocol):
 @dataclass(frozen=True)
 class ImportReport:
     """What an import did. `reasons` counts the quarantined rows by kind, `captions` the texts by role (of documents: the
-    segments by kind)."""
+    segments by kind); `kept` of its pieces of work had been finished before, by an import that was interrupted."""
 
     folder: str
     manifest: Manifest
@@ -120,6 +128,7 @@ class ImportReport:
     reasons: dict[str, int]
     captions: dict[str, int]
     seconds: float
+    kept: int = 0
 
     @property
     def rows(self) -> int:
@@ -129,9 +138,42 @@ class ImportReport:
 
 @dataclass
 class _Outcome:
-    shards: list[tuple[int, Shard]] = field(default_factory=list)
+    """What a piece of work gave; `kept`: an interrupted import had finished it."""
+
+    shards: list[Shard] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
     captions: Counter[str] = field(default_factory=Counter)
+    kept: bool = False
+
+    def done(self) -> Done:
+        refused = [[one.key, one.reason] for one in self.refused]
+        return Done(tuple(self.shards), {"refused": refused, "captions": self.captions})
+
+    @staticmethod
+    def of(done: Done) -> _Outcome:
+        refused = [Refused(key, reason) for key, reason in done.told["refused"]]
+        return _Outcome(list(done.shards), refused, Counter(done.told["captions"]), kept=True)
+
+
+@dataclass
+class _Total:
+    """What all pieces gave together; the shards with (part, task), which is their order."""
+
+    shards: list[tuple[int, int, Shard]] = field(default_factory=list)
+    reasons: Counter[str] = field(default_factory=Counter)
+    captions: Counter[str] = field(default_factory=Counter)
+    rows: int = 0
+    kept: int = 0
+
+    def take(self, task: int, outcome: _Outcome) -> None:
+        self.shards += [(part, task, shard) for part, shard in enumerate(outcome.shards)]
+        self.reasons.update(refused.reason.partition(":")[0] for refused in outcome.refused)
+        self.captions += outcome.captions
+        self.rows += sum(shard.rows for shard in outcome.shards)
+        self.kept += outcome.kept
+
+    def ordered(self) -> tuple[Shard, ...]:
+        return tuple(shard for _, _, shard in sorted(self.shards, key=lambda one: one[:2]))
 
 
 def as_pair(sample: Sample, options: ImportOptions, classes: tuple[str, ...] = ()) -> Pair:
@@ -170,47 +212,50 @@ def meets(fields: dict[str, Any], where: Iterable[tuple[str, str]]) -> bool:
 def run_import(
     format_name: str, source: Format, src: Location, out: Location, progress: Progress | None
 ) -> ImportReport:
-    """Carry out an import into a folder without a manifest. Raises CornerstoneError where no row is left."""
+    """Carry out an import into a folder without a manifest; pieces that an interrupted one finished are kept.
+
+    Raises CornerstoneError where no row is left, and where another process writes to the folder.
+    """
     started = time.monotonic()
-    plan = source.plan()
-    out.make()
-    total, reasons, rows = _Outcome(), Counter[str](), 0
-    with out.join(QUARANTINE).open_output() as quarantine:
-        outcomes = itertools.chain([_Outcome(refused=list(plan.refused))], _in_parallel(source, plan, out))
-        for done, outcome in enumerate(outcomes):
-            total.shards += outcome.shards
-            total.captions += outcome.captions
-            rows += sum(shard.rows for _, shard in outcome.shards)
-            for refused in outcome.refused:
-                quarantine.write((json.dumps(asdict(refused)) + "\n").encode())
-                reasons[refused.reason.partition(":")[0]] += 1
+    plan, options = source.plan(), source.options
+    with writing(out):
+        total = _gather(plan, _in_parallel(format_name, source, src, plan, out), out.join(QUARANTINE), progress)
+        if not total.shards:
+            raise CornerstoneError(_why_empty(src, out, total.reasons))
+        manifest = Manifest(
+            kind=source.kind,
+            name=options.name or out.uri.rstrip("/").rpartition("/")[2],
+            shards=total.ordered(),
+            classes=plan.classes,
+            prompts=(PROMPT,) if plan.classes else (),
+            tasks=("retrieval",) * (source.kind == "pairs" and bool(total.captions))
+            + ("classification",) * bool(plan.classes),
+            source={
+                "format": format_name,
+                "src": str(src),
+                **_recorded(options),
+                "order": plan.order,
+                "quarantined": total.reasons.total(),
+                "reasons": dict(total.reasons),
+            },
+        )
+        manifest.write(out)
+    quarantined, seconds = total.reasons.total(), time.monotonic() - started
+    return ImportReport(str(out), manifest, quarantined, dict(total.reasons), dict(total.captions), seconds, total.kept)
+
+
+def _gather(plan: Plan, outcomes: Iterator[_Outcome], quarantine: Location, progress: Progress | None) -> _Total:
+    """All pieces' outcomes together, and every refused record in the quarantine; no such file where there is none."""
+    total = _Total()
+    with quarantine.replacing() as file:
+        for done, outcome in enumerate(itertools.chain([_Outcome(refused=list(plan.refused))], outcomes)):
+            total.take(done - 1, outcome)
+            file.writelines((json.dumps(asdict(refused)) + "\n").encode() for refused in outcome.refused)
             if progress is not None:
-                progress(done, len(plan.tasks), rows)
-    if not reasons:
-        out.join(QUARANTINE).remove()
-    if not total.shards:
-        raise CornerstoneError(_why_empty(src, out, reasons))
-    options = source.options
-    manifest = Manifest(
-        kind=source.kind,
-        name=options.name or out.uri.rstrip("/").rpartition("/")[2],
-        shards=tuple(shard for _, shard in sorted(total.shards, key=lambda numbered: numbered[0])),
-        classes=plan.classes,
-        prompts=(PROMPT,) if plan.classes else (),
-        tasks=("retrieval",) * (source.kind == "pairs" and bool(total.captions))
-        + ("classification",) * bool(plan.classes),
-        source={
-            "format": format_name,
-            "src": str(src),
-            **_recorded(options),
-            "order": plan.order,
-            "quarantined": reasons.total(),
-            "reasons": dict(reasons),
-        },
-    )
-    manifest.write(out)
-    seconds = time.monotonic() - started
-    return ImportReport(str(out), manifest, reasons.total(), dict(reasons), dict(total.captions), seconds)
+                progress(done, len(plan.tasks), total.rows)
+    if not total.reasons:
+        quarantine.remove()
+    return total
 
 
 def _recorded(options: ImportOptions) -> dict[str, Any]:
@@ -225,39 +270,36 @@ def _why_empty(src: Location, out: Location, reasons: Counter[str]) -> str:
     return f"No usable row in {src}: {found}. Check --images and the fields, or name another source."
 
 
-def _in_parallel(source: Format, plan: Plan, out: Location) -> Iterator[_Outcome]:
+def _in_parallel(format_name: str, source: Format, src: Location, plan: Plan, out: Location) -> Iterator[_Outcome]:
     """Each task's outcome, in the plan's order."""
     if not plan.tasks:
         return
     import ray.data
-    from ray.exceptions import RayError
 
-    items = [{"index": i, "task": pickle.dumps(task)} for i, task in enumerate(plan.tasks)]
-    work = functools.partial(_work, source=source, out=out, tasks=len(items), classes=plan.classes)
+    # With these a piece of work is what it was: they decide its records, its place and the names of its shards.
+    settings = digest([format_name, str(src), _recorded(source.options), plan.order, plan.classes, plan.source])
+    items = [{"number": i, "task": pickle.dumps(task)} for i, task in enumerate(plan.tasks)]
+    work = functools.partial(_work, source=source, out=out, tasks=len(items), classes=plan.classes, settings=settings)
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(work, concurrency=source.options.workers)
-    dataset.context.execution_options.preserve_order = True
-    dataset.context.enable_progress_bars = False
-    dataset.context.print_on_execution_start = False
-    dataset.context.raise_original_map_exception = True
-    try:
-        for row in dataset.iter_rows():
-            yield pickle.loads(row["outcome"])
-    except RayError as error:
-        cause = getattr(error, "cause", error)
-        why = f"{type(cause).__name__}: {str(cause).partition(chr(10))[0]}"  # Ray's advice on retries follows
-        raise CornerstoneError(
-            f"The import stopped, {out} is unfinished: {why}. Mend that and import again."
-        ) from error
+    failed = f"The import stopped, {out} is unfinished (mend it, and the same command goes on after what is finished):"
+    for row in in_order(dataset, failed):
+        yield pickle.loads(row["outcome"])
 
 
-def _work(row: dict[str, Any], source: Format, out: Location, tasks: int, classes: tuple[str, ...]) -> dict[str, bytes]:
+def _work(
+    row: dict[str, Any], source: Format, out: Location, tasks: int, classes: tuple[str, ...], settings: str
+) -> dict[str, bytes]:
     """Write the shards of one piece of work. Part p of task t is shard p × tasks + t: unique, whatever the parts."""
+    number = int(row["number"])
+    piece = f"piece-{number:05d}"
+    if (done := finished(out, piece, settings)) is not None:
+        return {"outcome": pickle.dumps(_Outcome.of(done))}
     outcome = _Outcome()
     records = _records(source.read(pickle.loads(row["task"])), source.options, classes, outcome)
-    index = int(row["index"])
-    while shard := write_shard(out, index, itertools.islice(records, source.options.rows_per_shard), source.kind):
-        outcome.shards.append((index, shard))
-        index += tasks
+    while shard := write_shard(out, number, itertools.islice(records, source.options.rows_per_shard), source.kind):
+        outcome.shards.append(shard)
+        number += tasks
+    finish(out, piece, settings, outcome.done())
     return {"outcome": pickle.dumps(outcome)}
 
 

@@ -1,32 +1,29 @@
 """`mmc4` and `obelics`: interleaved documents, from JSON lines (plain, .gz or .zip) or Parquet, beside a folder of images.
 
-Files come in seeded order; inside a file, documents leave a shuffle window in seeded order, before their images are read.
+Documents leave the shuffle window before their images are read.
 Nothing is chosen or moved here: a document keeps all its texts and every image that can be read. Which images match well
 enough, and on which side of its text each one stands, is drawn when documents are packed.
 """
 
 from __future__ import annotations
 
-import fnmatch
 import gzip
 import io
 import json
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cornerstone.data import draws
 from cornerstone.data.images import BadImage
 from cornerstone.data.importers.core import ImportOptions, Plan, Refused, Sample, meets
 from cornerstone.data.importers.fields import conditions, utf8
+from cornerstone.data.importers.files import Task, find_files, plan_files, read_files
 from cornerstone.data.importers.folder import ImageFolder, candidates
 from cornerstone.data.importers.pairs_jsonl import parse
-from cornerstone.data.importers.webdataset import WINDOW, braces, shuffled
 from cornerstone.data.manifest import Kind
 from cornerstone.data.records import Document, Record, Segment
 from cornerstone.data.storage import Location
@@ -55,7 +52,7 @@ class Documents:
         if options.raw or options.long or options.label:
             raise CornerstoneError("--raw, --long and --label name texts of pairs; a document keeps all of its texts.")
         self.options, self.assemble, self.taken = options, assemble, taken
-        self.files = _find(src)
+        self.files = find_files(src, ENDINGS, "file of documents")
         self.images = Location.of(options.images) if options.images else Location(_folder(self.files[0]))
         if not self.images.exists():
             raise CornerstoneError(
@@ -65,22 +62,19 @@ class Documents:
 
     def plan(self) -> Plan:
         """One piece of work a file; a single one where rows are limited."""
-        order = draws.permutation(len(self.files), self.options.seed, "import-order")
-        files = [(int(i), self.files[i]) for i in order]
-        tasks = [[file] for file in files] if self.options.limit_rows is None else [files]
-        return Plan(tasks, order={"files": "permuted", "window": WINDOW, "seed": self.options.seed})
+        return plan_files(self.files, self.options, "files")
 
-    def read(self, task: list[tuple[int, Location]]) -> Iterator[Sample | Record | Refused]:
+    def read(self, task: Task) -> Iterator[Sample | Record | Refused]:
         """The documents of some files, each behind the images that it lost."""
-        found = (
-            row for _, file in task for row in _rows(file) if isinstance(row, Refused) or meets(row[1], self.where)
-        )
         folder = ImageFolder(self.images)
-        for row in shuffled(islice(found, self.options.limit_rows), self.options.seed, task[0][0]):
+        for row in read_files(task, self._matching, self.options):
             if isinstance(row, Refused):
                 yield row
             else:
                 yield from self._document(*row, folder)
+
+    def _matching(self, file: Location) -> Iterator[tuple[str, Row] | Refused]:
+        return (row for row in _rows(file) if isinstance(row, Refused) or meets(row[1], self.where))
 
     def _document(self, key: str, row: Row, folder: ImageFolder) -> Iterator[Document | Refused]:
         if missing := [name for name in self.taken if not isinstance(row.get(name), list)]:
@@ -189,24 +183,6 @@ def _records(file: Location) -> Iterator[Row | str]:
 
 def _parsed(lines: Any) -> Iterator[Row | str]:
     return (parse(line) for line in lines if line.strip())
-
-
-def _find(src: Location) -> list[Location]:
-    found: list[Location] = []
-    for location in map(Location, braces(src.uri)):
-        folder, _, last = location.uri.rpartition("/")
-        if any(sign in last for sign in "*?["):
-            found += [Location(folder).join(name) for name in Location(folder).list() if fnmatch.fnmatch(name, last)]
-        elif not location.exists():
-            raise CornerstoneError(f"Nothing at {location}: expected a file of documents, a folder of them, or a glob.")
-        elif location.uri.endswith(ENDINGS):
-            found.append(location)
-        else:
-            found += [location.join(name) for name in location.list()]
-    found = [file for file in found if file.uri.endswith(ENDINGS)]
-    if not found:
-        raise CornerstoneError(f"No documents in {src}: expected files that end with {', '.join(ENDINGS)}.")
-    return sorted(set(found), key=lambda file: file.uri)
 
 
 def _folder(file: Location) -> str:

@@ -9,18 +9,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cornerstone.data import draws
 from cornerstone.data.importers.core import Format, ImportOptions, Plan, Refused, Sample, meets
 from cornerstone.data.importers.fields import conditions, utf8
+from cornerstone.data.importers.files import Task, plan_files, read_files
 from cornerstone.data.importers.folder import ImageFolder
 from cornerstone.data.importers.parquet_rows import ENDING, ParquetRows, image_column
-from cornerstone.data.importers.webdataset import ENDINGS, IMAGES, WINDOW, WebDataset, shuffled
+from cornerstone.data.importers.webdataset import ENDINGS, IMAGES, WebDataset
 from cornerstone.data.manifest import Kind
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
@@ -81,35 +80,30 @@ class Folders:
     def __init__(self, src: Location, options: ImportOptions, folders: list[str]) -> None:
         if options.label is not None or options.images is not None:
             raise CornerstoneError("--label and --images have no effect on img2dataset's folders. Leave them out.")
-        self.src, self.folders = src, folders
+        self.folders = [src.join(folder) for folder in sorted(folders)]
         self.options = options if options.raw or options.long else replace(options, raw=("txt",))
         self.where = conditions(options.where)
 
     def plan(self) -> Plan:
         """One piece of work a folder; a single one where rows are limited."""
-        order = draws.permutation(len(self.folders), self.options.seed, "import-order")
-        folders = [(int(i), self.folders[i]) for i in order]
-        tasks = [[folder] for folder in folders] if self.options.limit_rows is None else [folders]
-        return Plan(tasks, order={"folders": "permuted", "window": WINDOW, "seed": self.options.seed})
+        return plan_files(self.folders, self.options, "folders")
 
-    def read(self, task: list[tuple[int, str]]) -> Iterator[Sample | Refused]:
+    def read(self, task: Task) -> Iterator[Sample | Refused]:
         """The rows of some folders that meet the conditions."""
-        found = (
-            record
-            for _, folder in task
-            for record in map(usable, self._samples(folder))
-            if isinstance(record, Refused) or meets(record.fields, self.where)
-        )
-        return shuffled(islice(found, self.options.limit_rows), self.options.seed, task[0][0])
+        return read_files(task, self._matching, self.options)
 
-    def _samples(self, folder: str) -> Iterator[Sample | Refused]:
+    def _matching(self, folder: Location) -> Iterator[Sample | Refused]:
+        found = map(usable, self._samples(folder))
+        return (r for r in found if isinstance(r, Refused) or meets(r.fields, self.where))
+
+    def _samples(self, folder: Location) -> Iterator[Sample | Refused]:
         parts: dict[str, list[str]] = {}
-        for name in sorted(self.src.join(folder).list()):
+        for name in sorted(folder.list()):
             stem, _, ending = name.partition(".")
             parts.setdefault(stem, []).append(ending.lower())
-        place = ImageFolder(self.src.join(folder))
+        place, number = ImageFolder(folder), folder.uri.rpartition("/")[2]
         for stem, endings in parts.items():
-            key = f"{folder}/{stem}"
+            key = f"{number}/{stem}"
             image = next((ending for ending in endings if ending in IMAGES), None)
             try:
                 fields = _fields(place, stem, endings)

@@ -73,6 +73,7 @@ class Listed:
         return Plan(
             tasks=[[entries[i] for i in order[start : start + step]] for start in range(0, len(order), step)],
             order={"rows": "permuted", "seed": options.seed},
+            source=json.dumps(entries, default=str),
             classes=tuple(sorted(labels)),
         )
 

@@ -19,6 +19,7 @@ from cornerstone.data.importers.core import ImportOptions, Plan, Refused, Sample
 from cornerstone.data.importers.fields import conditions, find, names, spelled
 from cornerstone.data.importers.folder import ImageFolder
 from cornerstone.data.manifest import Kind
+from cornerstone.data.output import stamps
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError, did_you_mean
 
@@ -61,6 +62,7 @@ class PairsJsonl:
         return Plan(
             tasks=[places[start : start + step] for start in range(0, len(places), step)],
             order={"rows": "permuted", "seed": self.options.seed},
+            source=stamps([self.list]),
             classes=tuple(sorted(scan.labels)),
             refused=tuple(scan.refused),
         )

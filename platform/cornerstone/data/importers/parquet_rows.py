@@ -1,23 +1,20 @@
 """`hf-parquet`: tables that hold their images, as Hugging Face writes them (`image: struct<bytes, path>`), and img2dataset's.
 
-Files come in seeded order; inside a file, rows leave a shuffle window in seeded order. A damaged file gives what lies
-before the damage.
+A damaged file gives what lies before the damage.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cornerstone.data import draws
 from cornerstone.data.importers.core import ImportOptions, Plan, Refused, Sample, meets
 from cornerstone.data.importers.fields import conditions
+from cornerstone.data.importers.files import Task, find_files, plan_files, read_files
 from cornerstone.data.importers.folder import ImageFolder
-from cornerstone.data.importers.webdataset import WINDOW, braces, shuffled
 from cornerstone.data.manifest import Kind
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError, did_you_mean
@@ -36,7 +33,7 @@ class ParquetRows:
     def __init__(self, src: Location, options: ImportOptions) -> None:
         if options.label is not None:
             raise CornerstoneError("--label needs all class names before the first row: import a list (pairs-jsonl).")
-        self.files = find_parquet(src)
+        self.files = find_files(src, (ENDING,), "Parquet file")
         schema = _schema(self.files[0])
         self.image = image_column(schema)
         if not self.image:
@@ -58,20 +55,14 @@ class ParquetRows:
 
     def plan(self) -> Plan:
         """One piece of work a file; a single one where rows are limited."""
-        order = draws.permutation(len(self.files), self.options.seed, "import-order")
-        files = [(int(i), self.files[i]) for i in order]
-        tasks = [[file] for file in files] if self.options.limit_rows is None else [files]
-        return Plan(tasks, order={"files": "permuted", "window": WINDOW, "seed": self.options.seed})
+        return plan_files(self.files, self.options, "files")
 
-    def read(self, task: list[tuple[int, Location]]) -> Iterator[Sample | Refused]:
+    def read(self, task: Task) -> Iterator[Sample | Refused]:
         """The rows of some files that meet the conditions."""
-        found = (
-            record
-            for _, file in task
-            for record in self._records(file)
-            if isinstance(record, Refused) or meets(record.fields, self.where)
-        )
-        return shuffled(islice(found, self.options.limit_rows), self.options.seed, task[0][0])
+        return read_files(task, self._matching, self.options)
+
+    def _matching(self, file: Location) -> Iterator[Sample | Refused]:
+        return (r for r in self._records(file) if isinstance(r, Refused) or meets(r.fields, self.where))
 
     def _records(self, file: Location) -> Iterator[Sample | Refused]:
         name = file.uri.rpartition("/")[2]
@@ -116,19 +107,6 @@ def image_column(schema: pa.Schema) -> str:
             return str(field.name)
     binary = [f.name for f in schema if pa.types.is_binary(f.type) or pa.types.is_large_binary(f.type)]
     return next((name for name in IMAGE_NAMES if name in binary), "")
-
-
-def find_parquet(src: Location) -> list[Location]:
-    """The Parquet files that a file, a folder or a brace list names, sorted."""
-    found: list[Location] = []
-    for location in map(Location, braces(src.uri)):
-        if not location.exists():
-            raise CornerstoneError(f"Nothing at {location}: expected a Parquet file or a folder of them.")
-        names = [location] if location.uri.endswith(ENDING) else [location.join(name) for name in location.list()]
-        found += [file for file in names if file.uri.endswith(ENDING)]
-    if not found:
-        raise CornerstoneError(f"No Parquet file in {src}: expected files that end with {ENDING}.")
-    return sorted(set(found), key=lambda file: file.uri)
 
 
 def _schema(file: Location) -> pa.Schema:

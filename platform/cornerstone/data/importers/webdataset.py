@@ -1,32 +1,27 @@
 """`webdataset`: tars whose members `KEY.jpg`, `KEY.txt`, `KEY.json` follow each other.
 
-Fields are the parts' endings (`txt`, `long.txt`) and the names inside the JSON part. Tars come in seeded order; inside
-a tar, rows leave a shuffle window of 1,000 in seeded order. Nothing is ever extracted to disk.
+Fields are the parts' endings (`txt`, `long.txt`) and the names inside the JSON part. Nothing is ever extracted to disk.
 """
 
 from __future__ import annotations
 
-import fnmatch
 import io
 import json
-import re
 import tarfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from tarfile import EOFHeaderError, HeaderError, ReadError  # type: ignore[attr-defined]
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
-from cornerstone.data import draws
 from cornerstone.data.importers.core import MAX_BYTES, ImportOptions, Plan, Refused, Sample, meets
 from cornerstone.data.importers.fields import conditions, find, names
+from cornerstone.data.importers.files import Task, find_files, plan_files, read_files
 from cornerstone.data.manifest import Kind
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError, did_you_mean
 
-WINDOW = 1000
-T = TypeVar("T")
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 ENDINGS = (".tar", ".tar.gz", ".tgz")
 _MAX_TEXT = 16 << 20
@@ -46,20 +41,17 @@ class WebDataset:
             raise CornerstoneError("--images has no effect on tars, which hold their images. Leave it out.")
         self.options = options if options.raw or options.long else replace(options, raw=("txt",))
         self.where = conditions(options.where)
-        self.tars = find_tars(src)
+        self.tars = find_files(src, ENDINGS, "tar")
 
     def plan(self) -> Plan:
         """One piece of work a tar; a single one where rows are limited, which reads no more tars than it needs."""
-        order = draws.permutation(len(self.tars), self.options.seed, "import-order")
-        tars = [(int(i), self.tars[i]) for i in order]
-        self._check_fields(tars)
-        tasks = [[tar] for tar in tars] if self.options.limit_rows is None else [tars]
-        return Plan(tasks, order={"tars": "permuted", "window": WINDOW, "seed": self.options.seed})
+        plan = plan_files(self.tars, self.options, "tars")
+        self._check_fields([tar for task in plan.tasks for _, tar in task])
+        return plan
 
-    def read(self, task: list[tuple[int, Location]]) -> Iterator[Sample | Refused]:
+    def read(self, task: Task) -> Iterator[Sample | Refused]:
         """The rows of some tars: those that meet the conditions, at most `limit_rows`, through the window."""
-        records = (record for _, tar in task for record in self._matching(tar))
-        return shuffled(islice(records, self.options.limit_rows), self.options.seed, task[0][0])
+        return read_files(task, self._matching, self.options)
 
     def _matching(self, tar: Location) -> Iterator[Sample | Refused]:
         for record in read_tar(tar, self._parts()):
@@ -69,52 +61,17 @@ class WebDataset:
     def _parts(self) -> tuple[str, ...]:
         return (*self.options.raw, *self.options.long, *(field for field, _ in self.where))
 
-    def _check_fields(self, tars: list[tuple[int, Location]]) -> None:
+    def _check_fields(self, tars: list[Location]) -> None:
         """Refuse a misspelt field before hours of work, by the first samples that there are."""
-        records = (record for _, tar in tars for record in read_tar(tar, self._parts()))
+        records = (record for tar in tars for record in read_tar(tar, self._parts()))
         samples = list(islice((record.fields for record in records if isinstance(record, Sample)), _LOOKED_AT))
         known = sorted({name for sample in samples for name in names(sample)})
         for field in self._parts() if samples else ():
             if all(find(sample, field) is None for sample in samples):
                 raise CornerstoneError(
-                    f"None of the first {len(samples)} samples of {tars[0][1]} has a field {field!r}"
+                    f"None of the first {len(samples)} samples of {tars[0]} has a field {field!r}"
                     f"{did_you_mean(field, known)}"
                 )
-
-
-def find_tars(src: Location) -> list[Location]:
-    """The tars that a tar, a folder, a glob (`cc3m/*.tar`) or a brace list (`{00000..00331}.tar`) names, sorted."""
-    found: list[Location] = []
-    for location in map(Location, braces(src.uri)):
-        folder, _, last = location.uri.rpartition("/")
-        if any(sign in last for sign in "*?["):
-            found += [Location(folder).join(name) for name in Location(folder).list() if fnmatch.fnmatch(name, last)]
-        elif location.uri.endswith(ENDINGS):
-            if not location.exists():
-                raise CornerstoneError(f"No tar at {location}.")
-            found.append(location)
-        elif location.exists():
-            found += [location.join(name) for name in location.list() if name.endswith(ENDINGS)]
-        else:
-            raise CornerstoneError(f"Nothing at {location}: expected a tar, a folder of tars, a glob or a brace list.")
-    if not found:
-        raise CornerstoneError(f"No tar in {src}: expected files that end with {', '.join(ENDINGS)}.")
-    return sorted(set(found), key=lambda tar: tar.uri)
-
-
-def braces(pattern: str) -> list[str]:
-    """`a{0..2}.tar` and `{train,val}.tar` spelled out; zeros in front are kept."""
-    match = re.search(r"\{([^{}]*)\}", pattern)
-    if match is None:
-        return [pattern]
-    inside = match.group(1)
-    numbers = re.fullmatch(r"(\d+)\.\.(\d+)", inside)
-    if numbers:
-        first, last = numbers.groups()
-        choices = [str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)]
-    else:
-        choices = inside.split(",")
-    return [text for choice in choices for text in braces(pattern[: match.start()] + choice + pattern[match.end() :])]
 
 
 class _Header(tarfile.TarInfo):
@@ -153,6 +110,9 @@ def read_tar(tar: Location, parts: tuple[str, ...]) -> Iterator[Sample | Refused
                         yield _sample(f"{stem}/{key}", sample)
                         complete += 1
                     key, sample = member_key, {}
+                if ending in sample:
+                    yield Refused(f"{stem}/{member.name}", "duplicate: the sample has this part already")
+                    continue
                 sample[ending] = _content(members, member, ending, parts)
                 members.members = []  # type: ignore[attr-defined]  # tarfile would remember every entry
     except _BROKEN as error:
@@ -207,17 +167,3 @@ def _sample(key: str, parts: dict[str, Any]) -> Sample | Refused:
     fields = dict(parts["json"]) if isinstance(parts.get("json"), dict) else {}
     fields |= {ending: value for ending, value in parts.items() if isinstance(value, str)}
     return Sample(key, images[0], fields)
-
-
-def shuffled(records: Iterator[T], seed: int, task: int) -> Iterator[T]:
-    """The records in random order, as far as a window of WINDOW allows."""
-    window: list[T] = []
-    for count, record in enumerate(records):
-        if len(window) < WINDOW:
-            window.append(record)
-            continue
-        place = int(draws.choice(WINDOW, seed, "import-window", task, count)[0])
-        window[place], record = record, window[place]
-        yield record
-    for place in draws.permutation(len(window), seed, "import-window", task, -1):
-        yield window[place]

@@ -7,6 +7,7 @@ the few row groups that they were made from.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,10 +20,11 @@ import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
 from cornerstone.data.manifest import Manifest, Shard
+from cornerstone.data.output import Done, finish, finished, writing
 from cornerstone.data.packing.config import PackingConfig, PackingKeys, SpecialIds
 from cornerstone.data.packing.pieces import Counted, Lengths, Piece, measured, pack
 from cornerstone.data.parallel import Progress, map_tasks
-from cornerstone.data.shards import DataSet, refuse_existing, write_features_shard
+from cornerstone.data.shards import DataSet, write_features_shard
 from cornerstone.data.storage import Location
 from cornerstone.data.texts import FILE as TOKENIZER
 from cornerstone.errors import CornerstoneError
@@ -56,6 +58,16 @@ class _Made:
         self.counted.join(other.counted)
         for name in ("sequences", "pieces", "images", "tokens"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def told(self) -> dict[str, Any]:
+        """All of it as plain values; `of` reads them back."""
+        left_out = [[what, why, count] for (what, why), count in self.counted.left_out.items()]
+        return {**vars(self), "counted": {"found": self.counted.found, "left_out": left_out}}
+
+    @staticmethod
+    def of(told: dict[str, Any]) -> _Made:
+        left_out = Counter({(what, why): count for what, why, count in told["counted"]["left_out"]})
+        return _Made(**{**told, "counted": Counted(Counter(told["counted"]["found"]), left_out)})
 
     def as_json(self, budget: int) -> dict[str, Any]:
         left_out: dict[str, dict[str, int]] = {}
@@ -91,24 +103,24 @@ def write_packing(
     nothing to begin and end a text with, and where no document can be used.
     """
     data, out = DataSet.open(folder, "documents"), Location.of(out)
-    refuse_existing(out)
     SpecialIds.of(tokenizer)  # what cannot be read later is refused now
-    out.make()
+    keys = PackingKeys.of(data.manifest.content_hash, tokenizer, config)
     shards = data.manifest.shards
     first = np.cumsum([0, *(shard.rows for shard in shards)]).tolist()
     items = [(shard.file, row) for shard, row in zip(shards, first, strict=False)]
-    work = partial(_pack_file, data=data.location, out=out, tokenizer=tokenizer, config=config)
-    total, written = _Made(), []
-    for shard, made in map_tasks(work, items, failed=f"Packing stopped, {out} is unfinished:", progress=progress):
-        total.join(made)
-        written += [shard] if shard is not None else []
-    if not written:
-        raise CornerstoneError(_why_empty(data, total.counted, config))
-    keys = PackingKeys.of(data.manifest.content_hash, tokenizer, config)
-    source = {"data": data.location.uri, "packed": total.as_json(config.token_budget)}
-    out.join(TOKENIZER).write_text(tokenizer)
-    manifest = Manifest("packing", data.name, tuple(written), source=source, keys=keys.named())
-    manifest.write(out)
+    work = partial(_packed, data=data.location, out=out, tokenizer=tokenizer, config=config, settings=keys.digest())
+    failed = f"Packing stopped, {out} is unfinished (the same command goes on after its finished files):"
+    total, written = _Made(), list[Shard]()
+    with writing(out):
+        for done in map_tasks(work, items, failed=failed, progress=progress):
+            total.join(_Made.of(done.told))
+            written += done.shards
+        if not written:
+            raise CornerstoneError(_why_empty(data, total.counted, config))
+        source = {"data": data.location.uri, "packed": total.as_json(config.token_budget)}
+        out.join(TOKENIZER).write_text(tokenizer)
+        manifest = Manifest("packing", data.name, tuple(written), source=source, keys=keys.named())
+        manifest.write(out)
     return manifest
 
 
@@ -120,15 +132,19 @@ def _why_empty(data: DataSet, counted: Counted, config: PackingConfig) -> str:
     )
 
 
-def _pack_file(
-    item: tuple[str, int], data: Location, out: Location, tokenizer: str, config: PackingConfig
-) -> tuple[Shard | None, _Made]:
+def _packed(
+    item: tuple[str, int], data: Location, out: Location, tokenizer: str, config: PackingConfig, settings: str
+) -> Done:
     """Pack the documents of one file, the first of which is row `item[1]`, and write the index's file of that name."""
+    if (done := finished(out, item[0], settings)) is not None:
+        return done
     made = _Made()
     tables = _tables(data.join(item[0]), item[1], plain_tokenizer(tokenizer), config, made)
     first = next(tables, None)
-    shard = write_features_shard(out, item[0], chain([first], tables)) if first is not None else None
-    return shard, made
+    shards = () if first is None else (write_features_shard(out, item[0], chain([first], tables)),)
+    done = Done(shards, made.told())
+    finish(out, item[0], settings, done)
+    return done
 
 
 def _tables(place: Location, row: int, tokenizer: Tokenizer, config: PackingConfig, made: _Made) -> Iterator[pa.Table]:

@@ -9,9 +9,10 @@ from multiprocessing import get_context
 from typing import Any
 
 from cornerstone.data.manifest import Manifest, Shard
+from cornerstone.data.output import writing
 from cornerstone.data.scenes.sets import EVALUATION_SETS, GROUP, manifest_fields, pair, set_kind
 from cornerstone.data.scenes.world import ScenesSpec
-from cornerstone.data.shards import refuse_existing, write_shard
+from cornerstone.data.shards import write_shard
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError, did_you_mean
 
@@ -65,14 +66,6 @@ def write_evaluation_sets(
     return dict(zip(sets, manifests, strict=True))
 
 
-def start_scenes(out: Place, spec: ScenesSpec) -> Location:
-    """Make the folder for a set. Raises CornerstoneError where one already lies there."""
-    set_kind(spec)
-    out = Location.of(out)
-    refuse_existing(out)
-    return out.make()
-
-
 def write_scenes_shard(out: Place, index: int, spec: ScenesSpec) -> Shard:
     """Write one of the set's `spec.shards` files. Depends on nothing but its arguments; safe to call in parallel."""
     shard = write_shard(Location.of(out), index, (pair(spec, row) for row in spec.rows_of(index)))
@@ -94,7 +87,16 @@ def _write_all(
     sets: list[tuple[Location, ScenesSpec]], workers: int | None, progress: Progress | None
 ) -> list[Manifest]:
     """All shards of all sets, over the workers; then the manifests."""
-    jobs = [(start_scenes(out, spec), index, spec) for out, spec in sets for index in range(spec.shards)]
+    for _, spec in sets:
+        set_kind(spec)
+    with writing(*(out for out, _ in sets)):
+        return _write_shards(sets, workers, progress)
+
+
+def _write_shards(
+    sets: list[tuple[Location, ScenesSpec]], workers: int | None, progress: Progress | None
+) -> list[Manifest]:
+    jobs = [(out, index, spec) for out, spec in sets for index in range(spec.shards)]
     count = min(workers or len(os.sched_getaffinity(0)), len(jobs))
     total, done = sum(spec.rows for _, spec in sets), 0
     shards: dict[tuple[str, int], Shard] = {}

@@ -1,0 +1,92 @@
+"""Formats that come as many files of records: which files a source names, a piece of work a file, a window inside it.
+
+Files come in seeded order; inside a file, records leave a shuffle window of 1,000 in seeded order.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import TypeVar
+
+from cornerstone.data import draws
+from cornerstone.data.importers.core import ImportOptions, Plan
+from cornerstone.data.output import stamps
+from cornerstone.data.storage import Location
+from cornerstone.errors import CornerstoneError
+
+WINDOW = 1000
+T = TypeVar("T")
+Task = list[tuple[int, Location]]
+"""Files with their places in the source's own order."""
+
+
+def find_files(src: Location, endings: Sequence[str], what: str) -> list[Location]:
+    """The files that a file, a folder, a glob (`cc3m/*.tar`) or a brace list (`{00000..00331}.tar`) names, sorted.
+
+    `what` is what one is called. Raises CornerstoneError where nothing is there, or nothing with one of the endings.
+    """
+    found: list[Location] = []
+    for location in map(Location, braces(src.uri)):
+        folder, _, last = location.uri.rpartition("/")
+        if any(sign in last for sign in "*?["):
+            found += [Location(folder).join(name) for name in Location(folder).list() if fnmatch.fnmatch(name, last)]
+        elif not location.exists():
+            if last.endswith(tuple(endings)):
+                raise CornerstoneError(f"No {what} at {location}.")
+            raise CornerstoneError(
+                f"Nothing at {location}: expected a {what}, a folder of them, a glob or a brace list."
+            )
+        elif last.endswith(tuple(endings)):
+            found.append(location)
+        else:
+            found += [location.join(name) for name in location.list()]
+    found = [file for file in found if file.uri.endswith(tuple(endings))]
+    if not found:
+        raise CornerstoneError(f"No {what} in {src}: expected files that end with {', '.join(endings)}.")
+    return sorted(set(found), key=lambda file: file.uri)
+
+
+def plan_files(files: Sequence[Location], options: ImportOptions, what: str) -> Plan:
+    """One piece of work a file; a single one where rows are limited, which reads no more files than it needs."""
+    order = draws.permutation(len(files), options.seed, "import-order")
+    dealt = [(int(i), files[i]) for i in order]
+    tasks = [[file] for file in dealt] if options.limit_rows is None else [dealt]
+    return Plan(tasks, {what: "permuted", "window": WINDOW, "seed": options.seed}, source=stamps(list(files)))
+
+
+def read_files(task: Task, records: Callable[[Location], Iterator[T]], options: ImportOptions) -> Iterator[T]:
+    """The records of a piece of work's files, at most `limit_rows`, through the window."""
+    found = (record for _, file in task for record in records(file))
+    return shuffled(islice(found, options.limit_rows), options.seed, task[0][0])
+
+
+def braces(pattern: str) -> list[str]:
+    """`a{0..2}.tar` and `{train,val}.tar` spelled out; zeros in front are kept."""
+    match = re.search(r"\{([^{}]*)\}", pattern)
+    if match is None:
+        return [pattern]
+    inside = match.group(1)
+    numbers = re.fullmatch(r"(\d+)\.\.(\d+)", inside)
+    if numbers:
+        first, last = numbers.groups()
+        choices = [str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)]
+    else:
+        choices = inside.split(",")
+    return [text for choice in choices for text in braces(pattern[: match.start()] + choice + pattern[match.end() :])]
+
+
+def shuffled(records: Iterator[T], seed: int, task: int) -> Iterator[T]:
+    """The records in random order, as far as a window of WINDOW allows."""
+    window: list[T] = []
+    for count, record in enumerate(records):
+        if len(window) < WINDOW:
+            window.append(record)
+            continue
+        place = int(draws.choice(WINDOW, seed, "import-window", task, count)[0])
+        window[place], record = record, window[place]
+        yield record
+    for place in draws.permutation(len(window), seed, "import-window", task, -1):
+        yield window[place]
