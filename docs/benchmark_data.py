@@ -10,13 +10,16 @@ way to read them does the same work in the same run, in turns. Prints Markdown t
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gc
 import io
 import json
 import os
 import pickle
 import resource
 import statistics
+import subprocess
 import sys
 import tarfile
 import tempfile
@@ -43,7 +46,7 @@ from cornerstone.data.shards import ShardWriter
 from cornerstone.data.texts import TextTokenizer, load_tokenizer
 
 BATCH, SIDE, LIMIT = 128, 224, 128
-SECONDS, ROUNDS = 15.0, 3
+SECONDS, ROUNDS, WARM = 15.0, 3, 8
 DATA = Path(os.environ.get("CORNERSTONE_TEST_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 console = Console(width=160)
 
@@ -149,6 +152,7 @@ def webdatasets(tars: list[str]) -> Iterator[Any]:
 
 def open_clips(tars: list[str]) -> Iterator[Any]:
     """open_clip's way: its pipeline, transform (floats, normalised) and tokenizer, one text an image."""
+    import cornerstone.models  # noqa: F401, I001 - mends torchvision before open_clip imports it
     import open_clip
     import torch
     import webdataset as wds
@@ -168,12 +172,12 @@ def open_clips(tars: list[str]) -> Iterator[Any]:
     yield from torch.utils.data.DataLoader(pipeline, batch_size=None, num_workers=2)
 
 
-def timed(batches: Iterator[Any], warm: int = 8) -> tuple[float, float, list[float]]:
+def timed(batches: Iterator[Any]) -> tuple[float, float, list[float]]:
     """Seconds to the first batch, rows a second after the first few, and the gaps between batches."""
     begun = time.perf_counter()
     next(batches)
     first = time.perf_counter() - begun
-    for _ in range(warm):
+    for _ in range(WARM):
         next(batches)
     times = [time.perf_counter()]
     while times[-1] - times[0] < SECONDS:
@@ -190,34 +194,68 @@ def table(title: str, header: list[str], rows: list[list[str]]) -> None:
     console.print(f"\n### {title}\n\n" + "\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
+WAYS: dict[str, tuple[str, Callable[[Path], Iterator[Any]]]] = {
+    "cornerstone": ("Cornerstone (2 decode actors)", lambda folder: cornerstones(str(folder / "pairs"))),
+    "webdataset": (
+        "webdataset, DataLoader of 2 workers, same transform and tokenizer",
+        lambda folder: webdatasets(sorted(map(str, (folder / "tars").iterdir()))),
+    ),
+    "open_clip": (
+        "webdataset, open_clip's transform and tokenizer",
+        lambda folder: open_clips(sorted(map(str, (folder / "tars").iterdir()))),
+    ),
+}
+"""Ways to read, each measured in a process of its own: a DataLoader forks, which Ray's threads do not survive, and an idle
+Ray takes a tenth of a core."""
+
+
 def stream(folder: Path, pairs: list[Pair]) -> None:
     """Rows a second by each of three ways, in turns."""
-    shards, tars = write_shards(folder / "pairs", pairs, len(pairs)), write_tars(folder / "tars", pairs)
-    ways: dict[str, Callable[[], Iterator[Any]]] = {
-        "Cornerstone (2 decode actors)": lambda: cornerstones(shards),
-        "webdataset, DataLoader of 2 workers, same transform and tokenizer": lambda: webdatasets(tars),
-        "webdataset, open_clip's transform and tokenizer": lambda: open_clips(tars),
-    }
-    found: dict[str, list[tuple[float, float, list[float]]]] = {name: [] for name in ways}
-    for _ in range(ROUNDS):
-        for name, way in ways.items():
-            found[name].append(timed(way()))
-    medians = {name: statistics.median(rate for _, rate, _ in runs) for name, runs in found.items()}
+    write_shards(folder / "pairs", pairs, len(pairs))
+    write_tars(folder / "tars", pairs)
+    found: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
+    for turn in range(ROUNDS):
+        for way in WAYS:
+            console.print(f"round {turn + 1} of {ROUNDS}: {WAYS[way][0]}")
+            found[way].append(json.loads(alone("_way", way, str(folder)).splitlines()[-1]))
+    medians = {way: statistics.median(run["rate"] for run in runs) for way, runs in found.items()}
     rows = []
-    for name, runs in found.items():
-        rates = ", ".join(f"{rate:.0f}" for _, rate, _ in runs)
-        firsts = ", ".join(f"{first:.1f}" for first, _, _ in runs)
-        fastest = max(rate for other, rate in medians.items() if other != name)
-        rows.append([name, rates, f"{medians[name]:.0f}", f"{medians[name] / fastest:.2f}", firsts])
+    for way, runs in found.items():
+        fastest = max(rate for other, rate in medians.items() if other != way)
+        rates, firsts = (
+            ", ".join(f"{run[key]:{form}}" for run in runs) for key, form in (("rate", ".0f"), ("first", ".1f"))
+        )
+        rows.append([WAYS[way][0], rates, f"{medians[way]:.0f}", f"{medians[way] / fastest:.2f}", firsts])
     header = ["way", "rows a second", "median", "to the faster other one", "seconds to the first batch"]
     table(f"{len(pairs):,} photographs, batches of {BATCH}", header, rows)
-    gaps = found["Cornerstone (2 decode actors)"][-1][2]
+    gaps = [run["gaps"] for run in found["cornerstone"]]
     edges = [
-        gap for step, gap in enumerate(gaps, 10) if (step * BATCH) // len(pairs) != ((step + 1) * BATCH) // len(pairs)
+        gap
+        for run in gaps
+        for step, gap in enumerate(run, WARM + 2)
+        if (step * BATCH) // len(pairs) != ((step + 1) * BATCH) // len(pairs)
     ]
-    usual, edge = statistics.median(gaps), statistics.median(edges)
+    usual, edge = statistics.median(gap for run in gaps for gap in run), statistics.median(edges)
     told = f"median {usual:.2f} s, where an epoch ends {edge:.2f} s, at most {max(edges):.2f} s"
     console.print(f"\nBetween two batches: {told} ({len(edges)} epochs' edges).")
+
+
+def way_alone(way: str, folder: str) -> None:
+    """One measurement of the above, as JSON."""
+    from cornerstone.training.cluster import connect
+
+    with connect(lambda said: None) if way == "cornerstone" else contextlib.nullcontext():
+        first, rate, gaps = timed(WAYS[way][1](Path(folder)))
+        print(json.dumps({"first": first, "rate": rate, "gaps": gaps}), flush=True)
+        gc.collect()  # iterators of Ray Data that end after Ray would start it again
+
+
+def alone(*arguments: str) -> str:
+    """What this file prints when it is run with these arguments, in a process of its own."""
+    done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(arguments)} failed:\n{done.stderr}")
+    return done.stdout
 
 
 class _Blank:
@@ -281,14 +319,9 @@ def start(folder: Path, pairs: list[Pair]) -> None:
 
 def plan(folder: Path, pairs: list[Pair]) -> None:
     """Time and memory to plan one worker's share of any step, each size in a process of its own."""
-    import subprocess
-
     rows = []
     for shards, total in ((10_000, "100M"), (100_000, "1B")):
-        done = subprocess.run(
-            [sys.executable, __file__, "_plan", str(shards)], capture_output=True, text=True, check=True
-        )
-        built, travels, fresh, middle, following, memory = done.stdout.split()
+        built, travels, fresh, middle, following, memory = alone("_plan", str(shards)).split()
         rows.append([f"{total} in {shards:,} shards", built, travels, fresh, middle, following, memory])
     header = [
         "rows",
@@ -429,6 +462,8 @@ def processor_seconds() -> float:
 PARTS: dict[str, Callable[[Path, list[Pair]], None]] = {
     "stream": stream, "units": units, "start": start, "plan": plan, "memory": memory, "packing": packing, "sweep": sweep
 }  # fmt: skip
+WITHOUT_RAY = ("stream", "plan")
+"""Parts whose work is done by processes of their own."""
 
 
 def main() -> None:
@@ -440,13 +475,17 @@ def main() -> None:
     named = sys.argv[1:] or [name for name in PARTS if name != "sweep"]
     console.print(f"{date.today()}, {os.cpu_count()} cores, torch {torch.__version__}, {' '.join(named)}")
     pairs = photographs()
-    with tempfile.TemporaryDirectory() as folder, connect(functools.partial(console.print)):
+    with tempfile.TemporaryDirectory() as folder:
         for name in named:
-            PARTS[name](Path(folder), pairs)
+            with connect(functools.partial(console.print)) if name not in WITHOUT_RAY else contextlib.nullcontext():
+                PARTS[name](Path(folder), pairs)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["_plan"]:
-        plan_alone(int(sys.argv[2]))
-    else:
-        main()
+    match sys.argv[1:]:
+        case ["_plan", shards]:
+            plan_alone(int(shards))
+        case ["_way", way, folder]:
+            way_alone(way, folder)
+        case _:
+            main()
