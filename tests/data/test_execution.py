@@ -5,10 +5,13 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from cornerstone.data import layout as layouts
-from cornerstone.data.execution import NAMES, ray_datasets, ray_stream
+from cornerstone.data.batches import training_batch
+from cornerstone.data.execution import NAMES, _Actor, _read, execution_options, ray_datasets, ray_stream
 from cornerstone.data.images import Transform
 from cornerstone.data.layout import EvaluationSource, Layout, StreamSpec
 from cornerstone.data.mixture import Mixture
@@ -64,6 +67,45 @@ def test_segments_follow_each_other_as_if_there_were_none(ray_cluster, spec, mon
     assert found == [seen(Stream.local(layout, worker, start), start) for worker in range(workers)]
 
 
+def units(step: int) -> dict[str, np.ndarray]:
+    """A unit as Ray Data hands it to an actor."""
+    unit = {"step": step, "stop": step + 1, "set": -1, "first": 0, "worker": 0}
+    return {name: np.array([value]) for name, value in unit.items()}
+
+
+def test_a_run_of_one_segment_is_one_data_set(spec):
+    """Each costs a process, which a short run waits for."""
+    layout = Layout(spec, 1)
+    assert len(layout.segments(0)) == 1
+    assert list(ray_datasets(layout, lambda: 0, actors=1, cpus_per_actor=0.25)) == [NAMES[0]]
+
+
+def test_a_block_is_read_where_it_lies(spec):
+    actor = _Actor(Layout(spec, 1))
+    column = pa.concat_tables([actor(units(0)), actor(units(1))]).combine_chunks()["block"].slice(1)
+    block = _read(column)  # the second one of a longer column
+    assert block["step"].to_pylist()[:BATCH] == [1] * BATCH
+    held = column.chunk(0).buffers()[2]
+    image = training_batch(block.slice(0, BATCH)).image
+    assert image is not None
+    assert held.address < image.data_ptr() < held.address + held.size  # to the batch without a copy
+
+
+def test_a_stream_that_is_closed_frees_its_processors(ray_cluster, spec):
+    """The second one needs them."""
+    layout = Layout(replace(spec, steps=100_000, evaluations=()), 1)
+
+    def first_batch() -> list[int]:
+        datasets = ray_datasets(layout, lambda: 0, actors=2, cpus_per_actor=0.9)
+        shards = {name: build().streaming_split(1, equal=True)[0] for name, build in datasets.items()}
+        stream = ray_stream(layout, 0, shards.__getitem__)
+        rows = stream.training(0).row.tolist()
+        stream.close()
+        return rows
+
+    assert first_batch() == first_batch() == spec.plan.batch(0)[0].tolist()
+
+
 def test_a_run_with_nothing_left_has_an_empty_stream(ray_cluster, spec):
     layout = Layout(spec, 1)
     datasets = ray_datasets(layout, lambda: STEPS, actors=1, cpus_per_actor=0.25)
@@ -79,3 +121,11 @@ def test_units_grow_with_the_workers_that_one_executor_serves(spec):
     assert 14e6 < sizes[1] <= layouts.UNIT_BYTES
     assert 60e6 < sizes[64] <= 64 << 20
     assert 90e6 < sizes[1024] <= layouts.LARGEST_UNIT
+
+
+def test_what_lies_ready_is_bounded(spec):
+    """A worker's 16 units, or half a gigabyte where they are small."""
+    small, large = Layout(spec, 1), Layout(replace(spec, pictures=Pictures(Transform(224))), 8)
+    assert execution_options(small).resource_limits.object_store_memory == 512 << 20
+    assert execution_options(large).resource_limits.object_store_memory == 16 * 8 * large.unit_rows * 3 * 224 * 224
+    assert execution_options(small).preserve_order

@@ -159,6 +159,24 @@ def test_progress_is_told_at_most_once_a_second_and_at_the_end(now):
     assert told[-1] == {"state": "evaluated after step 40"}
 
 
+def test_the_time_to_the_first_batch_is_told_and_written_once(now):
+    class Started:
+        seconds_to_first_batch = None
+
+    stream, told, written = Started(), [], []
+    progress = Progress(told.append, steps=6, advice="", stream=stream)
+    meter = StepMetrics(lambda step, metrics: written.append(metrics), every=2, rows=10, steps=6, stream=stream)
+    for step in range(6):
+        now.seconds += 1.0
+        clock = Clock()
+        clock.seconds = {"data": 0.0}
+        stream.seconds_to_first_batch = 3.25
+        for observer in (progress, meter):
+            observer.after_step(step, Rows(10), parts(), clock)
+    assert told[0]["first_batch"] == 3.25
+    assert [metrics.get("train/seconds_to_first_batch") for metrics in written] == [3.25, None, None]
+
+
 def test_who_waits_for_data_is_told_what_to_change_once(now):
     def told_by(waited, steps):
         told, clock = [], Clock()

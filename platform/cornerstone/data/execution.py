@@ -9,19 +9,20 @@ segment.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from ray.data import ActorPoolStrategy, DataContext, Datasource, TaskPoolStrategy
+from ray.data import ActorPoolStrategy, DataContext, Datasource, ExecutionOptions, ExecutionResources, TaskPoolStrategy
 from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
 
 from cornerstone.data.layout import Layout
-from cornerstone.data.stream import Stream, UnitMaker
+from cornerstone.data.stream import Arrival, Stream, UnitMaker
 
 if TYPE_CHECKING:
     import ray.data
@@ -70,12 +71,40 @@ class _Actor:
     def __call__(self, rows: dict[str, Any]) -> pa.Table:
         """Ray Data's door: one unit at a time."""
         block = self._maker.make({name: int(values[0]) for name, values in rows.items()})
-        stream = pa.BufferOutputStream()
-        with pa.ipc.new_stream(stream, block.schema) as writer:
-            writer.write_table(block)
-        data = stream.getvalue()
+        data = _serialized(block)
         offsets = pa.array([0, data.size], pa.int64()).buffers()[1]
         return pa.table({"block": pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, data])})
+
+
+def _serialized(block: pa.Table) -> pa.Buffer:
+    """Arrow's stream format, copied once: its length is found first."""
+    counted = pa.MockOutputStream()
+    _write(block, counted)
+    data = pa.allocate_buffer(counted.size())
+    _write(block, pa.FixedSizeBufferWriter(data))
+    return data
+
+
+def _read(blocks: pa.ChunkedArray) -> pa.Table:
+    """The block that is one value of one row, where it lies: taking the value would copy it."""
+    (held,) = blocks.chunks
+    _, offsets, data = held.buffers()
+    first, end = np.frombuffer(offsets, np.int64)[held.offset : held.offset + 2].tolist()
+    return pa.ipc.open_stream(data.slice(first, end - first)).read_all()
+
+
+def _write(block: pa.Table, sink: Any) -> None:
+    with pa.ipc.new_stream(sink, block.schema) as writer:
+        writer.write_table(block)
+
+
+def execution_options(layout: Layout) -> ExecutionOptions:
+    """What Ray Data must heed: order, which decides the rows that a step sees, and a bound on what lies ready.
+
+    Ray Train copies these options over a data set's own, and must be given them too.
+    """
+    limits = ExecutionResources(object_store_memory=layout.ahead_bytes)
+    return ExecutionOptions(preserve_order=True, resource_limits=limits)
 
 
 def ray_datasets(
@@ -87,10 +116,11 @@ def ray_datasets(
         import ray.data
 
         context = DataContext.get_current()
-        context.execution_options.preserve_order = True  # where this is read without Ray Train
+        context.execution_options = execution_options(layout)  # where this is read without Ray Train
         context.enable_progress_bars = False
         context.target_max_block_size = 1  # a row is a block
-        segments = layout.segments(start())[turn :: len(NAMES)]
+        context.memory_usage_poll_interval_s = None  # walking an actor's memory each second costs it 3 % of its time
+        segments = layout.segments(start())[turn :: len(names)]
         return ray.data.read_datasource(
             _Units(layout, segments), num_cpus=0, compute=TaskPoolStrategy(1), override_num_blocks=1
         ).map_batches(
@@ -101,48 +131,63 @@ def ray_datasets(
             num_cpus=cpus_per_actor,
         )
 
-    return {name: partial(build, turn) for turn, name in enumerate(NAMES)}
+    names = _names(layout)
+    return {name: partial(build, turn) for turn, name in enumerate(names)}
+
+
+def _names(layout: Layout) -> tuple[str, ...]:
+    """The data sets of a run: a single one where no start of it has a second segment, since each costs a process."""
+    return NAMES[: len(layout.segments(0))]
 
 
 def ray_stream(layout: Layout, start: int, shard: Callable[[str], Any]) -> Stream:
     """A worker's stream from step `start` on; `shard` gives its part of a data set by name. The first segment starts now."""
-    return Stream(layout, _chained(layout, start, shard))
+    arrival = Arrival()
+    first, blocks = _chained(layout, start, shard)
+    first.add_done_callback(arrival)
+    return Stream(layout, blocks, arrival)
 
 
-def _chained(layout: Layout, start: int, shard: Callable[[str], Any]) -> Iterator[pa.Table]:
-    """The blocks of all segments, one after another."""
-    turns = itertools.cycle(NAMES)
+def _chained(layout: Layout, start: int, shard: Callable[[str], Any]) -> tuple[Future[Any], Generator[pa.Table]]:
+    """The first block, which is on its way, and the blocks of all segments, one after another."""
+    turns = itertools.cycle(_names(layout))
     segments = layout.segments(start)
 
-    def begin() -> Iterator[pa.Table]:
-        rows = shard(next(turns)).iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=2)
-        return _started(iter(rows))
+    def begin() -> tuple[Future[Any], Generator[pa.Table]]:
+        # Ray Data's own prefetching would wait for a second block before it gives the first one.
+        return _ahead(iter(shard(next(turns)).iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0)))
 
-    ahead = begin()
+    very_first, ahead = begin()
 
-    def blocks() -> Iterator[pa.Table]:
+    def blocks() -> Generator[pa.Table]:
         nonlocal ahead
-        for number, (first, stop) in enumerate(segments):
-            rows, waiting = ahead, number + 1 < len(segments)
-            for row in rows:
-                block = pa.ipc.open_stream(row["block"][0].as_buffer()).read_all()
-                if waiting and pc.max(block["step"]).as_py() + 1 >= stop - AHEAD * (stop - first):
-                    ahead, waiting = begin(), False
-                yield block
+        try:
+            for number, (first, stop) in enumerate(segments):
+                rows, waiting = ahead, number + 1 < len(segments)
+                for row in rows:
+                    block = _read(row["block"])
+                    if waiting and pc.max(block["step"]).as_py() + 1 >= stop - AHEAD * (stop - first):
+                        (_, ahead), waiting = begin(), False
+                    yield block
+        finally:
+            ahead.close()
 
-    return blocks()
+    return very_first, blocks()
 
 
-def _started(rows: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """The same iterator, whose first element is fetched from now on: Ray Data starts its actors when it is first asked."""
-    pool = ThreadPoolExecutor(1, thread_name_prefix="first-block")
+def _ahead(rows: Generator[pa.Table]) -> tuple[Future[Any], Generator[pa.Table]]:
+    """The first row, which is fetched from now on, and all rows, each fetched by a thread while the one before is used."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="next-block")
     first = pool.submit(next, rows, None)
-    pool.shutdown(wait=False)
 
-    def begin() -> Iterator[pa.Table]:
-        row = first.result()
-        if row is not None:
-            yield row
-            yield from rows
+    def fetched() -> Generator[pa.Table]:
+        coming = first
+        try:
+            while (row := coming.result()) is not None:
+                coming = pool.submit(next, rows, None)
+                yield row
+        finally:  # ended early: Ray Data stops its actors when nobody holds the iterator
+            pool.shutdown(wait=True)
+            rows.close()
 
-    return begin()
+    return first, fetched()

@@ -10,14 +10,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cornerstone.data.plan import Plan, share_size
 from cornerstone.data.samples import Draws, Pictures, Texts, View
+
+if TYPE_CHECKING:
+    from cornerstone.data.packing import Packed
 
 UNIT_BYTES = 16 << 20  # decoded bytes of a unit: large enough to hide the 10 ms that each one costs
 BYTES_PER_WORKER = 1 << 20  # units grow with the workers, which one executor serves: 64 MiB for 64 of them
 LARGEST_UNIT = 96 << 20
 UNIT_ROWS = 1024
+UNITS_AHEAD = 16  # of each worker: where steps are slower than decoding, more would only fill the object store
+LEAST_AHEAD = 512 << 20  # half of it costs 8 % of the rate on two cores
 SEGMENT_UNITS = 20_000  # an execution keeps some 8 kB of each: 150 MB
 
 
@@ -34,7 +40,10 @@ class EvaluationSource:
 
 @dataclass(frozen=True)
 class StreamSpec:
-    """All that an actor needs to make any unit of a run; it travels to the actors once. `data` is the folders of rows."""
+    """All that an actor needs to make any unit of a run; it travels to the actors once.
+
+    `data` is the folders of rows: of pairs, or, with `packed`, of the documents behind the plan's packed sequences.
+    """
 
     data: tuple[str, ...]
     plan: Plan
@@ -45,6 +54,15 @@ class StreamSpec:
     evaluations: tuple[EvaluationSource, ...] = ()
     every: int = 0
     """Steps between evaluations; 0: at the end alone."""
+    packed: Packed | None = None
+
+    @property
+    def row_bytes(self) -> int:
+        """Decoded bytes of a row, at the most."""
+        image = 3 * self.pictures.transform.size**2
+        if self.packed is not None:
+            return 9 * self.packed.row_tokens + self.packed.most_images * image
+        return 4 * self.pictures.width if self.pictures.features else image
 
     def evaluates_after(self, step: int) -> bool:
         """Whether the sets are evaluated after this step (counted from 0) is done."""
@@ -67,10 +85,8 @@ class Layout:
     @property
     def steps_per_unit(self) -> int:
         """Steps that one block serves: several where steps are small, since every block has a cost of its own."""
-        pictures = self.spec.pictures
-        row_bytes = 4 * pictures.width if pictures.features else 3 * pictures.transform.size**2
         unit_bytes = min(max(UNIT_BYTES, self.workers * BYTES_PER_WORKER), LARGEST_UNIT)
-        rows = max(min(UNIT_ROWS, unit_bytes // row_bytes), 1)
+        rows = max(min(UNIT_ROWS, unit_bytes // self.spec.row_bytes), 1)
         span = min(self.spec.steps, self.spec.every or self.spec.steps)
         return max(1, min(rows // self.share, math.ceil(span / 8)))
 
@@ -78,6 +94,11 @@ class Layout:
     def unit_rows(self) -> int:
         """Rows of every block."""
         return self.share * self.steps_per_unit
+
+    @property
+    def ahead_bytes(self) -> int:
+        """Memory for units that are ready before they are needed."""
+        return max(UNITS_AHEAD * self.workers * self.unit_rows * self.spec.row_bytes, LEAST_AHEAD)
 
     def segments(self, start: int) -> list[tuple[int, int]]:
         """First and last step (excluded) of each segment from step `start` to the run's end; never none."""

@@ -17,8 +17,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from cornerstone.data.manifest import Kind, Manifest, Member
+from cornerstone.data.output import refuse_existing
 from cornerstone.data.plan import Part
-from cornerstone.data.shards import DataSet, Reader, refuse_existing
+from cornerstone.data.shards import DataSet, Reader
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
 
@@ -117,8 +118,10 @@ def write_mixture(folder: Location | str, weighted: Sequence[tuple[str, str]], n
         raise CornerstoneError(f"{twice.pop()} is named twice: name it once, with the sum of its weights.")
     manifests = [Manifest.read(place) for place, _ in located]
     kinds = {m.members[0].kind if m.kind == "mixture" else m.kind for m in manifests}
-    if len(kinds) > 1 or not kinds <= {"pairs", "documents"}:
-        raise CornerstoneError(f"A mixture is of pairs or of documents, not of {' and '.join(sorted(kinds))}.")
+    if len(kinds) > 1 or not kinds <= {"pairs", "documents", "packing"}:
+        raise CornerstoneError(
+            f"A mixture is of pairs, of documents or of packed sequences (packing), not of {' and '.join(sorted(kinds))}."
+        )
     kind = kinds.pop()
     for place, _ in located:
         Mixture.open(place, kind)  # a member of a member that was moved or changed is told now

@@ -184,18 +184,14 @@ class Samples:
                     valid[i], reasons[i] = False, reason
             return out
         transform = self.pictures.transform if seed is not None else replace(self.pictures.transform, train=False)
-        out = np.zeros((len(rows), 3 * transform.size**2), dtype=np.uint8)
-        images = table["image"]
-        for i, place in enumerate(places.tolist()):
+        out = np.zeros((len(rows), 3, transform.size, transform.size), dtype=np.uint8)
+        numbers = transform.numbers(seed or 0, epochs[places], rows[places])
+        for i, (place, image) in enumerate(zip(places.tolist(), table["image"], strict=True)):
             try:
-                pixels = transform(
-                    images[i].as_py() or b"", seed=seed or 0, epoch=int(epochs[place]), row=int(rows[place])
-                )
+                transform.write(out[place], image.as_py() or b"", numbers[i])
             except BadImage as error:
                 valid[place], reasons[place] = False, str(error)
-                continue
-            out[place] = pixels.reshape(-1)
-        return out
+        return out.reshape(len(rows), -1)
 
 
 class _Choices:

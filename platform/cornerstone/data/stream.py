@@ -6,11 +6,15 @@ their first batch is ready when the last training batch has been used.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import contextlib
+import time
+from collections.abc import Generator, Iterator
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from cornerstone.data.layout import Layout
@@ -19,7 +23,8 @@ from cornerstone.data.samples import Samples
 from cornerstone.errors import CornerstoneError
 
 if TYPE_CHECKING:
-    from cornerstone.data.batches import Batch, EvaluationBatch
+    from cornerstone.data.batches import Batch, EvaluationBatch, SequenceBatch
+    from cornerstone.data.packing import PackedSequences
 
 
 class UnitMaker:
@@ -28,6 +33,11 @@ class UnitMaker:
     def __init__(self, layout: Layout) -> None:
         self.layout, self.spec = layout, layout.spec
         self._open: dict[int, Samples] = {}
+
+    @cached_property
+    def _sequences(self) -> PackedSequences | None:
+        spec = self.spec
+        return spec.packed.open(spec.data, spec.pictures.transform) if spec.packed is not None else None
 
     def _samples(self, index: int) -> Samples:
         if index not in self._open:
@@ -49,6 +59,8 @@ class UnitMaker:
         rows = np.concatenate([*(rows for rows, _ in shares), np.full(missing, MASKED, dtype=np.int64)])
         epochs = np.concatenate([*(epochs for _, epochs in shares), np.zeros(missing, dtype=np.int64)])
         step = np.concatenate([np.repeat(np.asarray(steps), self.layout.share), np.full(missing, -1, dtype=np.int64)])
+        if self._sequences is not None:
+            return _of_training(step, self._sequences.take(rows, epochs, self.spec.draws.seed))
         return self._samples(-1).training(step, rows, epochs, self.spec.draws)
 
     def _evaluation(self, unit: dict[str, int]) -> pa.Table:
@@ -59,11 +71,47 @@ class UnitMaker:
         return self._samples(unit["set"]).evaluation(unit["step"], unit["set"], rows, source.view)
 
 
+def _of_training(step: npt.NDArray[np.int64], table: pa.Table) -> pa.Table:
+    """Packed sequences as a block of training rows."""
+    sets = np.full(len(step), -1, dtype=np.int32)
+    return table.add_column(0, "step", pa.array(step)).add_column(1, "set", pa.array(sets))
+
+
+class Arrival:
+    """When the first block came, in seconds from when this was made."""
+
+    def __init__(self) -> None:
+        self._begun = time.perf_counter()
+        self.seconds: float | None = None
+
+    def __call__(self, block: object) -> None:
+        """It is there."""
+        self.seconds = time.perf_counter() - self._begun
+
+
+def _steps(blocks: Iterator[pa.Table], share: int) -> Generator[pa.Table]:
+    """The rows of each step, from blocks that hold several; closes what gives the blocks when it is closed."""
+    with contextlib.closing(blocks) if isinstance(blocks, Generator) else contextlib.nullcontext():
+        for block in blocks:
+            for first in range(0, block.num_rows, share):
+                yield block.slice(first, share)
+
+
 class Stream:
     """A worker's batches, from the blocks of its units."""
 
-    def __init__(self, layout: Layout, blocks: Iterable[pa.Table]) -> None:
-        self.layout, self._tables = layout, self._steps(blocks)
+    def __init__(self, layout: Layout, blocks: Iterator[pa.Table], arrival: Arrival | None = None) -> None:
+        self.layout, self._arrival = layout, arrival
+        self._tables = _steps(blocks, layout.share)
+
+    @property
+    def seconds_to_first_batch(self) -> float | None:
+        """From the stream's start to its first block here; None before, and where nobody has looked at the clock."""
+        return self._arrival.seconds if self._arrival is not None else None
+
+    def close(self) -> None:
+        """End it early, so that what makes it stops and frees its processors."""
+        self._tables.close()
 
     @staticmethod
     def local(layout: Layout, worker: int, start: int) -> Stream:
@@ -72,20 +120,24 @@ class Stream:
         rounds = layout.rounds(start, layout.spec.steps)
         return Stream(layout, (maker.make(units[worker]) for units in rounds))
 
-    def _steps(self, blocks: Iterable[pa.Table]) -> Iterator[pa.Table]:
-        for block in blocks:
-            for first in range(0, block.num_rows, self.layout.share):
-                yield block.slice(first, self.layout.share)
-
     def training(self, step: int) -> Batch:
-        """This worker's share of global batch `step`."""
+        """This worker's share of global batch `step`, of pairs."""
         from cornerstone.data.batches import training_batch
 
+        return training_batch(self._training(step))
+
+    def sequences(self, step: int) -> SequenceBatch:
+        """This worker's share of global batch `step`, of packed sequences."""
+        from cornerstone.data.batches import sequence_batch
+
+        return sequence_batch(self._training(step))
+
+    def _training(self, step: int) -> pa.Table:
         table = self._next()
         while table["step"][0].as_py() < 0:  # filler behind a short unit
             table = self._next()
         self._check(table, step, evaluation=False)
-        return training_batch(table)
+        return table
 
     def evaluation(self, step: int) -> Iterator[EvaluationBatch]:
         """This worker's share of the evaluation after `step`, set by set; batches without a usable row included."""

@@ -89,6 +89,8 @@ class Watcher:
             text += f", loss {word['loss']:.3f}" if "loss" in word else ""
             text += f", {word['waits']:.0%} waiting for data" if word.get("waits", 0) >= WORTH_SAYING else ""
             text += f", {_duration(word['left'])} left" if word.get("left") else ""
+            if word.get("first_batch") is not None and not last_state:
+                text += f" (first batch after {word['first_batch']:.1f} s)"
         else:
             text = state
         if text != self._lines.get(run):

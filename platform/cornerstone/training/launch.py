@@ -48,11 +48,11 @@ def launch(job: Job, tell: Tell) -> Outcome:
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(job.placement.health_check_interval))
     import ray.train
-    from ray.data import ExecutionOptions
     from ray.train.torch import TorchTrainer
 
-    from cornerstone.data.execution import ray_datasets
+    from cornerstone.data.execution import execution_options, ray_datasets
 
+    layout = job.layout()
     placement, best = job.placement, job.recipe.evaluation.best or None
 
     trainer = TorchTrainer(
@@ -60,10 +60,9 @@ def launch(job: Job, tell: Tell) -> Outcome:
         train_loop_config={"job": job, "tell": tell},
         # Called in the controller at every start of the workers: this is where a resumed step enters.
         datasets=ray_datasets(
-            job.layout(), partial(latest_step, job), placement.decode_actors, placement.cpus_per_decode_actor
+            layout, partial(latest_step, job), placement.decode_actors, placement.cpus_per_decode_actor
         ),
-        # Order decides which rows a step sees; it must be said here, where Ray Train copies the options from.
-        dataset_config=ray.train.DataConfig(execution_options=ExecutionOptions(preserve_order=True)),
+        dataset_config=ray.train.DataConfig(execution_options=execution_options(layout)),
         scaling_config=ray.train.ScalingConfig(
             num_workers=placement.workers,
             use_gpu=placement.gpus_per_worker > 0,

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cornerstone.data.batches import Batch
+from cornerstone.data.stream import Stream
 from cornerstone.errors import RunStopped
 from cornerstone.training.loop import Clock, Metrics
 
@@ -25,11 +26,19 @@ class StepMetrics:
     """Means over workers and over the steps since the last line, written every `every` steps.
 
     `train/loss` is the recipe's loss, `train/loss_<part>` its parts; `train/data_wait_share` is the share of time in which
-    the step waited for data. A loss that is not finite stops the run with the step it happened at.
+    the step waited for data; `train/seconds_to_first_batch` is told once, of the stream's start. A loss that is not finite
+    stops the run with the step it happened at.
     """
 
-    def __init__(self, write: Callable[[int, Mapping[str, float]], None], every: int, rows: int, steps: int) -> None:
-        self._write, self._every, self._rows, self._steps = write, every, rows, steps
+    def __init__(
+        self,
+        write: Callable[[int, Mapping[str, float]], None],
+        every: int,
+        rows: int,
+        steps: int,
+        stream: Stream | None = None,
+    ) -> None:
+        self._write, self._every, self._rows, self._steps, self._stream = write, every, rows, steps, stream
         self._sums: dict[str, Tensor] = {}
         self._bad_step: Tensor | None = None
         self._count = 0
@@ -75,6 +84,9 @@ class StepMetrics:
         metrics = {f"train/{n}": v for n, v in zip([*names, "data_wait_share"], values.tolist(), strict=True)}
         metrics["train/samples_per_second"] = self._rows * self._count / seconds
         metrics["train/seconds_per_step"] = seconds / self._count
+        if self._stream is not None and self._stream.seconds_to_first_batch is not None:
+            metrics["train/seconds_to_first_batch"] = self._stream.seconds_to_first_batch
+            self._stream = None
         self._write(step + 1, metrics)
         self._sums, self._count = {}, 0
         self._last, self._waited = time.perf_counter(), clock.seconds["data"]
@@ -124,8 +136,11 @@ class Quarantine:
 class Progress:
     """Tells how far the run is, at most once a second, and what to change where the steps wait much for data."""
 
-    def __init__(self, tell: Callable[[dict[str, Any]], None], steps: int, advice: str) -> None:
+    def __init__(
+        self, tell: Callable[[dict[str, Any]], None], steps: int, advice: str, stream: Stream | None = None
+    ) -> None:
         self._tell, self._steps, self._advice, self._last, self._begun = tell, steps, advice, 0.0, 0.0
+        self._stream = stream
         self._first, self._first_wait = -1, 0.0
 
     def after_step(self, step: int, batch: Batch, parts: dict[str, Tensor], clock: Clock) -> None:
@@ -150,6 +165,7 @@ class Progress:
                 "steps": self._steps,
                 "loss": loss,
                 "left": None if pace is None else pace * (self._steps - step - 1),
+                "first_batch": self._stream.seconds_to_first_batch if self._stream is not None else None,
             }
         )
 

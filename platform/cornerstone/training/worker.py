@@ -49,11 +49,11 @@ def run_worker(job: Job, tell: Tell) -> dict[str, Any]:
     journal = _journal(job) if rank == 0 else None
     every = max(1, min(50, recipe.optimization.steps // 20))
     write = journal.write if journal else (lambda step, metrics: None)
-    meter = StepMetrics(write, every, recipe.optimization.batch_size, recipe.optimization.steps)
+    meter = StepMetrics(write, every, recipe.optimization.batch_size, recipe.optimization.steps, stream)
     observers: tuple[Observer, ...] = (
         meter,
         Quarantine(job.identity.local_folder / f"quarantine-{rank}.jsonl", recipe.data.bad_row_limit, every),
-        *([Progress(tell, recipe.optimization.steps, _advice(job))] if rank == 0 else []),
+        *([Progress(tell, recipe.optimization.steps, _advice(job), stream)] if rank == 0 else []),
     )
 
     def judge(batches: Iterable[EvaluationBatch]) -> Metrics:

@@ -6,9 +6,10 @@ stores the answer, `sequences` reads it back as token ids and pixels.
 
 from cornerstone.data.packing.config import PackingConfig, PackingKeys, SpecialIds
 from cornerstone.data.packing.index import check_packing, write_packing
-from cornerstone.data.packing.sequences import PackedSequences, targets
+from cornerstone.data.packing.sequences import Packed, PackedSequences, targets
 
 __all__ = [
+    "Packed",
     "PackedSequences",
     "PackingConfig",
     "PackingKeys",

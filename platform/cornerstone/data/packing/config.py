@@ -80,6 +80,12 @@ class PackingKeys:
         """The keys for a tokenizer's text."""
         return PackingKeys(content_hash, hashlib.sha256(tokenizer.encode()).hexdigest()[:16], config)
 
+    @staticmethod
+    def read(named: dict[str, Any]) -> PackingKeys:
+        """The keys as a manifest holds them."""
+        config = PackingConfig(**{name: value for name, value in named.items() if name not in ("data", "tokenizer")})
+        return PackingKeys(named["data"], named["tokenizer"], config)
+
     def named(self) -> dict[str, Any]:
         """Every key by name, as a manifest holds them."""
         return {"data": self.data, "tokenizer": self.tokenizer, **asdict(self.config)}

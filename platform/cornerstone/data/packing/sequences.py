@@ -59,6 +59,36 @@ def targets(
     return follows & (token_ids != ids.image) & (token_ids != ids.eoi)
 
 
+@dataclass(frozen=True)
+class Packed:
+    """How a run reads packed sequences: the indexes, what each was made with, and the text of their `tokenizer.json`."""
+
+    indexes: tuple[str, ...]
+    tokenizer: str
+    configs: tuple[PackingConfig, ...]
+
+    @staticmethod
+    def of(indexes: Sequence[DataSet], tokenizer: str) -> tuple[tuple[str, ...], Packed]:
+        """The folders of documents behind some indexes, and how to read these by the settings that they were made with."""
+        documents = tuple(str(index.manifest.source["data"]) for index in indexes)
+        configs = tuple(PackingKeys.read(index.manifest.keys).config for index in indexes)
+        return documents, Packed(tuple(index.location.uri for index in indexes), tokenizer, configs)
+
+    @property
+    def row_tokens(self) -> int:
+        """Tokens of a sequence."""
+        return self.configs[0].token_budget
+
+    @property
+    def most_images(self) -> int:
+        """Images for which a sequence has room."""
+        return self.row_tokens // self.configs[0].tokens_per_image
+
+    def open(self, data: Sequence[str], transform: Transform) -> PackedSequences:
+        """A reader of them; CornerstoneError where an index does not fit, saying what differs."""
+        return PackedSequences(data, self.indexes, self.tokenizer, self.configs, transform)
+
+
 @dataclass
 class _Laid:
     """One sequence while it is laid out."""
@@ -75,8 +105,8 @@ class PackedSequences:
     """Reads the sequences of one index, or of several whose rows are counted one after another.
 
     `data` are the folders of documents, `indexes` their packings, one for each, made with this tokenizer (the text of a
-    `tokenizer.json`) and config; anything else is refused, saying what differs. Pictures come through the transform, or
-    as stored bytes where there is none.
+    `tokenizer.json`) and config, one for all or one each; anything else is refused, saying what differs. Pictures come
+    through the transform, or as stored bytes where there is none. Budget and tokens of an image are the same for all.
     """
 
     def __init__(
@@ -84,17 +114,21 @@ class PackedSequences:
         data: Sequence[str],
         indexes: Sequence[str],
         tokenizer: str,
-        config: PackingConfig,
+        config: PackingConfig | Sequence[PackingConfig],
         transform: Transform | None = None,
         ids: SpecialIds | None = None,
     ) -> None:
-        self.config, self.transform = config, transform
+        self.configs = [config] * len(indexes) if isinstance(config, PackingConfig) else list(config)
+        if len(sizes := {(one.token_budget, one.image_tokens) for one in self.configs}) > 1:
+            told = " and ".join(f"{budget:,} tokens with {image} an image" for budget, image in sorted(sizes))
+            raise CornerstoneError(f"Sequences of {told} cannot be read together: pack all with the same numbers.")
+        self.config, self.transform = self.configs[0], transform
         self.ids = ids or SpecialIds.of(tokenizer)
-        self.schema = packed_schema(config, transform)
+        self.schema = packed_schema(self.config, transform)
         sets = [DataSet.open(folder, "documents") for folder in data]
         opened = [
-            check_packing(index, PackingKeys.of(documents.manifest.content_hash, tokenizer, config))
-            for documents, index in zip(sets, indexes, strict=True)
+            check_packing(index, PackingKeys.of(documents.manifest.content_hash, tokenizer, own))
+            for documents, index, own in zip(sets, indexes, self.configs, strict=True)
         ]
         self._tokenizer = plain_tokenizer(tokenizer)
         self._index, self._documents = MixtureReader(opened, ["pieces"]), MixtureReader(sets, ["segments"])
@@ -109,24 +143,33 @@ class PackedSequences:
         laid = [_Laid() for _ in rows]
         places = np.flatnonzero(rows != MASKED)
         pieces = [[Piece(**piece) for piece in found] for found in self._index.take(rows[places])["pieces"].to_pylist()]
-        first = self._offsets[np.searchsorted(self._ends, rows[places], side="right")].tolist()
-        for place, offset, of_sequence in zip(places.tolist(), first, pieces, strict=True):
+        sets = np.searchsorted(self._ends, rows[places], side="right").tolist()
+        for place, number_of_set, of_sequence in zip(places.tolist(), sets, pieces, strict=True):
+            offset, config = int(self._offsets[number_of_set]), self.configs[number_of_set]
             whole = self._documents.take(np.asarray([offset + piece.row for piece in of_sequence]))["segments"]
             for number, piece in enumerate(of_sequence):
-                self._lay(laid[place], number, piece, whole[number].as_py(), offset, int(epochs[place]), seed)
+                document = whole[number].as_py()
+                self._lay(laid[place], number, piece, document, config, offset + piece.row, int(epochs[place]), seed)
         return self._table(laid, rows, epochs)
 
     def _lay(
-        self, laid: _Laid, number: int, piece: Piece, segments: list[Segment], offset: int, epoch: int, seed: int
+        self,
+        laid: _Laid,
+        number: int,
+        piece: Piece,
+        segments: list[Segment],
+        config: PackingConfig,
+        row: int,
+        epoch: int,
+        seed: int,
     ) -> None:
-        """Append a piece as document `number` of its sequence."""
+        """Append a piece as document `number` of its sequence; `row` is the document's, over all sets."""
         ids, begin = self.ids, len(laid.token_ids)
-        row = offset + piece.row
-        order = self._order(piece, segments, row, epoch, seed)
+        order = _order(config, piece, segments, row, epoch, seed)
         texts = [segment for segment in order if segments[segment]["kind"] == "text"]
         words = dict(zip(texts, self._words(piece, segments, texts), strict=True))
         opens, closes = (piece.first, piece.first_token) == (0, 0), piece.end
-        if self.config.rule == "laion":  # <BoI>image<EoI>text<eos> or <bos>text<BoI>image<EoI>
+        if config.rule == "laion":  # <BoI>image<EoI>text<eos> or <bos>text<BoI>image<EoI>
             opens, closes = order[0] in words, order[0] not in words
         laid.token_ids += [ids.bos] * opens
         spoken = 0
@@ -146,26 +189,6 @@ class PackedSequences:
                 f"Document {piece.row} has {len(laid.token_ids) - begin} tokens here and had {piece.tokens} when it was "
                 f"packed: pack the documents again with `cornerstone data pack`."
             )
-
-    def _order(self, piece: Piece, segments: list[Segment], row: int, epoch: int, seed: int) -> list[int]:
-        """The segments of a piece as a reader meets them: under `mmc4` and `laion` with each image's side drawn."""
-        is_image = [segment["kind"] == "image" for segment in segments]
-        out = left_out_images(self.config, piece.row, is_image, [segment["extra"] for segment in segments])
-        stop = piece.stop + (piece.stop_token > 0)
-        here = [segment for segment in range(piece.first, stop) if segment not in out]
-        if self.config.rule == "obelics":
-            return here
-        before = draws.uniform(seed, "image first", epoch, row, np.arange(len(segments))) < 0.5
-        if self.config.rule == "laion":
-            image = next(segment for segment in here if is_image[segment])
-            return sorted(here, key=lambda segment: is_image[segment] != before[image])
-        ordered: list[int] = []
-        for start, end in bundles(is_image[piece.first : stop]):
-            together = [s for s in here if start <= s - piece.first < end]
-            text = [s for s in together if not is_image[s]]
-            first = [s for s in together if is_image[s] and (before[s] or not text)]
-            ordered += [*first, *text, *(s for s in together if is_image[s] and s not in first)]
-        return ordered
 
     def _words(self, piece: Piece, segments: list[Segment], texts: list[int]) -> Iterator[list[int]]:
         """Token ids of the texts, those at the ends of the piece cut as it says."""
@@ -202,6 +225,27 @@ class PackedSequences:
         for name in ("images", "image_at", "text_before", "image_reason"):
             columns.append(_nested([getattr(one, name) for one in laid], self.schema.field(name).type.value_type))
         return pa.Table.from_arrays(columns, schema=self.schema)
+
+
+def _order(config: PackingConfig, piece: Piece, segments: list[Segment], row: int, epoch: int, seed: int) -> list[int]:
+    """The segments of a piece as a reader meets them: under `mmc4` and `laion` with each image's side drawn."""
+    is_image = [segment["kind"] == "image" for segment in segments]
+    out = left_out_images(config, piece.row, is_image, [segment["extra"] for segment in segments])
+    stop = piece.stop + (piece.stop_token > 0)
+    here = [segment for segment in range(piece.first, stop) if segment not in out]
+    if config.rule == "obelics":
+        return here
+    before = draws.uniform(seed, "image first", epoch, row, np.arange(len(segments))) < 0.5
+    if config.rule == "laion":
+        image = next(segment for segment in here if is_image[segment])
+        return sorted(here, key=lambda segment: is_image[segment] != before[image])
+    ordered: list[int] = []
+    for start, end in bundles(is_image[piece.first : stop]):
+        together = [s for s in here if start <= s - piece.first < end]
+        text = [s for s in together if not is_image[s]]
+        first = [s for s in together if is_image[s] and (before[s] or not text)]
+        ordered += [*first, *text, *(s for s in together if is_image[s] and s not in first)]
+    return ordered
 
 
 def _nested(lists: list[list[Any]], kind: pa.DataType) -> pa.ListArray:
