@@ -125,7 +125,7 @@ def test_units_grow_with_the_workers_that_one_executor_serves(spec):
 
 def test_what_lies_ready_is_bounded(spec):
     """A worker's 16 units, or half a gigabyte where they are small."""
-    small, large = Layout(spec, 1), Layout(replace(spec, pictures=Pictures(Transform(224))), 8)
+    small, large = Layout(spec, 1), Layout(replace(spec, pictures=Pictures(Transform(224))), 512)
     assert execution_options(small).resource_limits.object_store_memory == 512 << 20
-    assert execution_options(large).resource_limits.object_store_memory == 16 * 8 * large.unit_rows * 3 * 224 * 224
+    assert execution_options(large).resource_limits.object_store_memory == 16 * 512 * large.unit_rows * 3 * 224 * 224
     assert execution_options(small).preserve_order

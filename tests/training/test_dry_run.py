@@ -27,7 +27,11 @@ def test_everything_is_resolved_and_nothing_left(recipe, pairs_folder, tmp_path)
     found, lines = said(recipe, Placement(workers=2, threads_per_worker=1), trials=21)
     prepared = prepare(recipe, print)
     assert f"hash {prepared.recipe_hash}, evaluation {prepared.eval_hash}, seed 0" in found["recipe"]
-    assert f"50 pairs of pairs ({pairs_folder}), 3.0 epochs" in found["data"]
+    assert f"50 pairs of pairs ({pairs_folder}), 3 epochs" in found["data"]
+    assert found["data"].endswith("3 epochs")
+    odd = said(recipe.with_optimization(steps=16))[0]["data"]
+    assert odd.endswith("3 epochs, and 10 rows of the next one's 50")
+    assert said(recipe.with_optimization(steps=4))[0]["data"].endswith("0 epochs, and 40 rows of the first one's 50")
     assert "pairs (retrieval, 50), pairs-short (retrieval, 50)" in found["evaluation"]
     assert "at the end" in found["evaluation"]
     assert "10 pairs = 2 workers × 5" in found["batch"]

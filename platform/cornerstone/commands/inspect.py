@@ -25,7 +25,7 @@ class VerifyCommand:
     """Check shards against their manifest: files, hashes, schema, every image's header, captions and labels."""
 
     data: tyro.conf.Positional[str]
-    """Folder or URI of shards: pairs, documents or stored features."""
+    """Folder or URI of shards: pairs, documents, packed sequences or stored features."""
     json: str = ""
     """Write all that was found to this file."""
 

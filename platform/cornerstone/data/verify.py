@@ -22,6 +22,7 @@ from pyarrow import fs
 from cornerstone.data.features import feature_schema, store_width
 from cornerstone.data.images import BadImage, probe
 from cornerstone.data.manifest import FILE, Manifest, Shard
+from cornerstone.data.packing import index as packing
 from cornerstone.data.parallel import Progress, map_tasks
 from cornerstone.data.records import ROLES, SCHEMAS
 from cornerstone.data.shards import DataSet
@@ -101,14 +102,14 @@ class _Seen:
 def verify(folder: Location | str, progress: Progress | None = None) -> Verdict:
     """Check a data set's files, schema and rows in parallel; every problem is in the verdict. Needs Ray to be started.
 
-    Raises CornerstoneError where the folder holds no finished data set, or one that has no shards of its own.
+    Of packed sequences the index alone is checked, not the documents behind it. Raises CornerstoneError where the folder
+    holds no finished data set, or one that has no shards of its own.
     """
     data = DataSet.open(folder)
     manifest, shards = data.manifest, data.manifest.shards
-    if manifest.kind not in (*SCHEMAS, "features"):
-        raise CornerstoneError(
-            f"{data.location} holds {manifest.kind}, which has no shards of its own: verify its parts."
-        )
+    if manifest.kind == "mixture":
+        members = ", ".join(member.data for member in manifest.members)
+        raise CornerstoneError(f"{data.location} holds a mixture, which has no shards of its own: verify {members}.")
     described = Manifest(manifest.kind, manifest.name, (), manifest.classes, source=manifest.source, keys=manifest.keys)
     tasks = [_Task(shard, data.location, described) for shard in shards]
     seen = list(map_tasks(_look, tasks, failed=f"Cannot verify {data.location}:", progress=progress))
@@ -201,6 +202,8 @@ def _look_inside(file: pq.ParquetFile, task: _Task, seen: _Seen, tell: Callable[
         else:
             if manifest.kind == "features":
                 _look_at_vectors(table, seen, tell)
+            elif manifest.kind == "packing":
+                _look_at_sequences(table, int(manifest.keys["token_budget"]), seen, tell)
             else:
                 for row in range(table.num_rows):
                     _look_at_row(table, row, checks[manifest.kind], seen, keys, tell)
@@ -283,7 +286,19 @@ def _look_at_vectors(table: pa.Table, seen: _Seen, tell: Callable[..., None]) ->
         tell("not a number", "the feature holds NaN or infinity", seen.rows + row)
 
 
+def _look_at_sequences(table: pa.Table, budget: int, seen: _Seen, tell: Callable[..., None]) -> None:
+    for row, sequence in enumerate(table.to_pylist(), seen.rows):
+        seen.images += sequence["images"] or 0
+        tokens = sum(piece["tokens"] for piece in sequence["pieces"] or [])
+        if not sequence["pieces"]:
+            tell("empty sequence", "no pieces", row)
+        elif not tokens == sequence["tokens"] <= budget:
+            tell("other length", f"pieces of {tokens:,} tokens, said to be {sequence['tokens']:,} of {budget:,}", row)
+
+
 def _wanted_schema(manifest: Manifest) -> pa.Schema:
+    if manifest.kind == "packing":
+        return packing.SCHEMA
     if manifest.kind != "features":
         return SCHEMAS[manifest.kind]
     try:

@@ -35,8 +35,7 @@ def dry_run(recipe: Recipe, placement: Placement, *, trials: int, experiment: st
     optimization, layout = recipe.optimization, Layout(prepared.stream(), placement.workers)
     yield f"recipe      {recipe.name}, hash {prepared.recipe_hash}, evaluation {prepared.eval_hash}, seed {recipe.seed}"
     yield (
-        f"data        {prepared.rows:,} pairs of {prepared.data.name} ({prepared.data.location}), "
-        f"{optimization.steps * optimization.batch_size / prepared.rows:.1f} epochs"
+        f"data        {prepared.rows:,} pairs of {prepared.data.name} ({prepared.data.location}), {prepared.passes()}"
     )
     if recipe.data.features == "stored" and not prepared.features:
         yield "features    none stored yet: a run computes them first; this step runs the tower online"

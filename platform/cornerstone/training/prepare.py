@@ -64,6 +64,13 @@ class Prepared:
         """Rows of an epoch."""
         return min(len(self.data), self.recipe.data.limit_rows or len(self.data))
 
+    def passes(self) -> str:
+        """Epochs of the run, and what its end leaves over of the last one: `3 epochs, and 17 rows of the next one's 50`."""
+        steps, plan = self.recipe.optimization.steps, self.stream().plan
+        whole, begun = divmod(steps * plan.batch_size, plan.rows)
+        rest = f"{begun:,} rows of the {'next one' if whole else 'first one'}'s {plan.rows:,}" if begun else ""
+        return ", and ".join(filter(None, [f"{whole:,} epochs" if whole != 1 else "1 epoch", rest]))
+
     @property
     def texts(self) -> Texts:
         """How texts are tokenized."""

@@ -37,6 +37,7 @@ def train_one(options: RunOptions, resume: str, console: Console) -> Outcome:
         job = Job(prepare(recipe, say), placement, identity)
         _check_same_recipe(job, resume)
         say(f"run {identity.run}: recipe {job.prepared.recipe_hash}, {recipe.optimization.steps:,} steps")
+        say(f"data {job.prepared.data.name}: {job.prepared.passes()}")
         records = Records(EXPERIMENT, say=say)
         name = f"{recipe.name}, seed {recipe.seed}"
         job = open_run(records, job, name, {})

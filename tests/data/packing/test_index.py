@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cornerstone import cli
+from cornerstone.data import verify as verify_module
 from cornerstone.data.importers import import_pairs
 from cornerstone.data.manifest import Manifest
 from cornerstone.data.packing import PackedSequences, PackingConfig, PackingKeys, check_packing, index, write_packing
 from cornerstone.data.parallel import map_tasks
-from cornerstone.data.shards import DataSet, Reader
+from cornerstone.data.shards import DataSet, Reader, write_features_shard
+from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
 
 CONFIG = PackingConfig(token_budget=32, image_tokens=3, groups_together=2)
@@ -107,3 +112,21 @@ def test_real_documents(test_data, wordpiece, tmp_path, capsys, rule):
     assert real == said["packed"]["tokens"]
     left = sum(said["packed"]["left_out"].get("images", {}).values())
     assert sum(map(len, table["images"].to_pylist())) == said["packed"]["found"]["images"] - left
+
+
+def test_verify_looks_at_sequences_too(words, documents, monkeypatch, tmp_path):
+    monkeypatch.setattr(verify_module, "map_tasks", lambda work, items, failed, progress=None: map(work, items))
+    folder, manifest = words.pack(documents, CONFIG)
+    verdict = verify_module.verify(folder)
+    assert (verdict.rows, verdict.problems) == (manifest.rows, ())
+    assert verdict.images > 0
+    table = pq.read_table(Path(folder) / manifest.shards[0].file)
+    rows = table.to_pylist()
+    rows[0]["tokens"] += 1
+    rows[1]["pieces"] = []
+    Location.of(folder).join("manifest.json").remove()
+    groups = [pa.Table.from_pylist(rows, schema=table.schema)]
+    shard = write_features_shard(Location.of(folder), manifest.shards[0].file, groups)
+    replace(manifest, shards=(shard,)).write(Location.of(folder))
+    found = [(problem.kind, problem.row) for problem in verify_module.verify(folder).problems]
+    assert found == [("other length", 0), ("empty sequence", 1)]
