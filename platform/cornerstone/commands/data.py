@@ -84,14 +84,14 @@ class ImportCommand:
 
     def run(self) -> None:
         """Import with Ray Data and say what was left out."""
-        from cornerstone.data.importers import import_pairs
-        from cornerstone.training.cluster import connect
+        from cornerstone.data.importers import ImportOptions, check, import_pairs
+        from cornerstone.training.cluster import connect, stoppable
 
-        with connect(say):
-            fields = {
-                k: getattr(self, k) for k in ("images", "raw", "long", "where", "label", "name", "limit_rows", "seed")
-            }
-            report = import_pairs(self.format, self.src, self.out, progress=bar("importing"), **fields)
+        names = ("images", "raw", "long", "where", "label", "name", "limit_rows", "seed")
+        options = ImportOptions(**{name: getattr(self, name) for name in names})
+        check(self.format, self.src, self.out, options)  # what cannot work is refused before Ray starts
+        with connect(say), stoppable("The same command goes on after what is finished.", say):
+            report = import_pairs(self.format, self.src, self.out, options, progress=bar("importing"))
         _tell(report)
 
 
@@ -116,10 +116,10 @@ class DeriveCommand:
     def run(self) -> None:
         """Derive with Ray Data and say what was left out."""
         from cornerstone.data.derive import check, derive
-        from cornerstone.training.cluster import connect
+        from cornerstone.training.cluster import connect, stoppable
 
         check(self.kind, self.data, self.out)  # what cannot work is refused before Ray starts
-        with connect(say):
+        with connect(say), stoppable("The same command goes on after what is finished.", say):
             options: dict[str, Any] = {"role": self.role, "min_similarity": self.min_sim, "seed": self.seed}
             report = derive(self.kind, self.data, self.out, name=self.name, progress=bar("deriving"), **options)
         _tell(report)

@@ -48,14 +48,14 @@ class PackCommand:
         from cornerstone.data.shards import DataSet
         from cornerstone.data.storage import Location
         from cornerstone.data.texts import load_tokenizer
-        from cornerstone.training.cluster import connect
+        from cornerstone.training.cluster import connect, stoppable
 
         same = ("image_tokens", "rule", "min_similarity", "max_images", "keep_surplus", "one_document", "seed")
         config = PackingConfig(token_budget=self.budget, **{name: getattr(self, name) for name in same})
         DataSet.open(self.data, "documents")  # what cannot work is refused before Ray starts
         refuse_existing(Location.of(self.out))
         tokenizer = load_tokenizer(self.tokenizer)
-        with connect(say):
+        with connect(say), stoppable("The same command goes on after its finished files.", say):
             manifest = write_packing(self.data, self.out, tokenizer, config, bar("packing"))
         packed = manifest.source["packed"]
         if self.json:

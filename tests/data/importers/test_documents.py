@@ -99,6 +99,24 @@ def test_packed_lists_hold_the_same_documents(make, folder):
     assert len(read("mmc4", folder / "docs.jsonl", limit_rows=3)[0]) == 3
 
 
+def test_the_files_of_every_release_are_found_beside_their_images(make, folder):
+    names = ("docs_shard_0_v1.jsonl", "docs_shard_11_v2.jsonl.zip", "docs_no_face_shard_3_v3.jsonl")
+    for n, name in enumerate(names):
+        line = json.dumps(record(info(f"{n}.jpg", 0), texts=[f"text {n}"])).encode()
+        if name.endswith(".zip"):
+            with zipfile.ZipFile(folder / name, "w") as packed:
+                packed.writestr(name.removesuffix(".zip"), line)
+        else:
+            (folder / name).write_bytes(line)
+    documents, refused = read("mmc4", folder)
+    assert not refused
+    assert sorted(documents) == [
+        "docs_no_face_shard_3_v3/1",
+        "docs_shard_0_v1/1",
+        "docs_shard_11_v2/1",
+    ]
+
+
 def test_obelics_in_parquet_finds_images_by_their_address(make, folder):
     addresses = ["http://a/0.jpg?w=3", "http://b/x", "http://c/y"]
     (folder / hashlib.md5(addresses[1].encode()).hexdigest()).write_bytes(make.image(1))

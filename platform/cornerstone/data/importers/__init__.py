@@ -61,10 +61,18 @@ def import_pairs(
 
     Raises CornerstoneError for an unknown format or field, a finished out folder, and where no row is left.
     """
+    reader = check(format, src, out, replace(options or ImportOptions(), **fields))
+    return run_import(format, reader, Location.of(src), Location.of(out), progress)
+
+
+def check(
+    format: str,
+    src: str | os.PathLike[str] | Location,
+    out: str | os.PathLike[str] | Location,
+    options: ImportOptions,
+) -> Format:
+    """The format's reader; CornerstoneError as in `import_pairs`, for all that can be known without looking at the rows."""
     if format not in FORMATS:
         raise CornerstoneError(f"Unknown format {format!r}{did_you_mean(format, FORMATS)}")
-    source, target = Location.of(src), Location.of(out)
-    refuse_existing(target)
-    return run_import(
-        format, FORMATS[format](source, replace(options or ImportOptions(), **fields)), source, target, progress
-    )
+    refuse_existing(Location.of(out))
+    return FORMATS[format](Location.of(src), options)
