@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import io
 import json
 import os
@@ -485,9 +486,13 @@ def main() -> None:
     console.print(f"{date.today()}, {os.cpu_count()} cores, torch {torch.__version__}, {' '.join(named)}")
     pairs = photographs()
     with tempfile.TemporaryDirectory() as folder:
-        for name in named:
-            with connect(functools.partial(console.print)) if name not in WITHOUT_RAY else contextlib.nullcontext():
-                PARTS[name](Path(folder), pairs)
+        for name in filter(WITHOUT_RAY.__contains__, named):
+            PARTS[name](Path(folder), pairs)
+        if rest := [name for name in named if name not in WITHOUT_RAY]:
+            with connect(functools.partial(console.print)):
+                for name in rest:
+                    PARTS[name](Path(folder), pairs)
+                    gc.collect()  # what still holds a stream of Ray Data goes before Ray does
 
 
 if __name__ == "__main__":
