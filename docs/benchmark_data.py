@@ -180,8 +180,8 @@ def open_clips(tars: list[str]) -> Iterator[Any]:
     yield from torch.utils.data.DataLoader(pipeline, batch_size=None, num_workers=2)
 
 
-def timed(batches: Iterator[Any]) -> tuple[float, float, list[float]]:
-    """Seconds to the first batch, rows a second after the first few, and the gaps between batches."""
+def timed(batches: Iterator[Any]) -> dict[str, Any]:
+    """Seconds to the first batch, rows a second after the first few, the gaps between batches, and who computed meanwhile."""
     next(batches)
     time.sleep(SETTLE)
     begun = time.perf_counter()
@@ -189,13 +189,25 @@ def timed(batches: Iterator[Any]) -> tuple[float, float, list[float]]:
     first = time.perf_counter() - begun
     for _ in range(WARM):
         next(batches)
-    times = [time.perf_counter()]
+    times, used = [time.perf_counter()], processors()
     while times[-1] - times[0] < SECONDS:
         next(batches)
         times.append(time.perf_counter())
+    seconds, now = times[-1] - times[0], processors()
     batches.close()  # type: ignore[attr-defined]
-    gaps = np.diff(times).tolist()
-    return first, BATCH * len(gaps) / sum(gaps), gaps
+    gaps, who = np.diff(times).tolist(), {name: (now[name] - used.get(name, 0.0)) / seconds for name in now}
+    return {"first": first, "rate": BATCH * len(gaps) / seconds, "gaps": gaps, "who": who}
+
+
+def processors() -> dict[str, float]:
+    """Processor seconds of this process and of those below it, by what they are."""
+    used: dict[str, float] = {}
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        with contextlib.suppress(psutil.Error):
+            times, command = process.cpu_times(), " ".join(process.cmdline())
+            name = next((what for sign, what in WHO.items() if sign in command), "the rest of Ray")
+            used[name] = used.get(name, 0.0) + times.user + times.system
+    return used
 
 
 def table(title: str, header: list[str], rows: list[list[str]]) -> None:
@@ -203,6 +215,15 @@ def table(title: str, header: list[str], rows: list[list[str]]) -> None:
     lines = ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
     console.print(f"\n### {title}\n\n" + "\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
+
+WHO = {
+    "MapWorker": "decode actors",
+    "SplitCoordinator": "executor of Ray Data",
+    "ray::Read": "source of units",
+    "raylet/raylet": "raylet",
+    __file__: "consumer, and loader workers",
+}
+"""What a process is, by a part of its command."""
 
 WAYS: dict[str, tuple[str, Callable[[Path], Iterator[Any]]]] = {
     "cornerstone": ("Cornerstone (2 decode actors)", lambda folder: cornerstones(str(folder / "pairs"), steps=10_000)),
@@ -242,12 +263,18 @@ def stream(folder: Path, pairs: list[Pair]) -> None:
     edges = [
         gap
         for run in gaps
-        for step, gap in enumerate(run, WARM + 2)
+        for step, gap in enumerate(run, WARM + 1)
         if (step * BATCH) // len(pairs) != ((step + 1) * BATCH) // len(pairs)
     ]
     usual, edge = statistics.median(gap for run in gaps for gap in run), statistics.median(edges)
     told = f"median {usual:.2f} s, where an epoch ends {edge:.2f} s, at most {max(edges):.2f} s"
     console.print(f"\nBetween two batches: {told} ({len(edges)} epochs' edges).")
+    shares = {way: {name: statistics.median(run["who"].get(name, 0) for run in runs) for run in runs for name in run["who"]}
+              for way, runs in found.items()}  # fmt: skip
+    lines = [
+        [WAYS[way][0], name, f"{share:.2f}"] for way in shares for name, share in shares[way].items() if share >= 0.005
+    ]
+    table("Cores at work, medians", ["way", "process", "cores"], lines)
 
 
 def way_alone(way: str, folder: str) -> None:
@@ -255,8 +282,7 @@ def way_alone(way: str, folder: str) -> None:
     from cornerstone.training.cluster import connect
 
     with connect(lambda said: None) if way == "cornerstone" else contextlib.nullcontext():
-        first, rate, gaps = timed(WAYS[way][1](Path(folder)))
-        print(json.dumps({"first": first, "rate": rate, "gaps": gaps}), flush=True)
+        print(json.dumps(timed(WAYS[way][1](Path(folder)))), flush=True)
 
 
 def alone(*arguments: str) -> str:

@@ -1,7 +1,7 @@
 """One worker under DeepSpeed: three steps at every ZeRO stage, a checkpoint, one more step, and the same step after loading.
 
 zero_worker.py FOLDER RANK 2     trains and saves
-zero_worker.py FOLDER 0 1        loads what two workers saved, and goes on where that can be done
+zero_worker.py FOLDER 0 1        loads what two workers saved, and goes on
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import torch.distributed as dist
 
 from cornerstone.data.layout import Layout, StreamSpec
 from cornerstone.data.stream import Stream
-from cornerstone.errors import CornerstoneError
 from cornerstone.models.lotlip import Lotlip
 from cornerstone.recipes import LotlipConfig
 from cornerstone.recipes.recipe import Optimization
@@ -81,12 +80,15 @@ def loaded_alone(folder: Path, stage: int, config: LotlipConfig, spec: StreamSpe
     """What one worker makes of a checkpoint of two."""
     layout = Layout(spec, 1)
     engine = DeepSpeedEngine(build(config, spec, seed=1), optimization, stage, layout.share)
-    try:
-        step = engine.load(str(folder))
-    except CornerstoneError as error:
-        return {"error": str(error)}
+    step = engine.load(str(folder))
     engine.step(Stream.local(layout, 0, step).training(step), optimization.learning_rate)
-    return {"weights": engine.weights()}
+    other = DeepSpeedEngine(build(config, spec, seed=1), optimization, (stage + 1) % 4, layout.share)
+    try:
+        other.load(str(folder))
+        refused = ""
+    except Exception as error:
+        refused = f"{type(error).__name__}: {error}"
+    return {"refused": refused, "weights": {name: value.clone() for name, value in engine.weights().items()}}
 
 
 def main(folder: Path, rank: int, workers: int) -> None:

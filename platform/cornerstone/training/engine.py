@@ -9,9 +9,11 @@ gradient of the global mean, for any number of workers and masked rows.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
@@ -20,8 +22,11 @@ from torch import Tensor, nn
 from cornerstone.data.batches import Batch
 from cornerstone.errors import CornerstoneError
 from cornerstone.recipes.recipe import Optimization
+from cornerstone.training.resharding import TAG, UNIVERSAL, resharded
 from cornerstone.training.schedule import build_optimizer
 
+SHARDED = "zero.json"
+"""Says, in a checkpoint, by which stage and over how many workers its state is sharded."""
 Precision = Literal["fp32", "bf16"]
 
 
@@ -126,7 +131,7 @@ class DeepSpeedEngine:
 
         self.device, self.stage = pick_device(), stage
         check_precision(precision, self.device)
-        self.world = dist.get_world_size() if dist.is_initialized() else 1
+        self.world, self.rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
         self._deepspeed = deepspeed
         if self.device.type == "cpu":
             # An all-reduce through shared memory that is compiled at its first use (25 s, a C++ compiler): gloo does it too.
@@ -157,17 +162,29 @@ class DeepSpeedEngine:
 
     def save(self, folder: str, step: int) -> None:
         """This worker's shard of model, optimizer and step; every worker calls it."""
-        self.engine.save_checkpoint(folder, tag="deepspeed", client_state={"step": step, "world": self.world})
+        self.engine.save_checkpoint(folder, tag=TAG, client_state={"step": step})
+        if self.rank == 0:
+            Path(folder, SHARDED).write_text(json.dumps({"stage": self.stage, "world": self.world}))
 
     def load(self, folder: str) -> int:
-        """Go on from `save`; returns the number of steps done."""
-        try:
-            path, state = self.engine.load_checkpoint(folder, tag="deepspeed")
-        except self._deepspeed.runtime.zero.utils.ZeRORuntimeException as error:
+        """Go on from `save` by any number of workers; returns the number of steps done. Every worker calls it."""
+        saved = json.loads(Path(folder, SHARDED).read_text())
+        if saved["stage"] != self.stage:  # DeepSpeed would go on without the optimizer's state, and not say so
             raise CornerstoneError(
-                f"This checkpoint's optimizer state was sharded over another number of workers than {self.world} "
-                f"(ZeRO stage {self.stage}): resume with that number, or train with --zero-stage 0. DeepSpeed says: {error}"
-            ) from error
+                f"The checkpoint {folder} is of ZeRO stage {saved['stage']}, the run of stage {self.stage}: give "
+                f"--zero-stage {saved['stage']} as before."
+            )
+        if self.stage == 0 or saved["world"] == self.world:
+            return self._load(folder, TAG)
+        with resharded(folder) as universal:
+            # What the setting `checkpoint.load_universal` sets; it is not known before there is a checkpoint to look at.
+            self.engine._config.load_universal_checkpoint = True
+            step = self._load(universal, UNIVERSAL)
+            self.engine._config.load_universal_checkpoint = False
+        return step
+
+    def _load(self, folder: str, tag: str) -> int:
+        path, state = self.engine.load_checkpoint(folder, tag=tag)
         if path is None:
             raise CornerstoneError(f"No DeepSpeed checkpoint in {folder}.")
         return int(state["step"])

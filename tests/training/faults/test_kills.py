@@ -249,10 +249,10 @@ def test_what_ray_starts_again_goes_on_by_itself(trial_of, large, strike, worker
 
 
 @pytest.mark.parametrize(("before", "between", "after"), [(1, 2, 3), (2, 3, 1), (3, 1, 2)])
-@pytest.mark.parametrize("strike", [the_driver, the_raylet], ids=["driver", "raylet"])
-def test_another_number_of_workers_goes_on(trial_of, strike, before, between, after):
-    """Killed twice, and resumed by other numbers of workers each time."""
-    trial = trial_of(steps=48, pause=0.3).start(before)
+@pytest.mark.parametrize(("strike", "zero_stage"), [(the_driver, 1), (the_raylet, 0)], ids=["driver", "raylet"])
+def test_another_number_of_workers_goes_on(trial_of, strike, zero_stage, before, between, after):
+    """Killed twice, and resumed by other numbers of workers each time; with and without shards of the optimizer's state."""
+    trial = trial_of(steps=48, pause=0.3, zero_stage=zero_stage).start(before)
     trial.reach(moment(last=12))
     strike(trial)
     trial.start(between)
