@@ -37,7 +37,7 @@ from PIL import Image
 from rich.console import Console
 
 from cornerstone.data.images import Transform
-from cornerstone.data.layout import Layout, StreamSpec
+from cornerstone.data.layout import SEGMENT_UNITS, Layout, StreamSpec
 from cornerstone.data.mixture import Mixture
 from cornerstone.data.plan import Part, Plan
 from cornerstone.data.records import Caption, Pair
@@ -114,11 +114,13 @@ def spec_of(folder: str, steps: int) -> StreamSpec:
     )
 
 
-def cornerstones(folder: str, start: int = 0, steps: int = 1_000_000) -> Iterator[Any]:
+def cornerstones(
+    folder: str, start: int = 0, steps: int = 1_000_000, segment_units: int = SEGMENT_UNITS
+) -> Iterator[Any]:
     """Batches through Ray Data, as a Ray Train worker of half a CPU beside them gets them; first of all, when it is ready."""
     from cornerstone.data.execution import ray_datasets, ray_stream
 
-    layout = Layout(spec_of(folder, steps), 1)
+    layout = Layout(spec_of(folder, steps), 1, segment_units)
     yield None
     datasets: dict[str, Any] = ray_datasets(layout, lambda: start, actors=2, cpus_per_actor=0.75)
     shards = {name: build().streaming_split(1, equal=True)[0] for name, build in datasets.items()}
@@ -353,6 +355,30 @@ def start(folder: Path, pairs: list[Pair]) -> None:
     table("First batch of a run of 1,000,000 units", ["from", "run", "seconds"], sorted(rows))
 
 
+def segments(folder: Path, pairs: list[Pair]) -> None:
+    """The pause where one segment of a stream follows another, against the usual time between two batches."""
+    shards = write_shards(folder / "segments", pairs, len(pairs))
+    batches = cornerstones(shards, steps=400, segment_units=100)
+    next(batches)
+    times = [time.perf_counter() for _ in batches]
+    gaps = np.diff(times)
+    edges = gaps[99::100]
+    table(
+        "Segments of 100 units of one step",
+        ["between two batches", "median, s", "at most, s"],
+        [
+            ["everywhere", f"{np.median(gaps):.2f}", f"{gaps.max():.2f}"],
+            ["where a segment ends", f"{np.median(edges):.2f}", f"{edges.max():.2f}"],
+            ["while the next one starts (its last 10 units)", *_summary(gaps, 100, 10)],
+        ],
+    )
+
+
+def _summary(gaps: np.ndarray, every: int, before: int) -> tuple[str, str]:
+    near = np.concatenate([gaps[edge - before : edge] for edge in range(every - 1, len(gaps), every)])
+    return f"{np.median(near):.2f}", f"{near.max():.2f}"
+
+
 def plan(folder: Path, pairs: list[Pair]) -> None:
     """Time and memory to plan one worker's share of any step, each size in a process of its own."""
     rows = []
@@ -496,8 +522,8 @@ def processor_seconds() -> float:
 
 
 PARTS: dict[str, Callable[[Path, list[Pair]], None]] = {
-    "stream": stream, "units": units, "start": start, "plan": plan, "memory": memory, "packing": packing, "sweep": sweep
-}  # fmt: skip
+    part.__name__: part for part in (stream, units, start, segments, plan, memory, packing, sweep)
+}
 WITHOUT_RAY = ("stream", "plan")
 """Parts whose work is done by processes of their own."""
 

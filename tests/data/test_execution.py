@@ -9,11 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cornerstone.data import layout as layouts
 from cornerstone.data.batches import training_batch
 from cornerstone.data.execution import NAMES, _Actor, _read, execution_options, ray_datasets, ray_stream
 from cornerstone.data.images import Transform
-from cornerstone.data.layout import EvaluationSource, Layout, StreamSpec
+from cornerstone.data.layout import LARGEST_UNIT, UNIT_BYTES, EvaluationSource, Layout, StreamSpec
 from cornerstone.data.mixture import Mixture
 from cornerstone.data.plan import Plan
 from cornerstone.data.samples import Draws, Pictures, Texts, View
@@ -50,12 +49,11 @@ def seen(stream: Stream, start: int) -> list[tuple]:
     return found
 
 
-@pytest.mark.parametrize(("workers", "start"), [(1, 0), (2, 3), (3, 17)])
-def test_segments_follow_each_other_as_if_there_were_none(ray_cluster, spec, monkeypatch, workers, start):
-    """Units of 2 steps, segments of at least 3 rounds: up to 7 of them, and each data set runs several times."""
-    monkeypatch.setattr(layouts, "SEGMENT_UNITS", 3 * workers)
-    layout = Layout(spec, workers)
-    assert len(layout.segments(start)) > 2 * len(NAMES) - 1
+@pytest.mark.parametrize(("workers", "start", "segments"), [(1, 0, 7), (2, 3, 7), (3, 17, 4), (2, 36, 1)])
+def test_segments_follow_each_other_as_if_there_were_none(ray_cluster, spec, workers, start, segments):
+    """Units of 2 steps, segments of 3 rounds: each data set runs several times; a start in the last one leaves one idle."""
+    layout = Layout(spec, workers, segment_units=3 * workers)
+    assert len(layout.segments(start)) == segments
     datasets = ray_datasets(layout, lambda: start, actors=2, cpus_per_actor=0.25)
     shards = {name: build().streaming_split(workers, equal=True) for name, build in datasets.items()}
 
@@ -118,9 +116,9 @@ def test_units_grow_with_the_workers_that_one_executor_serves(spec):
         spec, pictures=Pictures(Transform(224)), plan=replace(spec.plan, batch_size=14), steps=10**6, every=0
     )
     sizes = {workers: Layout(spec, workers).unit_rows * 3 * 224 * 224 for workers in (1, 64, 1024)}
-    assert 14e6 < sizes[1] <= layouts.UNIT_BYTES
+    assert 14e6 < sizes[1] <= UNIT_BYTES
     assert 60e6 < sizes[64] <= 64 << 20
-    assert 90e6 < sizes[1024] <= layouts.LARGEST_UNIT
+    assert 90e6 < sizes[1024] <= LARGEST_UNIT
 
 
 def test_what_lies_ready_is_bounded(spec):

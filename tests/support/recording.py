@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from cornerstone.data.layout import Layout
 from cornerstone.data.plan import MASKED
 from cornerstone.recipes import LotlipConfig
+from cornerstone.training.job import Job
 
 KILLED, MENDED = "killed", "mended"
 
@@ -38,6 +40,17 @@ class RecordedConfig(LotlipConfig):
     """The loss of this step is not a number."""
     pause: float = 0.0
     """Seconds that each step takes longer, so that there is time to strike."""
+
+
+@dataclass(frozen=True)
+class SegmentedJob(Job):
+    """A job whose stream is a chain of short segments."""
+
+    segment_units: int = 4
+
+    def layout(self) -> Layout:
+        """The stream's cut."""
+        return replace(super().layout(), segment_units=self.segment_units)
 
 
 def lines(folder: Path, rank: int) -> list[dict[str, Any]]:

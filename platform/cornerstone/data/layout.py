@@ -76,6 +76,7 @@ class Layout:
 
     spec: StreamSpec
     workers: int
+    segment_units: int = SEGMENT_UNITS
 
     @property
     def share(self) -> int:
@@ -102,7 +103,7 @@ class Layout:
 
     def segments(self, start: int) -> list[tuple[int, int]]:
         """First and last step (excluded) of each segment from step `start` to the run's end; never none."""
-        steps = max(SEGMENT_UNITS // self.workers, 1) * self.steps_per_unit
+        steps = max(self.segment_units // self.workers, 1) * self.steps_per_unit
         starts = range(start, self.spec.steps, steps)
         return [(first, min(first + steps, self.spec.steps)) for first in starts] or [(start, start)]
 

@@ -11,31 +11,32 @@ import json
 import os
 import pickle
 import random
-import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import torch
-from recording import RecordedConfig, counted, lines
+from recording import RecordedConfig, SegmentedJob, counted, lines
 
+from cornerstone.data.layout import SEGMENT_UNITS
 from cornerstone.recipes import Data, Evaluation, ImageTower, Optimization, Placement, Recipe, TextTower
-from cornerstone.training.job import Identity, Job
-from cornerstone.training.launch import SNAPSHOT
+from cornerstone.training.job import Identity
+from cornerstone.training.launch import SNAPSHOT, latest_step
 from cornerstone.training.prepare import prepare
 
 from ..conftest import picture
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
 DRIVER = Path(__file__).parents[2] / "support" / "driver.py"
-STEPS, BATCH, ROWS = 36, 11, 100
+STEPS, BATCH, ROWS, EVERY = 36, 11, 100, 5
 """Epochs end in steps 9, 18 and 27; a checkpoint every 5 steps."""
 
 
@@ -52,9 +53,11 @@ NOTICED_SOON = {
 class Trial:
     """A run, started as often as it takes."""
 
-    job: Job
+    job: SegmentedJob
     folder: Path
     process: subprocess.Popen[bytes] | None = None
+    resumed: list[int] = field(default_factory=list)
+    """Steps of the last committed checkpoint at each strike."""
 
     @property
     def seen(self) -> Path:
@@ -84,9 +87,14 @@ class Trial:
         already = len(self.records())
         while (process := self.process) and process.poll() is None:
             if any(line["step"] >= step for line in self.records()[already:]):
+                wait_a_moment()
                 return
             time.sleep(0.02)
         raise AssertionError(f"ended before step {step}:\n{self.log()}")
+
+    def ranks(self) -> int:
+        """Workers that have written."""
+        return len(list(self.seen.glob("*.jsonl")))
 
     def records(self) -> list[dict[str, Any]]:
         return lines(self.seen, 0) if (self.seen / "0.jsonl").exists() else []
@@ -101,6 +109,10 @@ class Trial:
         """The driver's Ray and all of its workers."""
         assert self.process is not None
         return psutil.Process(self.process.pid).children(recursive=True)
+
+    def struck(self) -> None:
+        """Note where a strike fell: the checkpoint from which the run must go on."""
+        self.resumed.append(latest_step(self.job))
 
     def log(self) -> str:
         return (self.folder / "log").read_text(errors="replace")[-4000:]
@@ -125,8 +137,9 @@ def trial_of(shards, tmp_path) -> Iterator[Callable[..., Trial]]:
         train: str = shards.train,
         zero_stage: int = 0,
         steps: int = STEPS,
-        every: int = 5,
+        every: int = EVERY,
         pause: float = 0.15,
+        segment_units: int = SEGMENT_UNITS,
         **trouble: Any,
     ) -> Trial:
         identity, folder = Identity(), tmp_path / f"trial-{len(trials)}"
@@ -155,7 +168,8 @@ def trial_of(shards, tmp_path) -> Iterator[Callable[..., Trial]]:
             health_check_interval=0.2,
             max_failures=5,
         )
-        trials.append(Trial(Job(prepare(recipe), placement, identity), folder))
+        job = SegmentedJob(prepare(recipe), placement, identity, segment_units)
+        trials.append(Trial(job, folder))
         return trials[-1]
 
     yield make
@@ -173,19 +187,27 @@ def end(processes: list[psutil.Process]) -> None:
 
 
 def a_worker(trial: Trial) -> None:
-    pids = {json.loads(path.read_text().splitlines()[-1])["pid"] for path in sorted(trial.seen.glob("*.jsonl"))}
-    living = [pid for pid in pids if psutil.pid_exists(pid)]
-    os.kill(random.choice(living), signal.SIGKILL)
+    at_work = {line["pid"] for rank in range(trial.ranks()) for line in lines(trial.seen, rank)[-1:]}
+    living = [process for process in trial.tree() if process.pid in at_work]
+    assert living, "no worker is at work"
+    trial.struck()
+    random.choice(living).kill()
 
 
 def a_data_actor(trial: Trial) -> None:
     actors = [process for process in trial.tree() if "MapWorker" in " ".join(process.cmdline())]
     assert actors, [process.cmdline() for process in trial.tree()]
+    before = {process.pid for process in actors}
     random.choice(actors).kill()
+    patience = time.monotonic() + 30
+    while not {p.pid for p in trial.tree() if "MapWorker" in " ".join(p.cmdline())} - before:
+        assert time.monotonic() < patience, "no actor took its place: it had nothing to do"
+        time.sleep(0.05)
 
 
 def the_driver(trial: Trial) -> None:
     assert trial.process is not None
+    trial.struck()
     orphans = trial.tree()
     trial.process.kill()
     trial.process.wait()
@@ -195,6 +217,7 @@ def the_driver(trial: Trial) -> None:
 def the_raylet(trial: Trial) -> None:
     """The machine is lost to Ray: the driver ends by itself, without success."""
     assert trial.process is not None
+    trial.struck()
     orphans = trial.tree()
     next(process for process in orphans if process.name() == "raylet").kill()
     try:
@@ -210,12 +233,29 @@ def planned(trial: Trial) -> dict[int, list[tuple[int, int]]]:
     return {step: list(zip(*map(list, plan.batch(step)), strict=True)) for step in range(plan_steps(trial))}
 
 
+def check_starts(trial: Trial) -> None:
+    """Every start of rank 0 took the steps one after another from the last checkpoint on; that of each strike, or the next
+    one, which may have been on its way.
+    """
+    starts: dict[int, list[int]] = {}
+    for line in lines(trial.seen, 0):
+        starts.setdefault(line["pid"], []).append(line["step"])
+    runs = list(starts.values())
+    assert all(steps == list(range(steps[0], steps[0] + len(steps))) for steps in runs)
+    assert runs[0][0] == 0
+    assert len(runs) == len(trial.resumed) + 1, (trial.resumed, runs)
+    for due, steps, before in zip(trial.resumed, runs[1:], runs, strict=False):
+        assert steps[0] in (due, due + EVERY), (due, steps[0])
+        assert steps[0] <= before[-1] + 1, "nothing is left out"
+
+
 def plan_steps(trial: Trial) -> int:
     return trial.job.recipe.optimization.steps
 
 
 def check_rows(trial: Trial) -> None:
     """The ids of the steps, in order; and every row of every whole epoch once."""
+    check_starts(trial)
     found = dict(counted(trial.seen))
     assert found == planned(trial)
     times = Counter(row for rows in found.values() for row in rows)
@@ -228,10 +268,17 @@ def check_rows(trial: Trial) -> None:
 
 
 def moment(first: int = 1, last: int = STEPS - 4) -> int:
-    """A random step; what follows it adds some milliseconds."""
+    """A random step."""
     step = random.SystemRandom().randint(first, last)
     print(f"strikes after step {step}")
     return step
+
+
+def wait_a_moment() -> None:
+    """Up to as long as a step takes: the strike falls anywhere in it, or in what comes between two."""
+    seconds = random.SystemRandom().random() * 0.4
+    print(f"and {seconds:.3f} s")
+    time.sleep(seconds)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
@@ -271,6 +318,17 @@ def test_a_kill_in_the_step_where_an_epoch_ends(trial_of):
     check_rows(trial.finish())
 
 
+@pytest.mark.parametrize("strike", [a_worker, a_data_actor], ids=["worker", "data actor"])
+def test_a_kill_where_one_segment_of_the_stream_follows_another(trial_of, large, strike):
+    trial = trial_of(large, segment_units=4).start(2)
+    edges = [stop for _, stop in replace(trial.job.layout(), workers=2).segments(0)][:-1]
+    assert len(edges) > 2
+    for edge in edges[1:3]:
+        trial.reach(edge - 1)
+        strike(trial)
+    check_rows(trial.finish())
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_twenty_steps_are_seven_a_kill_and_thirteen(trial_of, workers):
     """Parameters, the optimizer's state and the random state, bit for bit, under ZeRO 1."""
@@ -306,5 +364,7 @@ def assert_equal(one: Any, other: Any, where: str) -> None:
         assert len(one) == len(other), where
         for place, (a, b) in enumerate(zip(one, other, strict=True)):
             assert_equal(a, b, f"{where}.{place}")
-    elif isinstance(one, int | float | str | None):
+    elif isinstance(one, np.ndarray):
+        assert np.array_equal(one, other), where
+    else:
         assert one == other, where
