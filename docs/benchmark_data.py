@@ -1,8 +1,7 @@
 """`make benchmark-data`: what the data plane does a second, how long it takes to begin, and what it keeps in memory.
 
-    make benchmark-data                                     all but the sweep, some 8 minutes on 2 cores
-    .venv/bin/python docs/benchmark_data.py stream plan     some of it: stream, units, start, plan, memory, packing
-    .venv/bin/python docs/benchmark_data.py sweep           4 trials with stored features and online, half an hour
+    make benchmark-data                       all of it: 15 minutes on 2 cores, and an hour for the sweep
+    make benchmark-data ARGS='stream plan'    some: stream, units, start, segments, plan, memory, packing, sweep
 
 The photographs are those of CORNERSTONE_TEST_DATA (or ../shared/data), as JPEG of at most 448 pixels with their captions. Every
 way to read them does the same work in the same run, in turns. Prints Markdown tables for docs/benchmarks.md.
@@ -26,6 +25,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,13 @@ from rich.console import Console
 
 from cornerstone.data.images import Transform
 from cornerstone.data.layout import SEGMENT_UNITS, Layout, StreamSpec
+from cornerstone.data.manifest import Manifest, Shard
 from cornerstone.data.mixture import Mixture
 from cornerstone.data.plan import Part, Plan
 from cornerstone.data.records import Caption, Pair
 from cornerstone.data.samples import Draws, Pictures, Texts
 from cornerstone.data.shards import ShardWriter
+from cornerstone.data.storage import Location
 from cornerstone.data.texts import TextTokenizer, load_tokenizer
 
 BATCH, SIDE, LIMIT = 128, 224, 128
@@ -258,8 +260,9 @@ def stream(folder: Path, pairs: list[Pair]) -> None:
         rates, firsts = (
             ", ".join(f"{run[key]:{form}}" for run in runs) for key, form in (("rate", ".0f"), ("first", ".1f"))
         )
-        rows.append([WAYS[way][0], rates, f"{medians[way]:.0f}", f"{medians[way] / fastest:.2f}", firsts])
-    header = ["way", "rows a second", "median", "to the faster other one", "seconds to the first batch"]
+        each = f"{medians[way] / (os.cpu_count() or 1):.0f}"
+        rows.append([WAYS[way][0], rates, f"{medians[way]:.0f}", each, f"{medians[way] / fastest:.2f}", firsts])
+    header = ["way", "rows a second", "median", "and core", "to the faster other one", "seconds to the first batch"]
     table(f"{len(pairs):,} photographs, batches of {BATCH}", header, rows)
     gaps = [run["gaps"] for run in found["cornerstone"]]
     edges = [
@@ -395,6 +398,43 @@ def plan(folder: Path, pairs: list[Pair]) -> None:
         "peak resident, MB",
     ]
     table("A share of a batch of 65,536 for one of 1,024 workers", header, rows)
+    groups = (64,) * 156 + (16,)
+    shards = tuple(Shard(f"shard-{i:06d}.parquet", groups, 400 << 20, f"{i:064x}") for i in range(100_000))
+    Manifest("pairs", "billion", shards).write(Location.of(folder / "billion").make())
+    size = (folder / "billion" / "manifest.json").stat().st_size / 1e6
+    header = [
+        "opened",
+        "hashed",
+        "planned",
+        "pickled for the actors",
+        "a reader made",
+        "MB pickled",
+        "peak resident, MB",
+    ]
+    found = alone("_manifest", str(folder / "billion")).splitlines()[-1].split("|")
+    table(f"A manifest of 100,000 shards, {size:.0f} MB; seconds", header, [found])
+
+
+def manifest_alone(folder: str) -> None:
+    """What a run does with a manifest of 100,000 shards before its first row, as a Markdown row."""
+    from cornerstone.data.shards import Reader
+
+    times, made = [], []
+    vocabulary()
+
+    def timed_too(work: Callable[[], Any]) -> None:
+        begun = time.perf_counter()
+        made.append(work())
+        times.append(time.perf_counter() - begun)
+
+    timed_too(lambda: Mixture.open(folder))
+    mixture = made[0]
+    timed_too(lambda: mixture.manifest.content_hash)
+    timed_too(lambda: Layout(replace(spec_of(folder, 1_000_000), plan=Plan(mixture.parts, 65_536, seed=0)), 1024))
+    timed_too(lambda: pickle.dumps(made[-1]))
+    timed_too(lambda: Reader(mixture.sets[0]))
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    print("|".join([*(f"{seconds:.2f}" for seconds in times), f"{len(made[3]) / 1e6:.1f}", f"{memory:.0f}"]))
 
 
 def plan_alone(shards: int) -> None:
@@ -417,41 +457,56 @@ def plan_alone(shards: int) -> None:
 
 
 def memory(folder: Path, pairs: list[Pair]) -> None:
-    """Peak memory of Ray's workers and of its object store while one pass is streamed."""
+    """Peak memory of all processes and of Ray's object store while one pass is streamed, each size in a Ray of its own."""
     rows = []
     for count in (2_000, 20_000):
         shards = write_shards(folder / f"rows-{count}", pairs, count)
-        peaks, stop = {"workers": 0.0, "store": 0.0}, threading.Event()
+        size = sum(file.stat().st_size for file in Path(shards).iterdir()) / 1e6
+        found = json.loads(alone("_memory", shards, str(count // BATCH)).splitlines()[-1])
+        told = [f"{found[name]:,.0f}" for name in ("rows", "private", "store", "spilled", "seconds")]
+        rows.append([told[0], f"{size:,.0f}", *told[1:]])
+    header = [
+        "rows",
+        "MB of shards",
+        "private memory of all processes, MB",
+        "object store, MB",
+        "spilled, MB",
+        "seconds",
+    ]
+    table("One pass; the demo's 16,000 scenes are 43 MB", header, rows)
 
-        def watch(peaks: dict[str, float] = peaks, stop: threading.Event = stop) -> None:
+
+def memory_alone(folder: str, steps: int) -> None:
+    """One line of the table above, as JSON."""
+    import ray
+
+    from cornerstone.training.cluster import connect
+
+    with connect(lambda said: None):
+        peaks, stop, before = {"private": 0.0, "store": 0.0}, threading.Event(), psutil.virtual_memory().shared
+
+        def watch() -> None:
             while not stop.wait(0.5):
-                private = shared = 0
-                for process in psutil.Process().children(recursive=True):
-                    try:
-                        used = process.memory_full_info()
-                    except psutil.Error:
-                        continue
-                    private += used.uss
-                    shared = max(shared, used.rss - used.uss) if process.name() == "raylet" else shared
-                peaks["workers"] = max(peaks["workers"], private / 1e6)
-                peaks["store"] = max(peaks["store"], psutil.virtual_memory().shared / 1e6)
+                private = 0
+                for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+                    with contextlib.suppress(psutil.Error):
+                        private += process.memory_full_info().uss
+                peaks["private"] = max(peaks["private"], private / 1e6)
+                peaks["store"] = max(peaks["store"], (psutil.virtual_memory().shared - before) / 1e6)
 
-        before = psutil.virtual_memory().shared / 1e6
         thread = threading.Thread(target=watch, daemon=True)
         thread.start()
         begun = time.perf_counter()
-        done = sum(batch is not None for batch in cornerstones(shards, steps=count // BATCH))
+        done = sum(batch is not None for batch in cornerstones(folder, steps=steps))
+        seconds = time.perf_counter() - begun
         stop.set()
         thread.join()
-        seconds = time.perf_counter() - begun
-        rows.append(
-            [f"{done * BATCH:,}", f"{peaks['workers']:.0f}", f"{peaks['store'] - before:.0f}", f"{seconds:.0f}"]
+        session = Path(ray._private.worker._global_node.get_session_dir_path())
+        spilled = sum(
+            f.stat().st_size for d in session.glob("ray_spilled_objects*") for f in d.rglob("*") if f.is_file()
         )
-    table(
-        "One pass",
-        ["rows", "private memory of all processes, MB", "shared memory above the start, MB", "seconds"],
-        rows,
-    )
+        told = {**peaks, "rows": done * BATCH, "seconds": seconds, "spilled": spilled / 1e6}
+        print(json.dumps(told), flush=True)
 
 
 def packing(folder: Path, pairs: list[Pair]) -> None:
@@ -499,6 +554,7 @@ def sweep(folder: Path, pairs: list[Pair]) -> None:
         Optimization(steps=3 * rows // BATCH, batch_size=BATCH, warmup_steps=2),
         Evaluation(),
     )
+    os.environ["CORNERSTONE_HOME"] = str(folder / "home")  # nothing of an earlier time may be found
     found = {}
     for way in ("stored", "online"):
         begun, used = time.perf_counter(), processor_seconds()
@@ -524,17 +580,17 @@ def processor_seconds() -> float:
 PARTS: dict[str, Callable[[Path, list[Pair]], None]] = {
     part.__name__: part for part in (stream, units, start, segments, plan, memory, packing, sweep)
 }
-WITHOUT_RAY = ("stream", "plan")
+WITHOUT_RAY = ("stream", "plan", "memory")
 """Parts whose work is done by processes of their own."""
 
 
 def main() -> None:
-    """Measure the parts that are named, or all but the sweep, and print."""
+    """Measure the parts that are named, or all, and print."""
     import torch
 
     from cornerstone.training.cluster import connect
 
-    named = sys.argv[1:] or [name for name in PARTS if name != "sweep"]
+    named = sys.argv[1:] or list(PARTS)
     console.print(f"{date.today()}, {os.cpu_count()} cores, torch {torch.__version__}, {' '.join(named)}")
     pairs = photographs()
     with tempfile.TemporaryDirectory() as folder:
@@ -553,5 +609,9 @@ if __name__ == "__main__":
             plan_alone(int(shards))
         case ["_way", way, folder]:
             way_alone(way, folder)
+        case ["_memory", folder, steps]:
+            memory_alone(folder, int(steps))
+        case ["_manifest", folder]:
+            manifest_alone(folder)
         case _:
             main()

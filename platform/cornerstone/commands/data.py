@@ -68,6 +68,8 @@ class ImportCommand:
     """A new folder or URI."""
     images: str | None = None
     """Folder that image names are relative to; by default the list's own."""
+    image: str | None = None
+    """pairs-jsonl, cc-tsv, dreamlip-csv, hf-parquet: the field that names an image or holds it, if not by its usual name."""
     raw: tuple[str, ...] = ()
     """Fields with the texts that came with the image: a name, or a position in a list (captions.0)."""
     long: tuple[str, ...] = ()
@@ -76,6 +78,8 @@ class ImportCommand:
     """FIELD=VALUE conditions, all of which must hold."""
     label: str | None = None
     """Field with the class name."""
+    class_names: str | None = None
+    """imagefolder: a file with the classes' names by folder, a JSON object or lines `n01440764 tench`."""
     name: str | None = None
     """The data set's name; by default the folder's."""
     limit_rows: int | None = None
@@ -87,7 +91,7 @@ class ImportCommand:
         from cornerstone.data.importers import ImportOptions, check, import_pairs
         from cornerstone.training.cluster import connect, stoppable
 
-        names = ("images", "raw", "long", "where", "label", "name", "limit_rows", "seed")
+        names = ("images", "image", "class_names", "raw", "long", "where", "label", "name", "limit_rows", "seed")
         options = ImportOptions(**{name: getattr(self, name) for name in names})
         check(self.format, self.src, self.out, options)  # what cannot work is refused before Ray starts
         with connect(say), stoppable("The same command goes on after what is finished.", say):
@@ -131,6 +135,8 @@ def _tell(report: ImportReport) -> None:
         say(
             f"{report.kept:,} pieces of work had been finished before, by an import that was interrupted, and were kept"
         )
+    if report.mended:
+        say(f"{report.mended:,} texts had bytes that are no UTF-8: each stands as \N{REPLACEMENT CHARACTER}")
     if report.quarantined:
         reasons = ", ".join(f"{count:,} × {reason}" for reason, count in report.reasons.items())
         say(f"{report.quarantined:,} left out: {reasons}; see {report.folder}/quarantine.jsonl")

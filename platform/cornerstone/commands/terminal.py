@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 
 from rich.console import Console
 from rich.table import Table
 
+LINE_EVERY = 30.0  # seconds between lines in a log
 console = Console() if sys.stdout.isatty() else Console(soft_wrap=True, width=200)  # a log has no width of its own
 say = partial(console.print, markup=False, highlight=False)  # names and paths may hold brackets
 
@@ -28,15 +31,31 @@ def show_metrics(metrics: dict[str, float], path: str) -> None:
         Location.of(path).write_text(json.dumps(metrics, indent=1) + "\n")  # makes its folder: a long run has ended
 
 
+def _lines(what: str) -> Callable[..., None]:
+    begun = said = time.monotonic()
+
+    def show(done: int, total: int, *rest: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if now - said < LINE_EVERY or not done:
+            return
+        said = now
+        left = (now - begun) / done * (total - done)
+        say(f"{what}: {done:,} of {total:,}, some {left:.0f} s left")
+
+    return show
+
+
 def bar(what: str) -> Callable[..., None]:
-    """A function that shows how much is done of how much there is, in a terminal."""
+    """A function that shows how much is done of how much there is: a bar in a terminal, a line now and then in a log."""
+    if not console.is_terminal:
+        return _lines(what)
     from rich.progress import Progress
 
-    if not console.is_terminal:
-        return lambda *told: None
     progress = Progress(console=console)
     task = progress.add_task(what, total=None)
     progress.start()
+    atexit.register(progress.stop)  # an error in between leaves the terminal as it was
 
     def show(done: int, total: int, *rest: int) -> None:
         progress.update(task, completed=done, total=total)

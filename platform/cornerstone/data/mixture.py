@@ -108,8 +108,8 @@ class MixtureReader:
 def write_mixture(folder: Location | str, weighted: Sequence[tuple[str, str]], name: str = "") -> Manifest:
     """Mix data sets, given as (folder, weight), into a new folder.
 
-    Raises CornerstoneError for a weight that is no positive number, one folder given twice, members of different kinds or
-    classes, and a folder that holds a data set already.
+    Raises CornerstoneError for a weight that is no positive number, one folder given twice, members of different kinds, and
+    a folder that holds a data set already.
     """
     out = Location.of(folder)
     refuse_existing(out)

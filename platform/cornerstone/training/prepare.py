@@ -61,8 +61,8 @@ class Prepared:
 
     @property
     def rows(self) -> int:
-        """Rows of an epoch."""
-        return min(len(self.data), self.recipe.data.limit_rows or len(self.data))
+        """Rows of an epoch: of a mixture, each data set's as often as its weight says."""
+        return self.stream().plan.rows
 
     def passes(self) -> str:
         """Epochs of the run, and what its end leaves over of the last one: `3 epochs, and 17 rows of the next one's 50`."""

@@ -173,6 +173,22 @@ def test_imagefolder_whole_import(make, photos, tmp_path):
         read("imagefolder", photos("deep/er/val/n01/q.jpg"))
 
 
+def test_classes_by_their_names(make, photos, tmp_path):
+    for folder, n in (("n01440764", 0), ("n01443537", 1)):
+        (tmp_path / "net" / folder).mkdir(parents=True)
+        (tmp_path / "net" / folder / "a.JPEG").write_bytes(make.image(n))
+    (tmp_path / "words.txt").write_text("n01440764 tench, Tinca tinca\nn01443537 goldfish\n")
+    (tmp_path / "words.json").write_text('{"n01440764": "tench", "n01443537": "goldfish"}')
+    for file in ("words.txt", "words.json"):
+        options = ImportOptions(class_names=str(tmp_path / file))
+        assert FORMATS["imagefolder"](Location.of(tmp_path / "net"), options).plan().classes == ("goldfish", "tench")
+    (tmp_path / "words.txt").write_text("n01440764 tench\n")
+    with pytest.raises(CornerstoneError, match="no name for the class 'n01443537'"):
+        FORMATS["imagefolder"](
+            Location.of(tmp_path / "net"), ImportOptions(class_names=str(tmp_path / "words.txt"))
+        ).plan()
+
+
 def test_another_shape_is_refused(photos, tmp_path):
     folder = photos("a.jpg")
     with pytest.raises(CornerstoneError, match=r"expected images and annotations, found posts"):

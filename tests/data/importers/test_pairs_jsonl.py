@@ -148,7 +148,7 @@ def test_lone_surrogates_do_not_stop_an_import(make, tmp_path):
     (tmp_path / "a.jpg").write_bytes(make.image(1))
     make.write_list(tmp_path, [b'{"image": "a.jpg", "alt": "bad \\ud800 text", "other": "\\udfff"}'])
     import_pairs("pairs-jsonl", tmp_path, tmp_path / "out", raw="alt")
-    assert make.rows(tmp_path / "out")[0]["captions"][0]["text"] == "bad ? text"
+    assert make.rows(tmp_path / "out")[0]["captions"][0]["text"] == "bad \N{REPLACEMENT CHARACTER} text"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cornerstone.data.importers import FORMATS, ImportOptions, import_pairs
+from cornerstone.data.importers import FORMATS, ImportOptions, check, delimited, import_pairs
 from cornerstone.data.importers.core import Refused, Sample, as_pair
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
@@ -61,6 +61,85 @@ def test_cc3m_and_cc12m_without_a_header(make, photos, tmp_path):
         assert gone[0].endswith("9.jpg?size=1")
         assert gone[1].startswith("missing file")
         assert broken[1] == "no row: 1 cells, the list has 2 columns"
+
+
+def test_a_table_that_nobody_proof_read(make, photos, tmp_path):
+    """A quote that nothing closes, a carriage return, a NUL and bytes that are no UTF-8 cost no row but their own."""
+    folder, _ = photos
+    lines = [
+        b"filepath,title",
+        b"2.jpg,fine",
+        b'2.jpg,"an open quote',
+        b"2.jpg,with a \r return",
+        b'2.jpg,"two\nlines, one ""text"""',
+        b"2.jpg,nul\0 and caf\xe9",
+        b"2.jpg,last",
+    ]
+    (tmp_path / "list.csv").write_bytes(b"\n".join(lines))
+    source = FORMATS["cc-tsv"](Location.of(tmp_path / "list.csv"), ImportOptions(images=str(folder)))
+    plan = source.plan()
+    found = [*plan.refused, *(record for task in plan.tasks for record in source.read(task))]
+    captions = sorted(record.fields["title"] for record in found if isinstance(record, Sample))
+    assert captions == [
+        "an open quote\n",
+        "fine",
+        "last",
+        "nul and caf\N{REPLACEMENT CHARACTER}",
+        'two\nlines, one "text"',
+        "with a   return",
+    ]
+    assert len(found) == len(captions)
+    tabs = b'"an open quote\thttp://a/2.jpg\nsecond "one"\thttp://a/2.jpg\n'
+    (tmp_path / "list.tsv").write_bytes(tabs)
+    source = FORMATS["cc-tsv"](Location.of(tmp_path / "list.tsv"), ImportOptions(images=str(folder)))
+    found = [record for task in source.plan().tasks for record in source.read(task)]
+    assert sorted(record.fields["caption"] for record in found) == ['"an open quote', 'second "one"']
+
+
+def test_quotes_that_open_and_close_hold_lines_together():
+    """Of two columns; what makes no row is given back line by line, and nothing is lost."""
+
+    def fits(record):
+        try:
+            return len(next(csv.reader([record.decode()], strict=True))) == 2
+        except csv.Error:
+            return False
+
+    def records(*lines):
+        found = [record.decode() for record in delimited._quoted([line.encode() for line in lines], fits)]
+        assert "".join(found) == "".join(lines)
+        return found
+
+    assert records('a,"1\n', '2"\n', "b,3\n") == ['a,"1\n2"\n', "b,3\n"]
+    assert records('b,"open\n', "c,3\n", 'd,"4"\n') == ['b,"open\n', "c,3\n", 'd,"4"\n']
+    assert records("c,3\n", 'x,"open\n', "y,1\n") == ["c,3\n", 'x,"open\n', "y,1\n"]
+
+
+def test_the_image_column_may_have_any_name(make, photos, tmp_path):
+    folder, _ = photos
+    (tmp_path / "list.csv").write_text("photo,words\n2.jpg,a text\n")
+    options = {"images": str(folder), "raw": ("words",)}
+    pairs, _ = read("cc-tsv", tmp_path / "list.csv", image="photo", **options)
+    assert [texts(pair) for pair in pairs.values()] == [[("words", "raw", "a text")]]
+    with pytest.raises(CornerstoneError, match=r"none of them is known \(--image FIELD"):
+        read("cc-tsv", tmp_path / "list.csv", **options)
+    with pytest.raises(CornerstoneError, match="'foto'; did you mean 'photo'"):
+        read("cc-tsv", tmp_path / "list.csv", image="foto", **options)
+    table = pa.table({"scan": [make.image(1)], "text": ["one"]})
+    pq.write_table(table, tmp_path / "t.parquet")
+    pairs, _ = read("hf-parquet", tmp_path / "t.parquet", image="scan")
+    assert [pair.image for pair in pairs.values()] == [make.image(1)]
+    with pytest.raises(CornerstoneError, match="--image has no effect on coco"):
+        check("coco", tmp_path, tmp_path / "out", ImportOptions(image="photo"))
+
+
+def test_a_text_that_is_no_utf8_sets_its_row_aside(make, tmp_path):
+    words = pa.array([b"fine", b"caf\xe9"], pa.binary())
+    broken = pa.Array.from_buffers(pa.string(), 2, words.buffers())
+    pq.write_table(pa.table({"jpg": [make.image(0), make.image(1)], "caption": broken}), tmp_path / "t.parquet")
+    pairs, refused = read("hf-parquet", tmp_path / "t.parquet")
+    assert [texts(pair) for pair in pairs.values()] == [[("caption", "raw", "fine")]]
+    assert list(refused.values()) == ["not UTF-8: unexpected end of data"]
 
 
 def test_open_clips_table(make, photos, tmp_path):

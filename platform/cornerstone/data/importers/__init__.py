@@ -41,6 +41,8 @@ FORMATS: dict[str, Callable[[Location, ImportOptions], Format]] = {
     "mmc4": partial(Documents, assemble=documents.mmc4, taken=("text_list", "image_info")),
     "obelics": partial(Documents, assemble=documents.obelics, taken=("texts", "images")),
 }
+NAMES_ITS_IMAGE = ("pairs-jsonl", "cc-tsv", "dreamlip-csv", "hf-parquet")
+"""Formats whose image field may have any name."""
 
 
 def import_pairs(
@@ -74,5 +76,10 @@ def check(
     """The format's reader; CornerstoneError as in `import_pairs`, for all that can be known without looking at the rows."""
     if format not in FORMATS:
         raise CornerstoneError(f"Unknown format {format!r}{did_you_mean(format, FORMATS)}")
+    for name, formats in (("image", NAMES_ITS_IMAGE), ("class_names", ("imagefolder",))):
+        if getattr(options, name) and format not in formats:
+            raise CornerstoneError(
+                f"--{name.replace('_', '-')} has no effect on {format}, only on {', '.join(formats)}."
+            )
     refuse_existing(Location.of(out))
     return FORMATS[format](Location.of(src), options)

@@ -29,6 +29,7 @@ from cornerstone.errors import CornerstoneError
 from cornerstone.recipes.recipe import digest
 
 QUARANTINE = "quarantine.jsonl"
+REPLACED = "\N{REPLACEMENT CHARACTER}"
 PROMPT = "a photo of a {}."  # one plain prompt for an imported set with labels; a manifest may hold others
 MAX_BYTES = 256 << 20  # of one image file: more is no photograph, and 64 of them must fit a row group
 Progress = Callable[[int, int, int], None]
@@ -41,6 +42,8 @@ class ImportOptions:
 
     images: str | None = None
     """Folder that image names are relative to; None: the list's own folder."""
+    image: str | None = None
+    """Field that names a row's image, or holds it; None: the one that the format has."""
     raw: tuple[str, ...] = ()
     """Fields with the texts that came with the image."""
     long: tuple[str, ...] = ()
@@ -49,6 +52,8 @@ class ImportOptions:
     """`FIELD=VALUE` conditions that a row must meet, all of them."""
     label: str | None = None
     """Field with the class name."""
+    class_names: str | None = None
+    """A file with the names of classes that the label field gives by another one: a JSON object, or lines `n01440764 tench`."""
     limit_rows: int | None = None
     """Take so many rows of the source's random order, bad ones counted; None: all."""
     seed: int = 0
@@ -63,8 +68,9 @@ class ImportOptions:
         for listed in ("raw", "long", "where"):
             given = getattr(self, listed)
             object.__setattr__(self, listed, (given,) if isinstance(given, str) else tuple(given))
-        if self.images is not None:
-            object.__setattr__(self, "images", absolute(self.images))
+        for place in ("images", "class_names"):
+            if (given := getattr(self, place)) is not None:
+                object.__setattr__(self, place, absolute(given))
         for counted in ("limit_rows", "rows_per_shard", "workers"):
             given = getattr(self, counted)
             if given is not None and given < 1:
@@ -119,8 +125,12 @@ class Format(Protocol):
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What an import did. `reasons` counts the quarantined rows by kind, `captions` the texts by role (of documents: the
-    segments by kind); `kept` of its pieces of work had been finished before, by an import that was interrupted."""
+    """What an import did.
+
+    `reasons` counts the quarantined rows by kind, `captions` the texts by role (of documents: the segments by kind); `kept`
+    of its pieces of work had been finished before, by an import that was interrupted; `mended` texts hold � where their
+    bytes were no UTF-8.
+    """
 
     folder: str
     manifest: Manifest
@@ -129,6 +139,7 @@ class ImportReport:
     captions: dict[str, int]
     seconds: float
     kept: int = 0
+    mended: int = 0
 
     @property
     def rows(self) -> int:
@@ -143,16 +154,17 @@ class _Outcome:
     shards: list[Shard] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
     captions: Counter[str] = field(default_factory=Counter)
+    mended: int = 0
     kept: bool = False
 
     def done(self) -> Done:
         refused = [[one.key, one.reason] for one in self.refused]
-        return Done(tuple(self.shards), {"refused": refused, "captions": self.captions})
+        return Done(tuple(self.shards), {"refused": refused, "captions": self.captions, "mended": self.mended})
 
     @staticmethod
     def of(done: Done) -> _Outcome:
         refused = [Refused(key, reason) for key, reason in done.told["refused"]]
-        return _Outcome(list(done.shards), refused, Counter(done.told["captions"]), kept=True)
+        return _Outcome(list(done.shards), refused, Counter(done.told["captions"]), done.told["mended"], kept=True)
 
 
 @dataclass
@@ -163,6 +175,7 @@ class _Total:
     reasons: Counter[str] = field(default_factory=Counter)
     captions: Counter[str] = field(default_factory=Counter)
     rows: int = 0
+    mended: int = 0
     kept: int = 0
 
     def take(self, task: int, outcome: _Outcome) -> None:
@@ -170,6 +183,7 @@ class _Total:
         self.reasons.update(refused.reason.partition(":")[0] for refused in outcome.refused)
         self.captions += outcome.captions
         self.rows += sum(shard.rows for shard in outcome.shards)
+        self.mended += outcome.mended
         self.kept += outcome.kept
 
     def ordered(self) -> tuple[Shard, ...]:
@@ -237,11 +251,20 @@ def run_import(
                 "order": plan.order,
                 "quarantined": total.reasons.total(),
                 "reasons": dict(total.reasons),
+                "mended": total.mended,
             },
         )
         manifest.write(out)
-    quarantined, seconds = total.reasons.total(), time.monotonic() - started
-    return ImportReport(str(out), manifest, quarantined, dict(total.reasons), dict(total.captions), seconds, total.kept)
+    return ImportReport(
+        str(out),
+        manifest,
+        quarantined=total.reasons.total(),
+        reasons=dict(total.reasons),
+        captions=dict(total.captions),
+        seconds=time.monotonic() - started,
+        kept=total.kept,
+        mended=total.mended,
+    )
 
 
 def _gather(plan: Plan, outcomes: Iterator[_Outcome], quarantine: Location, progress: Progress | None) -> _Total:
@@ -317,6 +340,9 @@ def _records(
             continue
         if isinstance(record, Document):
             outcome.captions.update("text" if segment.image is None else "image" for segment in record.segments)
+            texts_of = [segment.text or "" for segment in record.segments]
         else:
             outcome.captions.update(caption.role for caption in record.captions)
+            texts_of = [caption.text for caption in record.captions]
+        outcome.mended += sum(REPLACED in text for text in texts_of)
         yield record

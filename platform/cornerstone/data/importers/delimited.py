@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, BinaryIO
 
@@ -18,13 +18,14 @@ from cornerstone.data.importers.core import ImportOptions
 from cornerstone.data.importers.folder import ImageFolder, candidates
 from cornerstone.data.importers.pairs_jsonl import PairsJsonl
 from cornerstone.data.storage import Location
-from cornerstone.errors import CornerstoneError
+from cornerstone.errors import CornerstoneError, did_you_mean
 
 ENDINGS = (".tsv", ".csv", ".txt")
 IMAGE_COLUMNS = ("filepath", "image", "image_path", "image path", "path", "image_url", "url")
 TEXT_COLUMNS = ("title", "caption", "text", "raw", "raw_caption")
 GENERATED = tuple(f"{length}{by}" for by in ("IB", "SV", "LLA") for length in ("short", "long"))
 _LARGEST_FIELD = 16 << 20
+_LARGEST_RECORD = 4 << 20
 csv.field_size_limit(_LARGEST_FIELD)
 
 
@@ -38,14 +39,17 @@ class CcTsv(PairsJsonl):
             raise CornerstoneError(f"No list at {src}: expected a file that ends with {', '.join(ENDINGS)}.")
         first = _first_lines(src)
         self.delimiter = "\t" if "\t" in first[0] else ","
-        rows = list(csv.reader(first, delimiter=self.delimiter))
+        rows = [self._cells(first[0])]
+        self.asked = {name for name in (options.image, options.label, *options.raw, *options.long) if name}
         self.header = self._columns(rows)
-        self.has_header = any(cell.strip().lower() in (*IMAGE_COLUMNS, *TEXT_COLUMNS) for cell in rows[0])
+        self.has_header = any(self._is_name(cell) for cell in rows[0])
         known = {name.lower(): name for name in self.header}
-        image = next((known[name] for name in IMAGE_COLUMNS if name in known), "")
-        if not image:
+        image = options.image or next((known[name] for name in IMAGE_COLUMNS if name in known), "")
+        if image not in self.header:
+            given = f"{image!r}{did_you_mean(image, self.header)}" if image else "none of them is known"
             raise CornerstoneError(
-                f"{src} names its columns {', '.join(self.header)}: expected one of {', '.join(IMAGE_COLUMNS)} for the image."
+                f"{src} names its columns {', '.join(self.header)}; of the image's: {given} (--image FIELD; by itself one of "
+                f"{', '.join(IMAGE_COLUMNS)} is taken)."
             )
         self.image = image
         if not (options.raw or options.long or options.label):
@@ -55,7 +59,7 @@ class CcTsv(PairsJsonl):
     def _columns(self, rows: list[list[str]]) -> list[str]:
         """The header; where there is none, the column of addresses is `url` and the other one `caption`."""
         cells = [cell.strip() for cell in rows[0]]
-        if any(cell.lower() in (*IMAGE_COLUMNS, *TEXT_COLUMNS) for cell in cells):
+        if any(map(self._is_name, cells)):
             return cells
         addressed = [place for place, cell in enumerate(cells) if "://" in cell]
         if len(cells) != 2 or len(addressed) != 1:
@@ -64,6 +68,9 @@ class CcTsv(PairsJsonl):
                 f"and address, or a header with an image column ({', '.join(IMAGE_COLUMNS)})."
             )
         return ["url", "caption"] if addressed == [0] else ["caption", "url"]
+
+    def _is_name(self, cell: str) -> bool:
+        return cell.strip().lower() in (*IMAGE_COLUMNS, *TEXT_COLUMNS) or cell.strip() in self.asked
 
     def _unasked(self, options: ImportOptions) -> ImportOptions:
         """What is taken where nothing is asked for: the caption."""
@@ -78,17 +85,8 @@ class CcTsv(PairsJsonl):
 
     def records(self, stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
         """Rows, which may span lines inside quotes; not the header."""
-        start, lines = 0, list[bytes]()
-
-        def decoded() -> Iterator[str]:
-            for line in stream:
-                lines.append(line)
-                yield _decoded(line)
-
-        reader = csv.reader(decoded(), delimiter=self.delimiter, **_quoting(self.delimiter))
-        for number, _ in enumerate(reader):
-            record = b"".join(lines)
-            lines.clear()
+        start = 0
+        for number, record in enumerate(stream if self.delimiter == "\t" else _quoted(stream, self._fits)):
             if number or not self.has_header:
                 yield start, record
             start += len(record)
@@ -96,14 +94,22 @@ class CcTsv(PairsJsonl):
     def parse(self, record: bytes) -> dict[str, Any] | str:
         """The row's cells by column."""
         try:
-            cells = next(
-                csv.reader(io.StringIO(_decoded(record)), delimiter=self.delimiter, **_quoting(self.delimiter))
-            )
+            cells = self._cells(_decoded(record))
         except (csv.Error, StopIteration) as error:
             return f"no row: {error}"
         if len(cells) != len(self.header):
             return f"no row: {len(cells)} cells, the list has {len(self.header)} columns"
         return dict(zip(self.header, cells, strict=True))
+
+    def _cells(self, record: str, strict: bool = False) -> list[str]:
+        lines = io.StringIO(record, newline="")
+        return next(csv.reader(lines, delimiter=self.delimiter, strict=strict, **_quoting(self.delimiter)))
+
+    def _fits(self, record: bytes) -> bool:
+        try:
+            return len(self._cells(_decoded(record), strict=True)) == len(self.header)
+        except (csv.Error, StopIteration):
+            return False
 
     def fetch(self, folder: ImageFolder, image: str) -> bytes:
         """The image by path, or under a name that downloads of its address go by."""
@@ -138,6 +144,26 @@ class DreamLip(CcTsv):
         return replace(options, raw=("raw",) if "raw" in self.header else (), long=long)
 
 
+def _quoted(lines: Iterable[bytes], fits: Callable[[bytes], bool]) -> Iterator[bytes]:
+    """Records: lines, joined where a quote stays open. One that nothing closes, or closes so that no row results, ends with
+    its own line, and costs no other row.
+    """
+    held: list[bytes] = []
+    quotes = size = 0
+    again, source = list[bytes](), iter(lines)
+    while (line := again.pop() if again else next(source, None)) is not None or held:
+        if line is not None:
+            held.append(line)
+            quotes, size = quotes + line.count(b'"'), size + len(line)
+        record = b"".join(held)
+        whole = quotes % 2 == 0 and (len(held) == 1 or fits(record))
+        if not whole and quotes % 2 and line is not None and size <= _LARGEST_RECORD:
+            continue
+        yield record if whole else held[0]
+        again += reversed(() if whole else held[1:])
+        held, quotes, size = [], 0, 0
+
+
 def _first_lines(src: Location) -> list[str]:
     with src.open_input() as stream:
         lines = [_decoded(line) for _, line in zip(range(2), io.BufferedReader(stream), strict=False)]
@@ -147,8 +173,9 @@ def _first_lines(src: Location) -> list[str]:
 
 
 def _decoded(line: bytes) -> str:
-    """Text without NUL, which `csv` would take for the end; wrong bytes are replaced."""
-    return line.decode("utf-8-sig", "replace").replace("\0", "")
+    """Text without NUL, which `csv` would take for the end, and without a carriage return inside; wrong bytes are replaced."""
+    text = line.decode("utf-8-sig", "replace").replace("\0", "")
+    return text.replace("\r\n", "\n").replace("\r", " ")
 
 
 def _quoting(delimiter: str) -> dict[str, Any]:

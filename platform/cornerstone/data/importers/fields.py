@@ -32,8 +32,8 @@ def texts(value: Any) -> list[str]:
 
 
 def utf8(text: str) -> str:
-    """The text without lone surrogates, which JSON can spell but no file can hold."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    """The text with � for lone surrogates, which JSON can spell but no file can hold."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def spelled(value: Any) -> str:

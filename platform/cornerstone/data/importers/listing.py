@@ -61,6 +61,8 @@ class Listed:
     def plan(self) -> Plan:
         """Read the list, keep what meets the conditions, and deal it out."""
         listing = self.read_list(self.src)
+        if self.options.class_names:
+            _rename(listing.entries, str(self.options.label), Location.of(self.options.class_names))
         self.images = self.images or listing.images
         self._check(listing.entries)
         if not self.images.exists():
@@ -105,6 +107,23 @@ class Listed:
             raise CornerstoneError(f"No entry of {self.src} meets all of --where {' '.join(options.where)}.")
 
 
+def _rename(entries: list[Entry], label: str, names: Location) -> None:
+    """Classes by their names instead of what stands in the label field."""
+    text = _text(names)
+    found = _parsed(names, text) if text.lstrip().startswith("{") else dict(_named(line) for line in text.splitlines())
+    for _, row in entries:
+        given = spelled(find(row, label))
+        if given not in found:
+            raise CornerstoneError(f"{names} has no name for the class {given!r}{did_you_mean(given, map(str, found))}")
+        row[label] = str(found[given])
+
+
+def _named(line: str) -> tuple[str, str]:
+    """`n01440764 tench, Tinca tinca` as the class and the first of its names."""
+    first, _, rest = line.strip().partition(" ")
+    return first, rest.partition(",")[0].strip()
+
+
 def _with_keys(entries: list[Entry]) -> list[tuple[str, str, dict[str, Any]]]:
     seen: Counter[str] = Counter()
     keyed = []
@@ -117,8 +136,8 @@ def _with_keys(entries: list[Entry]) -> list[tuple[str, str, dict[str, Any]]]:
 def coco(src: Location) -> Listing:
     """COCO captions: `images[{id, file_name}]`, `annotations[{image_id, caption}]`; all captions of an image in one row."""
     found = _json(src, {"images": list, "annotations": list})
-    captions: dict[Any, list[str]] = {}
-    for annotation in found["annotations"]:
+    captions: dict[Any, list[Any]] = {}
+    for annotation in _having(src, "annotations", found["annotations"], "image_id"):
         captions.setdefault(annotation.get("image_id"), []).append(annotation.get("caption"))
     entries = [
         (str(image["file_name"]), {"id": image["id"], "captions": captions.get(image["id"], [])})
@@ -133,7 +152,7 @@ def karpathy(src: Location) -> Listing:
     entries = []
     for image in _having(src, "images", found["images"], "filename"):
         name = f"{image['filepath']}/{image['filename']}" if image.get("filepath") else str(image["filename"])
-        captions = [sentence.get("raw") for sentence in image.get("sentences", [])]
+        captions = [sentence.get("raw") for sentence in image.get("sentences", []) if isinstance(sentence, dict)]
         entries.append((name, {"split": image.get("split"), "captions": captions}))
     return Listing(_parent(src), entries)
 
@@ -143,7 +162,10 @@ def flickr30k(src: Location) -> Listing:
     text = _text(src)
     if src.uri.endswith(".csv"):
         csv.field_size_limit(MAX_BYTES)  # a long text is no error
-        rows = list(csv.DictReader(io.StringIO(text)))
+        try:
+            rows = list(csv.DictReader(io.StringIO(text.replace("\r\n", "\n").replace("\r", " "))))
+        except csv.Error as error:
+            raise CornerstoneError(f"{src}: not CSV ({error}).") from error
         entries = [
             (row["filename"], {"split": row.get("split"), "captions": _captions(src, row["raw"])})
             for row in _having(src, "rows", rows, "filename", "raw")
@@ -200,7 +222,7 @@ def sharegpt4v(src: Location) -> Listing:
     entries = []
     for entry in _having(src, "entries", found, "image", "conversations"):
         turns = entry["conversations"]
-        text = turns[1].get("value") if len(turns) > 1 else None
+        text = turns[1].get("value") if len(turns) > 1 and isinstance(turns[1], dict) else None
         entries.append((str(entry["image"]), {"id": entry.get("id"), "caption": text}))
     return Listing(_parent(src), entries)
 

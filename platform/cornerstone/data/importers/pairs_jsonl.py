@@ -41,6 +41,7 @@ class PairsJsonl:
         if not (options.raw or options.long or options.label):
             raise CornerstoneError("Say which fields hold texts: --raw FIELD.. or --long FIELD.. (or --label FIELD).")
         self.options, self.list = options, self.find_list(src)
+        self.image = options.image or self.image
         parent = Location(self.list.uri.rpartition("/")[0])
         self.images = parent if options.images is None else Location.of(options.images)
         if not self.images.exists():

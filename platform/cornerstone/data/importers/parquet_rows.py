@@ -35,7 +35,11 @@ class ParquetRows:
             raise CornerstoneError("--label needs all class names before the first row: import a list (pairs-jsonl).")
         self.files = find_files(src, (ENDING,), "Parquet file")
         schema = _schema(self.files[0])
-        self.image = image_column(schema)
+        self.image = options.image or image_column(schema)
+        if options.image and options.image not in schema.names:
+            raise CornerstoneError(
+                f"{self.files[0]} has no column {options.image!r}{did_you_mean(options.image, schema.names)}"
+            )
         if not self.image:
             raise CornerstoneError(
                 f"{self.files[0]} holds no image: expected a column struct<bytes, path> or one of bytes named "
