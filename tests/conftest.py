@@ -95,6 +95,27 @@ def pairs_folder(tmp_path_factory, small_data, wordpiece) -> str:
 
 
 @pytest.fixture(scope="session")
+def tiny_tower(tmp_path_factory) -> str:
+    """A folder in timm's layout: a vision transformer for 32 pixels, its weights drawn once."""
+    import cornerstone.models  # noqa: F401, I001 - mends torchvision before timm is imported
+    import timm
+    import torch
+    from timm.models import save_for_hf
+
+    folder = tmp_path_factory.mktemp("tower")
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        tower = timm.create_model("vit_tiny_patch16_224", num_classes=0, **sizes)
+        for parameter in tower.parameters():  # far from uniform attention: pictures must look different
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.3)
+    seen = {"input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    save_for_hf(tower, str(folder), model_config={"model_args": sizes, "pretrained_cfg": seen}, safe_serialization=True)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
 def ray_cluster():
     """One local Ray with two CPUs for the whole session."""
     import ray

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from cornerstone.data.batches import training_batch
-from cornerstone.data.execution import NAMES, _Actor, _read, execution_options, ray_datasets, ray_stream
+from cornerstone.data.execution import NAMES, _Actor, _ahead, _read, execution_options, ray_datasets, ray_stream
 from cornerstone.data.images import Transform
 from cornerstone.data.layout import LARGEST_UNIT, UNIT_BYTES, EvaluationSource, Layout, StreamSpec
 from cornerstone.data.mixture import Mixture
@@ -87,6 +88,24 @@ def test_a_block_is_read_where_it_lies(spec):
     image = training_batch(block.slice(0, BATCH)).image
     assert image is not None
     assert held.address < image.data_ptr() < held.address + held.size  # to the batch without a copy
+
+
+def test_the_next_block_is_fetched_while_one_is_used():
+    asked, given = [], threading.Semaphore(0)
+
+    def rows():
+        for n in range(3):
+            asked.append(n)
+            given.release()
+            yield n
+
+    first, fetched = _ahead(rows())
+    assert given.acquire(timeout=10)
+    assert first.result() == 0
+    assert next(fetched) == 0
+    assert given.acquire(timeout=10)  # the second one, which nobody has asked for
+    assert asked == [0, 1]
+    assert list(fetched) == [1, 2]
 
 
 def test_a_stream_that_is_closed_frees_its_processors(ray_cluster, spec):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -170,6 +171,21 @@ def test_a_shard_is_there_whole_or_not_at_all(tmp_path, small_data):
         write_shard(Location.of(tmp_path), 1, torn(), rows_per_group=1)
     assert os.listdir(tmp_path) == [whole.file]
     assert (tmp_path / whole.file).stat().st_size == whole.bytes
+
+
+def test_a_disk_that_is_full_is_named_wherever_it_is_noticed(tmp_path, small_data, monkeypatch):
+    """Also where the last bytes are forced out; no right to mount a disk is needed for this one."""
+
+    def full(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    pairs = [small_data.pair(i) for i in range(3)]
+    with pytest.raises(CornerstoneError, match=r"No space is left for .*shard-00000.parquet: free some"):
+        small_data.write(tmp_path / "out", pairs)
+    with pytest.raises(CornerstoneError, match=r"No space is left for .*manifest.json"):
+        Location.of(tmp_path / "out" / "manifest.json").write_text("{}")
+    assert os.listdir(tmp_path / "out") == []
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from cornerstone.data.features import FeatureKeys, check_store
 from cornerstone.data.images import Transform
 from cornerstone.data.layout import Layout
 from cornerstone.data.manifest import Manifest
+from cornerstone.data.mixture import write_mixture
 from cornerstone.data.shards import DataSet
 from cornerstone.data.storage import Location
 from cornerstone.data.stream import Stream
@@ -72,6 +73,24 @@ def test_online_and_stored_give_the_same_losses(ray_cluster, recipe):
     told = []
     assert prepare(stored.given, told.append).features == stored.features
     assert told == []  # found again, not computed again
+
+
+@pytest.mark.timeout(240)
+def test_a_mixture_is_trained_on_with_a_store_for_each_of_its_data_sets(
+    ray_cluster, recipe, shards, tmp_path, small_data
+):
+    other = small_data.write(tmp_path / "other", [small_data.pair(i) for i in range(300, 330)])
+    write_mixture(tmp_path / "both", [(shards.train, "1"), (other, "2")])
+    mixed = recipe.with_data(train=str(tmp_path / "both"), tokenizer=shards.train)
+    online = prepare(mixed)
+    stored = prepare(mixed.with_data(features="stored", feature_dtype="float32"))
+    assert len(stored.features) == 2
+    assert [Manifest.read(store).rows for store in stored.features] == [100, 30]
+    torch.testing.assert_close(losses(stored), losses(online), rtol=0, atol=1e-5)
+    rows = [row for step in range(STEPS) for row in online.stream().plan.batch(step)[0].tolist()]
+    assert online.rows == 160
+    assert abs(sum(row >= 100 for row in rows) - STEPS * 16 * 60 / 160) <= 1
+    assert online.passes() == "0 epochs, and 128 rows of the first one's 160"
 
 
 def test_an_interrupted_store_goes_on_after_its_finished_shards(ray_cluster, shards, tmp_path):

@@ -114,6 +114,34 @@ def test_real_documents(test_data, wordpiece, tmp_path, capsys, rule):
     assert sum(map(len, table["images"].to_pylist())) == said["packed"]["found"]["images"] - left
 
 
+def test_an_interrupted_packing_goes_on_after_its_finished_files(words, documents, monkeypatch):
+    whole, manifest = words.pack(documents, CONFIG, "whole")
+    in_line = index.map_tasks
+
+    def interrupted(work, items, failed, progress=None):
+        yield work(items[1])
+        raise CornerstoneError("away")
+
+    monkeypatch.setattr(index, "map_tasks", interrupted)
+    with pytest.raises(CornerstoneError, match="away"):
+        words.pack(documents, CONFIG, "out")
+    monkeypatch.setattr(index, "map_tasks", in_line)
+    out = Path(whole).with_name("out")
+    (kept,) = out.glob("*.parquet")
+    written = kept.stat().st_mtime_ns
+    _, again = words.pack(documents, CONFIG, "out")
+    assert kept.stat().st_mtime_ns == written
+    assert again == manifest  # what was packed and left out, too, is counted as if nothing had happened
+    assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in Path(whole).iterdir())
+
+    monkeypatch.setattr(index, "map_tasks", interrupted)
+    with pytest.raises(CornerstoneError, match="away"):
+        words.pack(documents, CONFIG, "other")
+    monkeypatch.setattr(index, "map_tasks", in_line)
+    other = replace(CONFIG, token_budget=40)
+    assert words.pack(documents, other, "other")[1].shards == words.pack(documents, other, "fresh")[1].shards
+
+
 def test_verify_looks_at_sequences_too(words, documents, monkeypatch, tmp_path):
     monkeypatch.setattr(verify_module, "map_tasks", lambda work, items, failed, progress=None: map(work, items))
     folder, manifest = words.pack(documents, CONFIG)
