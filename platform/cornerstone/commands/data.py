@@ -43,13 +43,12 @@ class ScenesCommand:
             place.join(FILE).write_text(train_wordpiece(texts_of(DataSet.open(place))))
         else:
             folder = Location.of(self.out)
-            parent, _, name = folder.uri.rstrip("/").rpartition("/")
-            if name != self.set:
+            if folder.name != self.set:
                 raise CornerstoneError(
                     f"An evaluation set lies in a folder of its name: --out {folder.join(self.set)}."
                 )
             manifest = write_evaluation_sets(
-                parent, images=self.pairs, sets=[self.set], progress=bar("drawing"), **world
+                folder.parent, images=self.pairs, sets=[self.set], progress=bar("drawing"), **world
             )[self.set]
         say(f"{manifest.rows:,} rows of {manifest.name} in {self.out} (content {manifest.content_hash})")
 
@@ -82,7 +81,10 @@ class ImportCommand:
     """imagefolder: a file with the classes' names by folder, a JSON object or lines `n01440764 tench`."""
     name: str | None = None
     """The data set's name; by default the folder's."""
+    first: int | None = None
+    """Lists of whole entries (coco to imagefolder): take the first ones alone, as ShareGPT4V-1k does."""
     limit_rows: int | None = None
+    """Take so many rows of the random order."""
     seed: int = 0
     """Decides the random order in which rows are written."""
 
@@ -91,7 +93,19 @@ class ImportCommand:
         from cornerstone.data.importers import ImportOptions, check, import_pairs
         from cornerstone.training.cluster import connect, stoppable
 
-        names = ("images", "image", "class_names", "raw", "long", "where", "label", "name", "limit_rows", "seed")
+        names = (
+            "images",
+            "image",
+            "class_names",
+            "first",
+            "raw",
+            "long",
+            "where",
+            "label",
+            "name",
+            "limit_rows",
+            "seed",
+        )
         options = ImportOptions(**{name: getattr(self, name) for name in names})
         check(self.format, self.src, self.out, options)  # what cannot work is refused before Ray starts
         with connect(say), stoppable("The same command goes on after what is finished.", say):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -142,52 +142,59 @@ def _names(layout: Layout) -> tuple[str, ...]:
 
 def ray_stream(layout: Layout, start: int, shard: Callable[[str], Any]) -> Stream:
     """A worker's stream from step `start` on; `shard` gives its part of a data set by name. The first segment starts now."""
-    arrival = Arrival()
-    first, blocks = _chained(layout, start, shard)
-    first.add_done_callback(arrival)
-    return Stream(layout, blocks, arrival)
+    chain, arrival = _Chain(layout, start, shard), Arrival()
+    chain.first.add_done_callback(arrival)
+    return Stream(layout, chain, arrival)
 
 
-def _chained(layout: Layout, start: int, shard: Callable[[str], Any]) -> tuple[Future[Any], Generator[pa.Table]]:
-    """The first block, which is on its way, and the blocks of all segments, one after another."""
-    turns = itertools.cycle(_names(layout))
-    segments = layout.segments(start)
+class _Chain:
+    """The blocks of all segments, one after another."""
 
-    def begin() -> tuple[Future[Any], Generator[pa.Table]]:
+    def __init__(self, layout: Layout, start: int, shard: Callable[[str], Any]) -> None:
+        self._segments, self._shard = layout.segments(start), shard
+        self._turns = itertools.cycle(_names(layout))
+        self._begun = [self._begin()]
+        self.first = self._begun[0].first
+
+    def _begin(self) -> _Ahead:
         # Ray Data's own prefetching would wait for a second block before it gives the first one.
-        return _ahead(iter(shard(next(turns)).iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0)))
+        rows = self._shard(next(self._turns)).iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0)
+        return _Ahead(iter(rows))
 
-    very_first, ahead = begin()
+    def __iter__(self) -> Iterator[pa.Table]:
+        for number, (first, stop) in enumerate(self._segments):
+            waiting = number + 1 < len(self._segments)
+            for row in self._begun[0]:
+                block = _read(row["block"])
+                if waiting and pc.max(block["step"]).as_py() + 1 >= stop - AHEAD * (stop - first):
+                    self._begun.append(self._begin())
+                    waiting = False
+                yield block
+            if not waiting and number + 1 < len(self._segments):
+                del self._begun[0]
 
-    def blocks() -> Generator[pa.Table]:
-        nonlocal ahead
-        try:
-            for number, (first, stop) in enumerate(segments):
-                rows, waiting = ahead, number + 1 < len(segments)
-                for row in rows:
-                    block = _read(row["block"])
-                    if waiting and pc.max(block["step"]).as_py() + 1 >= stop - AHEAD * (stop - first):
-                        (_, ahead), waiting = begin(), False
-                    yield block
-        finally:
-            ahead.close()
-
-    return very_first, blocks()
-
-
-def _ahead(rows: Generator[pa.Table]) -> tuple[Future[Any], Generator[pa.Table]]:
-    """The first row, which is fetched from now on, and all rows, each fetched by a thread while the one before is used."""
-    pool = ThreadPoolExecutor(1, thread_name_prefix="next-block")
-    first = pool.submit(next, rows, None)
-
-    def fetched() -> Generator[pa.Table]:
-        coming = first
-        try:
-            while (row := coming.result()) is not None:
-                coming = pool.submit(next, rows, None)
-                yield row
-        finally:  # ended early: Ray Data stops its actors when nobody holds the iterator
-            pool.shutdown(wait=True)
+    def close(self) -> None:
+        """End what runs, and what was begun: Ray Data stops its actors when nobody asks any more."""
+        for rows in self._begun:
             rows.close()
 
-    return first, fetched()
+
+class _Ahead(Iterator[pa.Table]):
+    """The rows of one execution, each fetched by a thread while the one before is used; `first` is on its way from now on."""
+
+    def __init__(self, rows: Generator[pa.Table]) -> None:
+        self._rows, self._pool = rows, ThreadPoolExecutor(1, thread_name_prefix="next-block")
+        self.first = self._coming = self._pool.submit(next, rows, None)
+
+    def __next__(self) -> pa.Table:
+        row = self._coming.result()
+        if row is None:
+            self.close()
+            raise StopIteration
+        self._coming = self._pool.submit(next, self._rows, None)
+        return row
+
+    def close(self) -> None:
+        """Wait for what is being fetched, and fetch no more."""
+        self._pool.shutdown(wait=True)
+        self._rows.close()

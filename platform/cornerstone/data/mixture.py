@@ -131,7 +131,7 @@ def write_mixture(folder: Location | str, weighted: Sequence[tuple[str, str]], n
     )
     manifest = Manifest(
         "mixture",
-        name or out.uri.rstrip("/").rpartition("/")[2],
+        name or out.name,
         (),
         source={"format": "mixture"},
         members=members,

@@ -85,6 +85,13 @@ def finish(folder: Location, piece: str, settings: str, done: Done) -> None:
     folder.join(piece + RECORD).write_text(json.dumps(content) + "\n")
 
 
+def forget(folder: Location) -> None:
+    """Take away the records of all pieces."""
+    for name in folder.list():
+        if name.endswith(RECORD):
+            folder.join(name).remove()
+
+
 def stamps(files: list[Location]) -> list[list[Any]]:
     """Size and time of change of each file or folder: pieces made of its earlier state are made anew."""
     found = []
@@ -96,8 +103,9 @@ def stamps(files: list[Location]) -> list[list[Any]]:
 
 
 def _tidy(folder: Location) -> None:
+    forget(folder)
     for name in folder.list():
-        if name.endswith(RECORD) or PART in name:
+        if PART in name:
             folder.join(name).remove()
 
 
@@ -157,25 +165,26 @@ def _alive(folder: Location) -> Iterator[None]:
 
     def beat() -> None:
         while not stop.wait(BEAT):
-            mine.write_text(_self())
+            with suppress(OSError):  # the next one comes before this writer counts as dead
+                mine.write_text(_self())
 
+    thread = threading.Thread(target=beat, daemon=True, name="sign-of-life")
     try:
         filesystem, root = folder.resolve()
         files = {i.base_name: i for i in filesystem.get_file_info(fs.FileSelector(root)) if i.type == fs.FileType.File}
-        now = files[mine.uri.rpartition("/")[2]].mtime_ns
+        now = files[mine.name].mtime_ns
         for name, info in files.items():
             if not name.startswith(WRITER + "-") or folder.join(name) == mine:
                 continue
             if now - info.mtime_ns < DEAD * 1e9:
                 raise CornerstoneError(_taken(folder, folder.join(name).read_text()))
             folder.join(name).remove()
-        thread = threading.Thread(target=beat, daemon=True, name="sign-of-life")
         thread.start()
         yield
-        stop.set()
-        thread.join()
     finally:
         stop.set()
+        if thread.is_alive():
+            thread.join()  # or it would write once more
         mine.remove()
 
 

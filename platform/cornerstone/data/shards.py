@@ -25,6 +25,9 @@ ROWS_PER_GROUP = (
     64  # a worker's share of a step touches one or two groups: small groups keep it from reading others' rows
 )
 ROWS_PER_SHARD = 8192
+KEPT_FILES = (
+    160  # open at a time: a pass shuffles 64 shards together, and a batch across an edge touches two such windows
+)
 
 
 class _Hashing:
@@ -237,6 +240,8 @@ class Reader:
 
     def _file(self, shard: int) -> pq.ParquetFile:
         if shard not in self._files:
+            while len(self._files) >= KEPT_FILES:
+                self._files.pop(next(iter(self._files))).close(force=True)
             described = self.data.manifest.shards[shard]
             source = self.data.location.join(described.file)
             file = pq.ParquetFile(source.open_input())

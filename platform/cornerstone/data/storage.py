@@ -50,8 +50,24 @@ class Location:
         return "://" not in self.uri or self.uri.startswith("file://")
 
     def join(self, *parts: str) -> Location:
-        """A place below this one."""
-        return Location("/".join([self.uri.rstrip("/"), *parts]))
+        """A place below this one; what follows a `?` (`endpoint_override=..`) stays behind the path."""
+        path, options = self._split()
+        return Location("/".join([path.rstrip("/"), *parts]) + options)
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self._split()[0].rstrip("/").rpartition("/")[2]
+
+    @property
+    def parent(self) -> Location:
+        """The place that this one lies in."""
+        path, options = self._split()
+        return Location(path.rstrip("/").rpartition("/")[0] + options)
+
+    def _split(self) -> tuple[str, str]:
+        path, mark, options = self.uri.partition("?") if "://" in self.uri else (self.uri, "", "")
+        return path, mark + options
 
     def resolve(self) -> tuple[fs.FileSystem, str]:
         """The file system and the path in it."""
@@ -68,6 +84,8 @@ class Location:
     def list(self) -> list[str]:
         """Names of the files and folders directly below."""
         filesystem, path = self.resolve()
+        if filesystem.get_file_info(path).type == fs.FileType.File:
+            raise CornerstoneError(f"{self} is a file; expected a folder.")
         return [info.base_name for info in filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))]
 
     def make(self) -> Location:
@@ -117,8 +135,13 @@ class Location:
         filesystem, path = self.resolve()
         filesystem.create_dir(os.path.dirname(path), recursive=True)
         if not self.is_local:
-            with filesystem.open_output_stream(path) as file:
-                yield file
+            try:
+                with filesystem.open_output_stream(path) as file:
+                    yield file
+            except BaseException:
+                with suppress(OSError):
+                    filesystem.delete_file(path)  # closing it has shown what there was of it
+                raise
             return
         part = f"{path}{PART}{os.getpid()}-{uuid.uuid4().hex[:8]}"
         try:

@@ -6,12 +6,11 @@ their first batch is ready when the last training batch has been used.
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -89,19 +88,30 @@ class Arrival:
         self.seconds = time.perf_counter() - self._begun
 
 
-def _steps(blocks: Iterator[pa.Table], share: int) -> Generator[pa.Table]:
-    """The rows of each step, from blocks that hold several; closes what gives the blocks when it is closed."""
-    with contextlib.closing(blocks) if isinstance(blocks, Generator) else contextlib.nullcontext():
-        for block in blocks:
-            for first in range(0, block.num_rows, share):
-                yield block.slice(first, share)
+class Blocks(Protocol):
+    """What gives a worker's blocks in order, and can be ended early."""
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        """The blocks."""
+        ...
+
+    def close(self) -> None:
+        """No more of them."""
+        ...
+
+
+def _steps(blocks: Blocks, share: int) -> Iterator[pa.Table]:
+    """The rows of each step, from blocks that hold several."""
+    for block in blocks:
+        for first in range(0, block.num_rows, share):
+            yield block.slice(first, share)
 
 
 class Stream:
     """A worker's batches, from the blocks of its units."""
 
-    def __init__(self, layout: Layout, blocks: Iterator[pa.Table], arrival: Arrival | None = None) -> None:
-        self.layout, self._arrival = layout, arrival
+    def __init__(self, layout: Layout, blocks: Blocks, arrival: Arrival | None = None) -> None:
+        self.layout, self._blocks, self._arrival = layout, blocks, arrival
         self._tables = _steps(blocks, layout.share)
 
     @property
@@ -111,7 +121,7 @@ class Stream:
 
     def close(self) -> None:
         """End it early, so that what makes it stops and frees its processors."""
-        self._tables.close()
+        self._blocks.close()
 
     @staticmethod
     def local(layout: Layout, worker: int, start: int) -> Stream:

@@ -76,10 +76,13 @@ def check(
     """The format's reader; CornerstoneError as in `import_pairs`, for all that can be known without looking at the rows."""
     if format not in FORMATS:
         raise CornerstoneError(f"Unknown format {format!r}{did_you_mean(format, FORMATS)}")
-    for name, formats in (("image", NAMES_ITS_IMAGE), ("class_names", ("imagefolder",))):
+    listed = tuple(name for name, made in FORMATS.items() if getattr(made, "func", None) is Listed)
+    for name, formats in (("image", NAMES_ITS_IMAGE), ("class_names", ("imagefolder",)), ("first", listed)):
         if getattr(options, name) and format not in formats:
             raise CornerstoneError(
                 f"--{name.replace('_', '-')} has no effect on {format}, only on {', '.join(formats)}."
             )
+    if Location.of(src) == Location.of(out):
+        raise CornerstoneError(f"--out {out} is the source itself: name another folder.")
     refuse_existing(Location.of(out))
     return FORMATS[format](Location.of(src), options)

@@ -13,14 +13,14 @@ import json
 import pickle
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from cornerstone.data.images import BadImage, probe
 from cornerstone.data.importers.fields import find, holds, spelled, texts, utf8
 from cornerstone.data.manifest import Kind, Manifest, Shard
-from cornerstone.data.output import Done, finish, finished, writing
+from cornerstone.data.output import Done, finish, finished, forget, writing
 from cornerstone.data.parallel import in_order
 from cornerstone.data.records import Caption, Document, Pair, Record, Role
 from cornerstone.data.shards import ROWS_PER_SHARD, write_shard
@@ -54,6 +54,8 @@ class ImportOptions:
     """Field with the class name."""
     class_names: str | None = None
     """A file with the names of classes that the label field gives by another one: a JSON object, or lines `n01440764 tench`."""
+    first: int | None = None
+    """Take the first entries of the list alone, before they are put in random order; None: all."""
     limit_rows: int | None = None
     """Take so many rows of the source's random order, bad ones counted; None: all."""
     seed: int = 0
@@ -71,7 +73,7 @@ class ImportOptions:
         for place in ("images", "class_names"):
             if (given := getattr(self, place)) is not None:
                 object.__setattr__(self, place, absolute(given))
-        for counted in ("limit_rows", "rows_per_shard", "workers"):
+        for counted in ("first", "limit_rows", "rows_per_shard", "workers"):
             given = getattr(self, counted)
             if given is not None and given < 1:
                 raise CornerstoneError(f"--{counted.replace('_', '-')} {given}: expected 1 or more.")
@@ -98,8 +100,8 @@ class Refused:
 class Plan:
     """What a format found: pieces of work in their final order, class names, and how rows came into that order.
 
-    `source` is what the pieces were planned from, as JSON has it (`stamps` of files, listed names): pieces that were
-    finished when it was another are made anew.
+    `source` is what the pieces were planned from, as JSON has it (listed names, `stamps` of a list), `sources` what each
+    piece alone is read from: a piece that was finished when either was another is made anew.
     """
 
     tasks: list[Any]
@@ -107,6 +109,7 @@ class Plan:
     source: Any
     classes: tuple[str, ...] = ()
     refused: tuple[Refused, ...] = ()
+    sources: Sequence[Any] = ()
 
 
 class Format(Protocol):
@@ -235,10 +238,11 @@ def run_import(
     with writing(out):
         total = _gather(plan, _in_parallel(format_name, source, src, plan, out), out.join(QUARANTINE), progress)
         if not total.shards:
+            forget(out)  # what was missing may be there the next time
             raise CornerstoneError(_why_empty(src, out, total.reasons))
         manifest = Manifest(
             kind=source.kind,
-            name=options.name or out.uri.rstrip("/").rpartition("/")[2],
+            name=options.name or out.name,
             shards=total.ordered(),
             classes=plan.classes,
             prompts=(PROMPT,) if plan.classes else (),
@@ -300,20 +304,22 @@ def _in_parallel(format_name: str, source: Format, src: Location, plan: Plan, ou
     import ray.data
 
     # With these a piece of work is what it was: they decide its records, its place and the names of its shards.
-    settings = digest([format_name, str(src), _recorded(source.options), plan.order, plan.classes, plan.source])
-    items = [{"number": i, "task": pickle.dumps(task)} for i, task in enumerate(plan.tasks)]
-    work = functools.partial(_work, source=source, out=out, tasks=len(items), classes=plan.classes, settings=settings)
+    shared = [format_name, str(src), _recorded(source.options), plan.order, plan.classes, plan.source]
+    settings = [digest([*shared, own]) for own in plan.sources or [()] * len(plan.tasks)]
+    items = [
+        {"number": i, "task": pickle.dumps(task), "settings": of_task}
+        for i, (task, of_task) in enumerate(zip(plan.tasks, settings, strict=True))
+    ]
+    work = functools.partial(_work, source=source, out=out, tasks=len(items), classes=plan.classes)
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(work, concurrency=source.options.workers)
     failed = f"The import stopped, {out} is unfinished (mend it, and the same command goes on after what is finished):"
     for row in in_order(dataset, failed):
         yield pickle.loads(row["outcome"])
 
 
-def _work(
-    row: dict[str, Any], source: Format, out: Location, tasks: int, classes: tuple[str, ...], settings: str
-) -> dict[str, bytes]:
+def _work(row: dict[str, Any], source: Format, out: Location, tasks: int, classes: tuple[str, ...]) -> dict[str, bytes]:
     """Write the shards of one piece of work. Part p of task t is shard p × tasks + t: unique, whatever the parts."""
-    number = int(row["number"])
+    number, settings = int(row["number"]), str(row["settings"])
     piece = f"piece-{number:05d}"
     if (done := finished(out, piece, settings)) is not None:
         return {"outcome": pickle.dumps(_Outcome.of(done))}

@@ -39,10 +39,14 @@ class CcTsv(PairsJsonl):
             raise CornerstoneError(f"No list at {src}: expected a file that ends with {', '.join(ENDINGS)}.")
         first = _first_lines(src)
         self.delimiter = "\t" if "\t" in first[0] else ","
+        self.quoted = self.delimiter == ","
         rows = [self._cells(first[0])]
         self.asked = {name for name in (options.image, options.label, *options.raw, *options.long) if name}
         self.header = self._columns(rows)
         self.has_header = any(self._is_name(cell) for cell in rows[0])
+        self.quoted = (
+            self.quoted or self.has_header
+        )  # without a header, as in CC3M, quotes between tabs are the caption's
         known = {name.lower(): name for name in self.header}
         image = options.image or next((known[name] for name in IMAGE_COLUMNS if name in known), "")
         if image not in self.header:
@@ -86,7 +90,7 @@ class CcTsv(PairsJsonl):
     def records(self, stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
         """Rows, which may span lines inside quotes; not the header."""
         start = 0
-        for number, record in enumerate(stream if self.delimiter == "\t" else _quoted(stream, self._fits)):
+        for number, record in enumerate(_quoted(stream, self._fits) if self.quoted else stream):
             if number or not self.has_header:
                 yield start, record
             start += len(record)
@@ -101,15 +105,19 @@ class CcTsv(PairsJsonl):
             return f"no row: {len(cells)} cells, the list has {len(self.header)} columns"
         return dict(zip(self.header, cells, strict=True))
 
-    def _cells(self, record: str, strict: bool = False) -> list[str]:
-        lines = io.StringIO(record, newline="")
-        return next(csv.reader(lines, delimiter=self.delimiter, strict=strict, **_quoting(self.delimiter)))
+    def _cells(self, record: str) -> list[str]:
+        return next(self._rows(record))
+
+    def _rows(self, record: str, strict: bool = False) -> Iterator[list[str]]:
+        quoting = csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE
+        return csv.reader(io.StringIO(record, newline=""), delimiter=self.delimiter, strict=strict, quoting=quoting)
 
     def _fits(self, record: bytes) -> bool:
         try:
-            return len(self._cells(_decoded(record), strict=True)) == len(self.header)
-        except (csv.Error, StopIteration):
+            rows = list(self._rows(_decoded(record), strict=True))
+        except csv.Error:
             return False
+        return len(rows) == 1 and len(rows[0]) == len(self.header)
 
     def fetch(self, folder: ImageFolder, image: str) -> bytes:
         """The image by path, or under a name that downloads of its address go by."""
@@ -155,10 +163,10 @@ def _quoted(lines: Iterable[bytes], fits: Callable[[bytes], bool]) -> Iterator[b
         if line is not None:
             held.append(line)
             quotes, size = quotes + line.count(b'"'), size + len(line)
+        if quotes % 2 and line is not None and size <= _LARGEST_RECORD:
+            continue
         record = b"".join(held)
         whole = quotes % 2 == 0 and (len(held) == 1 or fits(record))
-        if not whole and quotes % 2 and line is not None and size <= _LARGEST_RECORD:
-            continue
         yield record if whole else held[0]
         again += reversed(() if whole else held[1:])
         held, quotes, size = [], 0, 0
@@ -176,8 +184,3 @@ def _decoded(line: bytes) -> str:
     """Text without NUL, which `csv` would take for the end, and without a carriage return inside; wrong bytes are replaced."""
     text = line.decode("utf-8-sig", "replace").replace("\0", "")
     return text.replace("\r\n", "\n").replace("\r", " ")
-
-
-def _quoting(delimiter: str) -> dict[str, Any]:
-    """Tabs stand in no caption, and quotes in a list of tabs are quotes of the caption."""
-    return {"quoting": csv.QUOTE_NONE} if delimiter == "\t" else {}

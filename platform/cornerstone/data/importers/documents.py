@@ -8,11 +8,12 @@ enough, and on which side of its text each one stands, is drawn when documents a
 from __future__ import annotations
 
 import gzip
-import io
+import itertools
 import json
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -21,7 +22,7 @@ import pyarrow.parquet as pq
 from cornerstone.data.images import BadImage
 from cornerstone.data.importers.core import ImportOptions, Plan, Refused, Sample, meets
 from cornerstone.data.importers.fields import conditions, utf8
-from cornerstone.data.importers.files import Task, find_files, plan_files, read_files
+from cornerstone.data.importers.files import Task, find_files, plan_files, read_files, reading
 from cornerstone.data.importers.folder import ImageFolder, candidates
 from cornerstone.data.importers.pairs_jsonl import parse
 from cornerstone.data.manifest import Kind
@@ -35,6 +36,15 @@ _BROKEN = (OSError, EOFError, zlib.error, zipfile.BadZipFile, pa.ArrowInvalid)
 Load = Callable[[str | None, str | None, dict[str, Any]], Segment | Refused]
 """An image's segment by its name or address, with what its `extra` keeps."""
 Row = dict[str, Any]
+END_OF_DOCUMENT = "END_OF_DOCUMENT_TOKEN_TO_BE_REPLACED"
+
+
+@dataclass(frozen=True)
+class Break:
+    """What follows belongs to another document."""
+
+
+Part = Segment | Refused | Break
 
 
 class Documents:
@@ -46,14 +56,14 @@ class Documents:
         self,
         src: Location,
         options: ImportOptions,
-        assemble: Callable[[Row, Load], Iterator[Segment | Refused]],
+        assemble: Callable[[Row, Load], Iterator[Part]],
         taken: tuple[str, ...],
     ) -> None:
         if options.raw or options.long or options.label:
             raise CornerstoneError("--raw, --long and --label name texts of pairs; a document keeps all of its texts.")
         self.options, self.assemble, self.taken = options, assemble, taken
         self.files = find_files(src, ENDINGS, "file of documents")
-        self.images = Location.of(options.images) if options.images else Location(_folder(self.files[0]))
+        self.images = Location.of(options.images) if options.images else self.files[0].parent
         if not self.images.exists():
             raise CornerstoneError(
                 f"No image folder at {self.images}. Name the one that the records speak of: --images."
@@ -84,23 +94,29 @@ class Documents:
         def load(name: str | None, address: str | None, extra: dict[str, Any]) -> Segment | Refused:
             return _image(folder, key, name, address, extra)
 
-        segments: list[Segment] = []
-        for part in self.assemble(row, load):
+        segments, part_of = list[Segment](), 0
+        for part in itertools.chain(self.assemble(row, load), [Break()]):
             if isinstance(part, Refused):
                 yield part
-            else:
+            elif isinstance(part, Segment):
                 segments.append(part)
+            elif segments:
+                yield self._finished(f"{key}.{part_of}" if part_of else key, row, segments)
+                segments, part_of = [], part_of + 1
+        if not part_of:
+            yield self._finished(key, row, segments)
+
+    def _finished(self, key: str, row: Row, segments: list[Segment]) -> Document | Refused:
         if not any(segment.image is not None for segment in segments):
-            yield Refused(key, "no image: none of the document's images could be read")
-        elif not any(segment.text is not None for segment in segments):
-            yield Refused(key, "no text: every text of the document is empty")
-        else:
-            kept_elsewhere = (*self.taken, "similarity_matrix", "metadata")
-            rest = {name: value for name, value in row.items() if name not in kept_elsewhere}
-            yield Document(key, tuple(segments), json.dumps(rest, default=str) if rest else None)
+            return Refused(key, "no image: none of the document's images could be read")
+        if not any(segment.text is not None for segment in segments):
+            return Refused(key, "no text: every text of the document is empty")
+        kept_elsewhere = (*self.taken, "similarity_matrix", "metadata")
+        rest = {name: value for name, value in row.items() if name not in kept_elsewhere}
+        return Document(key, tuple(segments), json.dumps(rest, default=str) if rest else None)
 
 
-def mmc4(row: Row, load: Load) -> Iterator[Segment | Refused]:
+def mmc4(row: Row, load: Load) -> Iterator[Part]:
     """MMC4: every text of `text_list` in order, each image of `image_info` directly before its matched sentence."""
     texts, images = row["text_list"], [info for info in row["image_info"] if isinstance(info, dict)]
     at: dict[int, list[Row]] = {}
@@ -118,8 +134,11 @@ def mmc4(row: Row, load: Load) -> Iterator[Segment | Refused]:
         yield from _text(text)
 
 
-def obelics(row: Row, load: Load) -> Iterator[Segment | Refused]:
-    """OBELICS: parallel lists `texts` and `images`, one of the two null at each place; `metadata` follows the images."""
+def obelics(row: Row, load: Load) -> Iterator[Part]:
+    """OBELICS: parallel lists `texts` and `images`, one of the two null at each place; `metadata` follows the images.
+
+    A marker in a text stands where its authors found that another document begins.
+    """
     metadata = row.get("metadata")
     if isinstance(metadata, str):  # as Parquet holds it
         parsed = parse(b'{"list": ' + metadata.encode() + b"}")
@@ -129,8 +148,12 @@ def obelics(row: Row, load: Load) -> Iterator[Segment | Refused]:
             described = metadata[place] if isinstance(metadata, list) and place < len(metadata) else None
             name = None if "://" in str(image) else str(image)
             yield load(name, str(image), {"name": image, **(described if isinstance(described, dict) else {})})
-        else:
-            yield from _text(text)
+        elif isinstance(text, str):
+            first, *others = text.split(END_OF_DOCUMENT)
+            yield from _text(first)
+            for other in others:
+                yield Break()
+                yield from _text(other)
 
 
 def _text(text: Any) -> Iterator[Segment]:
@@ -143,10 +166,10 @@ def _image(
 ) -> Segment | Refused:
     """The image under its name, the last part of its name or address, or the address's MD5 or SHA-1."""
     label = f"{key}#{extra.get('name')}"
-    names = candidates(name, address)
-    if not names:
-        return Refused(label, f"no place: matched_text_index {extra.get('matched_text_index')!r} is no text's")
     try:
+        names = candidates(name, address)
+        if not names:
+            return Refused(label, f"no place: matched_text_index {extra.get('matched_text_index')!r} is no text's")
         return Segment(image=folder.read_image(names), extra=json.dumps(extra, default=str))
     except (OSError, ValueError, BadImage) as error:
         return Refused(label, str(error))
@@ -154,7 +177,7 @@ def _image(
 
 def _rows(file: Location) -> Iterator[tuple[str, Row] | Refused]:
     """The records of a file by key; a damaged file gives what lies before the damage, then why it ends there."""
-    name = file.uri.rpartition("/")[2]
+    name = file.name
     stem, count = name.partition(".")[0], 0
     try:
         for count, row in enumerate(_records(file), 1):
@@ -164,7 +187,7 @@ def _rows(file: Location) -> Iterator[tuple[str, Row] | Refused]:
 
 
 def _records(file: Location) -> Iterator[Row | str]:
-    with file.open_input() as stream:
+    with reading(file) as stream:
         if file.uri.endswith(".parquet"):
             for batch in pq.ParquetFile(stream).iter_batches(batch_size=64):
                 yield from batch.to_pylist()
@@ -175,15 +198,11 @@ def _records(file: Location) -> Iterator[Row | str]:
                         with archive.open(member) as lines:
                             yield from _parsed(lines)
         elif file.uri.endswith(".gz"):
-            with gzip.open(io.BufferedReader(stream)) as lines:
+            with gzip.open(stream) as lines:
                 yield from _parsed(lines)
         else:
-            yield from _parsed(io.BufferedReader(stream, 1 << 20))
+            yield from _parsed(stream)
 
 
 def _parsed(lines: Any) -> Iterator[Row | str]:
     return (parse(line) for line in lines if line.strip())
-
-
-def _folder(file: Location) -> str:
-    return file.uri.rpartition("/")[0]

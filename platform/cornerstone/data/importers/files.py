@@ -6,10 +6,12 @@ Files come in seeded order; inside a file, records leave a shuffle window of 1,0
 from __future__ import annotations
 
 import fnmatch
+import io
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from cornerstone.data import draws
 from cornerstone.data.importers.core import ImportOptions, Plan
@@ -30,9 +32,9 @@ def find_files(src: Location, endings: Sequence[str], what: str) -> list[Locatio
     """
     found: list[Location] = []
     for location in map(Location, braces(src.uri)):
-        folder, _, last = location.uri.rpartition("/")
+        last = location.name
         if any(sign in last for sign in "*?["):
-            found += [Location(folder).join(name) for name in Location(folder).list() if fnmatch.fnmatch(name, last)]
+            found += [location.parent.join(name) for name in location.parent.list() if fnmatch.fnmatch(name, last)]
         elif not location.exists():
             if last.endswith(tuple(endings)):
                 raise CornerstoneError(f"No {what} at {location}.")
@@ -43,7 +45,7 @@ def find_files(src: Location, endings: Sequence[str], what: str) -> list[Locatio
             found.append(location)
         else:
             found += [location.join(name) for name in location.list()]
-    found = [file for file in found if file.uri.endswith(tuple(endings))]
+    found = [file for file in found if file.name.endswith(tuple(endings))]
     if not found:
         raise CornerstoneError(f"No {what} in {src}: expected files that end with {', '.join(endings)}.")
     return sorted(set(found), key=lambda file: file.uri)
@@ -51,16 +53,61 @@ def find_files(src: Location, endings: Sequence[str], what: str) -> list[Locatio
 
 def plan_files(files: Sequence[Location], options: ImportOptions, what: str) -> Plan:
     """One piece of work a file; a single one where rows are limited, which reads no more files than it needs."""
-    order = draws.permutation(len(files), options.seed, "import-order")
-    dealt = [(int(i), files[i]) for i in order]
+    drawn = draws.permutation(len(files), options.seed, "import-order")
+    dealt = [(int(i), files[i]) for i in drawn]
     tasks = [[file] for file in dealt] if options.limit_rows is None else [dealt]
-    return Plan(tasks, {what: "permuted", "window": WINDOW, "seed": options.seed}, source=stamps(list(files)))
+    order = {what: "permuted", "window": WINDOW, "seed": options.seed}
+    sources = [stamps([file for _, file in task]) for task in tasks]
+    return Plan(tasks, order, source=[file.uri for file in files], sources=sources)
 
 
 def read_files(task: Task, records: Callable[[Location], Iterator[T]], options: ImportOptions) -> Iterator[T]:
     """The records of a piece of work's files, at most `limit_rows`, through the window."""
     found = (record for _, file in task for record in records(file))
     return shuffled(islice(found, options.limit_rows), options.seed, task[0][0])
+
+
+@contextmanager
+def reading(file: Location) -> Iterator[io.BufferedReader]:
+    """The file as a stream. What the storage cannot give raises CornerstoneError, so that nobody takes it for damage of the
+    file: the import stops, and goes on from there when the storage answers again.
+    """
+    with _told(file):
+        source = file.open_input()
+    with source, io.BufferedReader(_Source(file, source), 1 << 20) as stream:
+        yield stream
+
+
+@contextmanager
+def _told(file: Location) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CornerstoneError(f"Cannot read {file}: {error}") from error
+
+
+class _Source(io.RawIOBase):
+    def __init__(self, file: Location, source: Any) -> None:
+        self._file, self._source = file, source
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with _told(self._file):
+            found = self._source.read(len(buffer))
+        buffer[: len(found)] = found
+        return len(found)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        with _told(self._file):
+            return int(self._source.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._source.tell())
 
 
 def braces(pattern: str) -> list[str]:

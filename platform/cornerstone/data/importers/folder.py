@@ -13,6 +13,7 @@ from pyarrow import fs
 from cornerstone.data.images import BadImage, probe
 from cornerstone.data.importers.core import MAX_BYTES
 from cornerstone.data.storage import Location
+from cornerstone.errors import CornerstoneError
 
 
 class ImageFolder:
@@ -38,6 +39,10 @@ class ImageFolder:
             with self.filesystem.open_input_file(path) as file:
                 return bytes(file.read())
         except OSError as error:
+            if (
+                not self.local
+            ):  # a storage that does not answer says nothing of the file: the import stops, and goes on later
+                raise CornerstoneError(f"Cannot read {path}: {error}") from error
             raise OSError(f"not readable: {error}") from error
 
     def read_image(self, names: Iterable[str]) -> bytes:
@@ -63,11 +68,15 @@ class ImageFolder:
 
 
 def candidates(name: str | None, address: str | None) -> list[str]:
-    """Names that downloads of an image go by: its name, the last part of its name or address, the address's hashes."""
-    names = [name, name.rpartition("/")[2]] if name else []
+    """Names that downloads of an image go by, surest first: its name, its address's hashes, the last part of either, under
+    which files of several addresses may lie.
+    """
+    names = [name] if name else []
     if address and "://" in address:
         last = unquote(urlsplit(address).path).rpartition("/")[2]
         kinds = ("md5", "sha1", "sha256")
         hashes = [hashlib.new(kind, address.encode(), usedforsecurity=False).hexdigest() for kind in kinds]
-        names += [last, *(f"{digest}{ending}" for digest in hashes for ending in (".jpg", ""))]
+        names += [*(f"{digest}{ending}" for digest in hashes for ending in (".jpg", "")), last]
+    if name:
+        names.append(name.rpartition("/")[2])
     return [found for found in dict.fromkeys(names) if found]

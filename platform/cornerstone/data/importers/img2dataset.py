@@ -32,13 +32,13 @@ def img2dataset(src: Location, options: ImportOptions) -> Format:
     if not src.exists():
         raise CornerstoneError(f"Nothing at {src}: expected the output folder of img2dataset.")
     if src.uri.endswith(ENDING):
-        return ParquetRows(src, options)
+        return ParquetRows(src, options, downloaded=True)
     names = sorted(src.list())
     if any(name.endswith(ENDINGS) for name in names):
         return Tars(src, options)
     tables = [name for name in names if name.endswith(ENDING)]
     if tables and image_column(_schema(src.join(tables[0]))):
-        return ParquetRows(src, options)
+        return ParquetRows(src, options, downloaded=True)
     folders = [name for name in names if name.isdecimal()]
     if folders:
         return Folders(src, options, folders)
@@ -101,7 +101,7 @@ class Folders:
         for name in sorted(folder.list()):
             stem, _, ending = name.partition(".")
             parts.setdefault(stem, []).append(ending.lower())
-        place, number = ImageFolder(folder), folder.uri.rpartition("/")[2]
+        place, number = ImageFolder(folder), folder.name
         for stem, endings in parts.items():
             key = f"{number}/{stem}"
             image = next((ending for ending in endings if ending in IMAGES), None)

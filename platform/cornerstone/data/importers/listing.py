@@ -8,6 +8,7 @@ permutation of the list. An image that is listed twice gives two rows, the secon
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 from collections import Counter
@@ -22,6 +23,7 @@ from cornerstone.data.importers.core import MAX_BYTES, ImportOptions, Plan, Refu
 from cornerstone.data.importers.fields import conditions, find, names, spelled
 from cornerstone.data.importers.folder import ImageFolder
 from cornerstone.data.manifest import Kind
+from cornerstone.data.output import stamps
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError, did_you_mean
 
@@ -61,6 +63,7 @@ class Listed:
     def plan(self) -> Plan:
         """Read the list, keep what meets the conditions, and deal it out."""
         listing = self.read_list(self.src)
+        listing = replace(listing, entries=listing.entries[: self.options.first])
         if self.options.class_names:
             _rename(listing.entries, str(self.options.label), Location.of(self.options.class_names))
         self.images = self.images or listing.images
@@ -71,11 +74,13 @@ class Listed:
         options = self.options
         order = draws.permutation(len(entries), options.seed, "import-order")[: options.limit_rows].tolist()
         step = options.rows_per_shard
-        labels = {spelled(found) for _, _, row in entries if options.label and (found := find(row, options.label))}
+        labels = {
+            spelled(found) for _, _, row in entries if options.label and (found := find(row, options.label)) is not None
+        }
         return Plan(
             tasks=[[entries[i] for i in order[start : start + step]] for start in range(0, len(order), step)],
             order={"rows": "permuted", "seed": options.seed},
-            source=json.dumps(entries, default=str),
+            source=[hashlib.sha256(json.dumps(entries, default=str).encode()).hexdigest(), stamps([self.images])],
             classes=tuple(sorted(labels)),
         )
 
@@ -110,7 +115,17 @@ class Listed:
 def _rename(entries: list[Entry], label: str, names: Location) -> None:
     """Classes by their names instead of what stands in the label field."""
     text = _text(names)
-    found = _parsed(names, text) if text.lstrip().startswith("{") else dict(_named(line) for line in text.splitlines())
+    found = (
+        _parsed(names, text)
+        if text.lstrip().startswith("{")
+        else dict(_named(line) for line in _lines(text) if line.strip())
+    )
+    known: dict[str, str] = {}
+    for given, name in found.items():
+        if (other := known.setdefault(str(name), given)) != given:
+            raise CornerstoneError(
+                f"{names} calls {other!r} and {given!r} both {name!r}: give each class a name of its own."
+            )
     for _, row in entries:
         given = spelled(find(row, label))
         if given not in found:
@@ -119,9 +134,9 @@ def _rename(entries: list[Entry], label: str, names: Location) -> None:
 
 
 def _named(line: str) -> tuple[str, str]:
-    """`n01440764 tench, Tinca tinca` as the class and the first of its names."""
+    """`n01440764 tench, Tinca tinca` as the class and its names."""
     first, _, rest = line.strip().partition(" ")
-    return first, rest.partition(",")[0].strip()
+    return first, rest.strip()
 
 
 def _with_keys(entries: list[Entry]) -> list[tuple[str, str, dict[str, Any]]]:
@@ -172,7 +187,7 @@ def flickr30k(src: Location) -> Listing:
         ]
         return Listing(_parent(src), entries)
     captions: dict[str, list[str]] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(_lines(text), 1):
         name, tab, caption = line.partition("\t")
         if line.strip() and not tab:
             raise CornerstoneError(f"{src}, line {number}: expected `name.jpg#0⇥caption`, found {line[:60]!r}.")
@@ -203,7 +218,7 @@ def iiw(src: Location) -> Listing:
     """IIW: JSON lines with the text in `IIW`; the image in `image/key` or `image`, with or without its `.jpg`."""
     place = src if src.uri.endswith(".jsonl") else src.join("data.jsonl")
     entries = []
-    for number, line in enumerate(_text(place).splitlines(), 1):
+    for number, line in enumerate(_lines(_text(place)), 1):
         if not line.strip():
             continue
         row = _parsed(f"{place}, line {number}", line)
@@ -251,7 +266,7 @@ def imagefolder(src: Location) -> Listing:
 
 
 def _parent(src: Location) -> Location:
-    return Location(src.uri.rpartition("/")[0])
+    return src.parent
 
 
 def _text(place: Location) -> str:
@@ -261,6 +276,11 @@ def _text(place: Location) -> str:
         return place.read_bytes().decode("utf-8-sig", "replace")
     except OSError as error:
         raise CornerstoneError(f"Cannot read {place}: {error}") from error
+
+
+def _lines(text: str) -> list[str]:
+    """Lines as the formats have them: Unicode's other line ends stand inside texts."""
+    return [line.removesuffix("\r") for line in text.split("\n")]
 
 
 def _parsed(place: object, text: str) -> Any:

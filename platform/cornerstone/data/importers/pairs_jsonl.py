@@ -42,7 +42,7 @@ class PairsJsonl:
             raise CornerstoneError("Say which fields hold texts: --raw FIELD.. or --long FIELD.. (or --label FIELD).")
         self.options, self.list = options, self.find_list(src)
         self.image = options.image or self.image
-        parent = Location(self.list.uri.rpartition("/")[0])
+        parent = self.list.parent
         self.images = parent if options.images is None else Location.of(options.images)
         if not self.images.exists():
             raise CornerstoneError(
@@ -63,7 +63,7 @@ class PairsJsonl:
         return Plan(
             tasks=[places[start : start + step] for start in range(0, len(places), step)],
             order={"rows": "permuted", "seed": self.options.seed},
-            source=stamps([self.list]),
+            source=stamps([self.list, self.images]),
             classes=tuple(sorted(scan.labels)),
             refused=tuple(scan.refused),
         )
@@ -179,4 +179,4 @@ def _list_file(src: Location) -> Location:
 
 
 def _name(location: Location) -> str:
-    return location.uri.rpartition("/")[2]
+    return location.name

@@ -5,6 +5,7 @@ A damaged file gives what lies before the damage.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 
 from cornerstone.data.importers.core import ImportOptions, Plan, Refused, Sample, meets
 from cornerstone.data.importers.fields import conditions
-from cornerstone.data.importers.files import Task, find_files, plan_files, read_files
+from cornerstone.data.importers.files import Task, find_files, plan_files, read_files, reading
 from cornerstone.data.importers.folder import ImageFolder
 from cornerstone.data.manifest import Kind
 from cornerstone.data.storage import Location
@@ -23,6 +24,8 @@ IMAGE_NAMES = ("image", "jpg", "jpeg", "png", "webp")
 TEXT_NAMES = ("caption", "text", "txt", "TEXT")
 KEY_NAMES = ("key", "__key__", "id", "image_id")
 ENDING = ".parquet"
+SPLIT = "split"
+"""A field that a file's name gives, where the table has none of this name."""
 
 
 class ParquetRows:
@@ -30,7 +33,8 @@ class ParquetRows:
 
     kind: Kind = "pairs"
 
-    def __init__(self, src: Location, options: ImportOptions) -> None:
+    def __init__(self, src: Location, options: ImportOptions, downloaded: bool = False) -> None:
+        """`downloaded`: the tables are img2dataset's, whose `status` says which rows have an image."""
         if options.label is not None:
             raise CornerstoneError("--label needs all class names before the first row: import a list (pairs-jsonl).")
         self.files = find_files(src, (ENDING,), "Parquet file")
@@ -51,11 +55,26 @@ class ParquetRows:
             if text is None:
                 raise CornerstoneError(f"Say which of {', '.join(columns)} hold texts: --raw FIELD.. or --long FIELD..")
             options = replace(options, raw=(text,))
-        self.options, self.where = options, conditions(options.where)
+        self.options, self.where, self.downloaded = options, conditions(options.where), downloaded
+        self._choose_split(src)
+        columns.append(SPLIT)
         for field in (*options.raw, *options.long, *(field for field, _ in self.where)):
             if field.partition(".")[0] not in columns and field not in columns:
                 raise CornerstoneError(f"{self.files[0]} has no column {field!r}{did_you_mean(field, columns)}")
         self.images = Location.of(options.images) if options.images else None
+
+    def _choose_split(self, src: Location) -> None:
+        """Keep the files of the split that is asked for; CornerstoneError where there are several and none is."""
+        splits = sorted({split for file in self.files if (split := split_of(file))})
+        wanted = [value for field, value in self.where if field == SPLIT]
+        if len(splits) > 1 and not wanted:
+            raise CornerstoneError(
+                f"{src} holds the splits {', '.join(splits)}: choose one, --where {SPLIT}={splits[-1]}."
+            )
+        if splits and wanted:
+            self.files = [file for file in self.files if split_of(file) in (wanted[0], "")]
+            if not self.files:
+                raise CornerstoneError(f"{src} has no split {wanted[0]!r}{did_you_mean(wanted[0], splits)}")
 
     def plan(self) -> Plan:
         """One piece of work a file; a single one where rows are limited."""
@@ -69,25 +88,29 @@ class ParquetRows:
         return (r for r in self._records(file) if isinstance(r, Refused) or meets(r.fields, self.where))
 
     def _records(self, file: Location) -> Iterator[Sample | Refused]:
-        name = file.uri.rpartition("/")[2]
+        name = file.name
         stem, count = name.removesuffix(ENDING), 0
         folder = ImageFolder(self.images) if self.images else None
         try:
-            with file.open_input() as stream:
+            with reading(file) as stream:
                 for batch in pq.ParquetFile(stream).iter_batches(batch_size=64):
                     for row in range(batch.num_rows):
-                        yield self._record(f"{stem}/{count}", batch, row, folder)
+                        yield self._record(f"{stem}/{count}", batch, row, folder, split_of(file))
                         count += 1
         except (OSError, pa.ArrowException) as error:
             yield Refused(name, f"damaged file: the rest is lost after {count} rows ({error})")
 
-    def _record(self, place: str, batch: pa.RecordBatch, row: int, folder: ImageFolder | None) -> Sample | Refused:
+    def _record(
+        self, place: str, batch: pa.RecordBatch, row: int, folder: ImageFolder | None, split: str
+    ) -> Sample | Refused:
         try:
             fields = {name: batch[name][row].as_py() for name in batch.schema.names}
         except UnicodeDecodeError as error:
             return Refused(place, f"not UTF-8: {error.reason}")
         key = next((f"{place}#{fields[name]}" for name in KEY_NAMES if fields.get(name) is not None), place)
-        if str(fields.get("status", "success")) != "success":
+        if split:
+            fields.setdefault(SPLIT, split)
+        if self.downloaded and str(fields.get("status", "success")) != "success":
             return Refused(key, f"not downloaded: {fields.get('error_message') or fields['status']}")
         image = fields.pop(self.image)
         data, path = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (image, None)
@@ -102,6 +125,12 @@ class ParquetRows:
             return Sample(key, folder.read(path), others)
         except (OSError, ValueError) as reason:
             return Refused(key, str(reason))
+
+
+def split_of(file: Location) -> str:
+    """`train` of `train-00000-of-00042.parquet`, as Hugging Face names files; nothing for other names."""
+    found = re.fullmatch(r"(.+)-\d{5}-of-\d{5}.*", file.name)
+    return found.group(1) if found else ""
 
 
 def image_column(schema: pa.Schema) -> str:

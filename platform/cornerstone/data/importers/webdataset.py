@@ -5,7 +5,6 @@ Fields are the parts' endings (`txt`, `long.txt`) and the names inside the JSON 
 
 from __future__ import annotations
 
-import io
 import json
 import tarfile
 import zlib
@@ -17,7 +16,7 @@ from typing import Any, Self
 
 from cornerstone.data.importers.core import MAX_BYTES, ImportOptions, Plan, Refused, Sample, meets
 from cornerstone.data.importers.fields import conditions, find, names
-from cornerstone.data.importers.files import Task, find_files, plan_files, read_files
+from cornerstone.data.importers.files import Task, find_files, plan_files, read_files, reading
 from cornerstone.data.manifest import Kind
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError, did_you_mean
@@ -89,13 +88,13 @@ class _Header(tarfile.TarInfo):
 
 def read_tar(tar: Location, parts: tuple[str, ...]) -> Iterator[Sample | Refused]:
     """The samples of one tar in its order. A damaged tar gives what lies before the damage, then why it ends there."""
-    name = tar.uri.rpartition("/")[2]
+    name = tar.name
     stem = name.partition(".")[0]
     key, sample, complete = "", dict[str, Any](), 0
     try:
         with (
-            tar.open_input() as stream,
-            tarfile.open(fileobj=io.BufferedReader(stream, 1 << 20), mode="r|*", tarinfo=_Header) as members,
+            reading(tar) as stream,
+            tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header) as members,
         ):
             for member in members:
                 refusal = _refusal(member)
