@@ -109,8 +109,8 @@ class CcTsv(PairsJsonl):
         return next(self._rows(record))
 
     def _rows(self, record: str, strict: bool = False) -> Iterator[list[str]]:
-        quoting = csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE
-        return csv.reader(io.StringIO(record, newline=""), delimiter=self.delimiter, strict=strict, quoting=quoting)
+        how: dict[str, Any] = {"strict": strict, "quoting": csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE}
+        return csv.reader(io.StringIO(record, newline=""), delimiter=self.delimiter, **how)
 
     def _fits(self, record: bytes) -> bool:
         try:

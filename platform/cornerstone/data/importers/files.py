@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from cornerstone.data import draws
 from cornerstone.data.importers.core import ImportOptions, Plan
@@ -68,7 +68,7 @@ def read_files(task: Task, records: Callable[[Location], Iterator[T]], options: 
 
 
 @contextmanager
-def reading(file: Location) -> Iterator[io.BufferedReader]:
+def reading(file: Location) -> Iterator[IO[bytes]]:
     """The file as a stream. What the storage cannot give raises CornerstoneError, so that nobody takes it for damage of the
     file: the import stops, and goes on from there when the storage answers again.
     """
