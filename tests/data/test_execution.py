@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from cornerstone.data import execution
 from cornerstone.data.batches import training_batch
-from cornerstone.data.execution import NAMES, _Actor, _ahead, _read, execution_options, ray_datasets, ray_stream
+from cornerstone.data.execution import NAMES, _Actor, _Ahead, _read, execution_options, ray_datasets, ray_stream
 from cornerstone.data.images import Transform
 from cornerstone.data.layout import LARGEST_UNIT, UNIT_BYTES, EvaluationSource, Layout, StreamSpec
 from cornerstone.data.mixture import Mixture
@@ -99,24 +100,38 @@ def test_the_next_block_is_fetched_while_one_is_used():
             given.release()
             yield n
 
-    first, fetched = _ahead(rows())
+    fetched = _Ahead(rows())
     assert given.acquire(timeout=10)
-    assert first.result() == 0
+    assert fetched.first.result() == 0
     assert next(fetched) == 0
     assert given.acquire(timeout=10)  # the second one, which nobody has asked for
     assert asked == [0, 1]
     assert list(fetched) == [1, 2]
 
 
-def test_a_stream_that_is_closed_frees_its_processors(ray_cluster, spec):
-    """The second one needs them."""
+def test_the_executor_does_not_look_without_a_pause(spec, monkeypatch):
+    clock, slept = [100.0], []
+    monkeypatch.setattr(execution.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(execution.time, "sleep", slept.append)
+    unhurried = execution._Unhurried()
+    for later in (0.0, 0.005, 0.5):
+        clock[0] += later
+        unhurried.on_execution_step(None)
+    assert slept == [0.0, pytest.approx(execution.LOOK_EVERY - 0.005), 0.0]
+    (build,) = ray_datasets(Layout(spec, 1), lambda: 0, actors=1, cpus_per_actor=0.25).values()
+    assert build().context.custom_execution_callback_classes == [execution._Unhurried]
+
+
+@pytest.mark.parametrize("used", [True, False], ids=["after a batch", "before its first one"])
+def test_a_stream_that_is_closed_frees_its_processors(ray_cluster, spec, used):
+    """The next one needs them."""
     layout = Layout(replace(spec, steps=100_000, evaluations=()), 1)
 
     def first_batch() -> list[int]:
         datasets = ray_datasets(layout, lambda: 0, actors=2, cpus_per_actor=0.9)
         shards = {name: build().streaming_split(1, equal=True)[0] for name, build in datasets.items()}
         stream = ray_stream(layout, 0, shards.__getitem__)
-        rows = stream.training(0).row.tolist()
+        rows = stream.training(0).row.tolist() if used else spec.plan.batch(0)[0].tolist()
         stream.close()
         return rows
 

@@ -107,6 +107,14 @@ def test_signs_of_life_where_there_are_no_locks(no_locks, tmp_path, monkeypatch)
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_a_failed_write_shows_nothing_where_files_cannot_be_renamed(no_locks, tmp_path):
+    place = Location.of(tmp_path / "file")
+    with pytest.raises(RuntimeError), place.replacing() as file:  # noqa: PT012
+        file.write(b"half")
+        raise RuntimeError
+    assert not place.exists()
+
+
 def test_a_writer_without_signs_of_life_is_dead(no_locks, tmp_path):
     dead = tmp_path / "out" / ".writer-0123"
     dead.parent.mkdir()

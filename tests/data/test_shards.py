@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cornerstone.data import shards
 from cornerstone.data.manifest import Manifest
 from cornerstone.data.shards import DataSet, Reader, ShardWriter, write_shard
 from cornerstone.data.storage import Location
@@ -48,6 +49,16 @@ def test_a_reader_keeps_few_groups_and_reads_none_twice_that_it_keeps(pairs_fold
     assert read == [0, 1, 2, 3]
     reader.take(np.arange(4))
     assert read == [0, 1, 2, 3, 0]
+
+
+def test_a_reader_keeps_few_files_open(pairs_folder, monkeypatch):
+    """A pass visits every shard: 12,000 of a large set."""
+    monkeypatch.setattr(shards, "KEPT_FILES", 2)
+    reader = Reader(DataSet.open(pairs_folder), ["key"], keep_groups=1)
+    for _ in range(2):
+        for row in (0, 16, 32, 48):
+            assert reader.take(np.array([row]))["key"].to_pylist() == [f"{row:05d}"]
+            assert len(reader._files) <= 2
 
 
 def test_the_manifest_describes_the_files(pairs_folder):

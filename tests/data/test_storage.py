@@ -33,6 +33,19 @@ def test_only_paths_of_this_machine_are_local():
     assert not Location.of("s3://bucket/shards").is_local
 
 
+def test_options_of_an_address_stay_behind_its_path():
+    place = Location.of("s3://bucket/a/b?endpoint_override=localhost:9000")
+    assert place.join("c", "d.json").uri == "s3://bucket/a/b/c/d.json?endpoint_override=localhost:9000"
+    assert (place.name, place.parent.uri) == ("b", "s3://bucket/a?endpoint_override=localhost:9000")
+    assert Location.of("/a/b?c").join("d").uri == "/a/b?c/d"  # a path may hold the sign
+
+
+def test_a_file_has_no_files_below_it(tmp_path):
+    (tmp_path / "x.zip").write_bytes(b"")
+    with pytest.raises(CornerstoneError, match="is a file; expected a folder"):
+        Location.of(tmp_path / "x.zip").list()
+
+
 def test_joining_keeps_one_separator():
     assert Location.of("s3://bucket/").join("a", "b").uri == "s3://bucket/a/b"
 

@@ -144,6 +144,27 @@ def test_obelics_in_parquet_finds_images_by_their_address(make, folder):
     assert read("obelics", folder / "part.parquet")[1]["part.parquet"].startswith("damaged file")
 
 
+def test_a_document_ends_where_its_authors_say(make, folder):
+    mark = "END_OF_DOCUMENT_TOKEN_TO_BE_REPLACED"
+    row = {"images": ["0.jpg", None, "1.jpg", None], "texts": [None, f"one {mark} two", None, f"three{mark}{mark}lost"]}
+    make.write_list(folder, [row], "docs.jsonl")
+    documents, refused = read("obelics", folder / "docs.jsonl")
+    assert {key: shown(document) for key, document in documents.items()} == {
+        "docs/1": [{"image": "0.jpg"}, "one"],
+        "docs/1.1": ["two", {"image": "1.jpg"}, "three"],
+    }
+    assert refused == {"docs/1.2": "no image: none of the document's images could be read"}
+
+
+def test_an_address_that_is_none_loses_its_image_alone(make, folder):
+    addresses = ["http://[id]/a.jpg", "http://exa\ud800mple/b.jpg"]
+    rows = [record(info(None, 0, url=address), info("0.jpg", 0)) for address in addresses]
+    make.write_list(folder, rows, "docs.jsonl")
+    documents, refused = read("mmc4", folder / "docs.jsonl")
+    assert len(documents) == 2
+    assert len(refused) == 2
+
+
 def test_what_has_no_effect_is_refused(make, folder):
     source = make.write_list(folder, [record()], "docs.jsonl")
     with pytest.raises(CornerstoneError, match="a document keeps all of its texts"):

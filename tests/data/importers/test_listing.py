@@ -173,15 +173,40 @@ def test_imagefolder_whole_import(make, photos, tmp_path):
         read("imagefolder", photos("deep/er/val/n01/q.jpg"))
 
 
+def test_a_number_is_a_class_too_and_the_first_entries_are_enough(photos):
+    folder = photos("0.jpg", "1.jpg", "2.jpg")
+    turns = [{"from": "human", "value": "?"}, {"from": "gpt", "value": "a text"}]
+    dump(folder / "list.json", [{"id": n, "image": f"{n}.jpg", "conversations": turns} for n in range(3)])
+    source = FORMATS["sharegpt4v"](Location.of(folder / "list.json"), ImportOptions(label="id", long=("caption",)))
+    assert source.plan().classes == ("0", "1", "2")
+    pairs, _ = read("sharegpt4v", folder / "list.json", first=2)
+    assert sorted(pairs) == ["0.jpg", "1.jpg"]
+
+
+def test_other_line_ends_of_unicode_stand_inside_texts(photos):
+    folder = photos("a.jpg")
+    text = "first\u2028second\u0085third"
+    dump(folder / "data.jsonl", json.dumps({"image/key": "a", "IIW": text}, ensure_ascii=False) + "\n")
+    pairs, _ = read("iiw", folder / "data.jsonl")
+    assert pairs["a.jpg"].captions[0].text == text
+
+
 def test_classes_by_their_names(make, photos, tmp_path):
     for folder, n in (("n01440764", 0), ("n01443537", 1)):
         (tmp_path / "net" / folder).mkdir(parents=True)
         (tmp_path / "net" / folder / "a.JPEG").write_bytes(make.image(n))
     (tmp_path / "words.txt").write_text("n01440764 tench, Tinca tinca\nn01443537 goldfish\n")
     (tmp_path / "words.json").write_text('{"n01440764": "tench", "n01443537": "goldfish"}')
-    for file in ("words.txt", "words.json"):
+    for file, expected in (("words.txt", ("goldfish", "tench, Tinca tinca")), ("words.json", ("goldfish", "tench"))):
         options = ImportOptions(class_names=str(tmp_path / file))
-        assert FORMATS["imagefolder"](Location.of(tmp_path / "net"), options).plan().classes == ("goldfish", "tench")
+        assert FORMATS["imagefolder"](Location.of(tmp_path / "net"), options).plan().classes == expected
+    (tmp_path / "words.txt").write_text("n01440764 crane\nn01443537 crane\n")
+    with pytest.raises(
+        CornerstoneError, match="calls 'n01440764' and 'n01443537' both 'crane': give each class a name"
+    ):
+        FORMATS["imagefolder"](
+            Location.of(tmp_path / "net"), ImportOptions(class_names=str(tmp_path / "words.txt"))
+        ).plan()
     (tmp_path / "words.txt").write_text("n01440764 tench\n")
     with pytest.raises(CornerstoneError, match="no name for the class 'n01443537'"):
         FORMATS["imagefolder"](

@@ -198,6 +198,16 @@ def test_nothing_usable_is_an_error_and_leaves_no_data_set(make, tmp_path):
         Manifest.read(str(tmp_path / "out"))
 
 
+def test_images_that_arrive_later_are_found_by_the_same_command(make, tmp_path):
+    make.write_list(tmp_path / "src", [{"image": f"{n}.jpg", "alt": "text"} for n in range(3)])
+    for _ in range(2):
+        with pytest.raises(CornerstoneError, match="all 3 were refused"):
+            import_pairs("pairs-jsonl", tmp_path / "src", tmp_path / "out", raw="alt")
+    for n in range(3):
+        (tmp_path / "src" / f"{n}.jpg").write_bytes(make.image(n))
+    assert import_pairs("pairs-jsonl", tmp_path / "src", tmp_path / "out", raw="alt").rows == 3
+
+
 def test_a_finished_folder_is_refused_and_an_unfinished_one_is_not(make, photos, tmp_path):
     out = tmp_path / "out"
     out.mkdir()

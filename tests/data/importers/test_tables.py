@@ -96,23 +96,45 @@ def test_a_table_that_nobody_proof_read(make, photos, tmp_path):
     assert sorted(record.fields["caption"] for record in found) == ['"an open quote', 'second "one"']
 
 
-def test_quotes_that_open_and_close_hold_lines_together():
-    """Of two columns; what makes no row is given back line by line, and nothing is lost."""
-
-    def fits(record):
-        try:
-            return len(next(csv.reader([record.decode()], strict=True))) == 2
-        except csv.Error:
-            return False
+def test_quotes_that_open_and_close_hold_lines_together(photos, tmp_path):
+    """What makes no row is given back line by line, and nothing is lost."""
+    (tmp_path / "list.csv").write_text("filepath,title\n")
+    source = FORMATS["cc-tsv"](Location.of(tmp_path / "list.csv"), ImportOptions(images=str(photos[0])))
 
     def records(*lines):
-        found = [record.decode() for record in delimited._quoted([line.encode() for line in lines], fits)]
+        found = [record.decode() for record in delimited._quoted([line.encode() for line in lines], source._fits)]
         assert "".join(found) == "".join(lines)
         return found
 
     assert records('a,"1\n', '2"\n', "b,3\n") == ['a,"1\n2"\n', "b,3\n"]
-    assert records('b,"open\n', "c,3\n", 'd,"4"\n') == ['b,"open\n', "c,3\n", 'd,"4"\n']
-    assert records("c,3\n", 'x,"open\n', "y,1\n") == ["c,3\n", 'x,"open\n', "y,1\n"]
+    for apart in (
+        ('b,"open\n', "c,3\n", 'd,"4"\n'),
+        ("c,3\n", 'x,"open\n', "y,1\n"),
+        ('a,12" pizza\n', "b,two\n", 'c,a 5" nail\n', "d,four\n"),
+    ):
+        assert records(*apart) == list(apart)
+
+
+def test_a_list_of_tabs_with_a_header_is_quoted_as_pandas_does(make, photos, tmp_path):
+    folder, _ = photos
+    (tmp_path / "list.tsv").write_text('filepath\ttitle\n2.jpg\t"He said ""hi"""\n2.jpg\t"two\nlines"\n2.jpg\tplain\n')
+    source = FORMATS["cc-tsv"](Location.of(tmp_path / "list.tsv"), ImportOptions(images=str(folder)))
+    found = [record.fields["title"] for task in source.plan().tasks for record in source.read(task)]
+    assert sorted(found) == ['He said "hi"', "plain", "two\nlines"]
+
+
+def test_splits_of_one_folder_stay_apart(make, tmp_path):
+    for name, n in (("train-00000-of-00002", 0), ("train-00001-of-00002", 1), ("test-00000-of-00001", 2)):
+        table = pa.table({"image": [{"bytes": make.image(n), "path": ""}], "text": [f"{n}"], "status": ["draft"]})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    with pytest.raises(CornerstoneError, match="holds the splits test, train: choose one, --where split=train"):
+        read("hf-parquet", tmp_path)
+    pairs, refused = read("hf-parquet", tmp_path, where=("split=train",))
+    assert sorted(texts(pair)[0][2] for pair in pairs.values()) == ["0", "1"]
+    assert not refused  # a column `status` is img2dataset's alone
+    with pytest.raises(CornerstoneError, match="no split 'trian'; did you mean 'train'"):
+        read("hf-parquet", tmp_path, where=("split=trian",))
+    assert len(read("hf-parquet", tmp_path / "test-00000-of-00001.parquet")[0]) == 1
 
 
 def test_the_image_column_may_have_any_name(make, photos, tmp_path):
