@@ -39,7 +39,7 @@ def test_texts_keeps_what_is_a_text():
     assert texts(ROW["captions"]) == ["first"]
     assert texts(" a\n") == ["a"]
     assert texts(None) == texts(3) == texts({"a": "b"}) == texts("  ") == []
-    assert texts("lone \ud800 surrogate") == ["lone ? surrogate"]
+    assert texts("lone \ud800 surrogate") == ["lone \N{REPLACEMENT CHARACTER} surrogate"]
 
 
 def test_conditions():

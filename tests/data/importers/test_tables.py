@@ -215,7 +215,7 @@ def test_tables_that_are_none_say_what_was_expected(photos, tmp_path):
         return str(error.value)
 
     assert "3 columns and no header that is known" in refused("cc-tsv", "a.csv", "x,y,z\n")
-    assert "expected one of filepath, image" in refused("cc-tsv", "b.csv", "caption,file\nx,y\n")
+    assert "by itself one of filepath, image" in refused("cc-tsv", "b.csv", "caption,file\nx,y\n")
     assert "begins with an empty line" in refused("cc-tsv", "c.tsv", "")
     assert "No column of DreamLIP's" in refused("dreamlip-csv", "d.csv", "image,title\nx,y\n")
     with pytest.raises(CornerstoneError, match="No list at"):
