@@ -203,17 +203,22 @@ def test_a_step_after_loading_is_the_step_without(two, batch, stage):
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("batch", "stage"), CASES)
+@pytest.mark.parametrize(("batch", "stage"), [case for case in CASES if case[1] < 3])
 def test_another_number_of_workers_goes_on(alone, reference, batch, stage):
     """With the optimizer's state: without it the next step would be another one."""
     close(alone[batch, stage]["weights"], reference[batch].went_on, 1e-5)
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [0, 1, 2])
 def test_another_stage_than_before_is_refused(alone, stage):
-    assert alone["even", stage]["refused"].startswith("CornerstoneError: The checkpoint")
     assert alone["even", stage]["refused"].endswith(f"give --zero-stage {stage} as before.")
+
+
+@pytest.mark.timeout(300)
+def test_another_number_of_workers_is_refused_at_stage_3(alone):
+    assert "is sharded over 2 workers by ZeRO stage 3, and this run has 1" in alone["even", 3]["refused"]
+    assert "resume with --workers 2" in alone["even", 3]["refused"]
 
 
 def test_a_checkpoint_that_cannot_be_cut_anew_says_so(tmp_path):

@@ -167,7 +167,10 @@ class DeepSpeedEngine:
             Path(folder, SHARDED).write_text(json.dumps({"stage": self.stage, "world": self.world}))
 
     def load(self, folder: str) -> int:
-        """Go on from `save` by any number of workers; returns the number of steps done. Every worker calls it."""
+        """Go on from `save`, at stages 0 to 2 by any number of workers; returns the number of steps done. Every worker calls it.
+
+        Raises CornerstoneError for a checkpoint of another stage, and at stage 3 for one of another number of workers.
+        """
         saved = json.loads(Path(folder, SHARDED).read_text())
         if saved["stage"] != self.stage:  # DeepSpeed would go on without the optimizer's state, and not say so
             raise CornerstoneError(
@@ -176,6 +179,13 @@ class DeepSpeedEngine:
             )
         if self.stage == 0 or saved["world"] == self.world:
             return self._load(folder, TAG)
+        if (
+            self.stage == 3
+        ):  # the universal form loses the optimizer's state of small parameters there (DeepSpeed 0.19.8)
+            raise CornerstoneError(
+                f"The checkpoint {folder} is sharded over {saved['world']} workers by ZeRO stage 3, and this run has "
+                f"{self.world}: resume with --workers {saved['world']}. Stages 0 to 2 go on with any number."
+            )
         with resharded(folder) as universal:
             # What the setting `checkpoint.load_universal` sets; it is not known before there is a checkpoint to look at.
             self.engine._config.load_universal_checkpoint = True
