@@ -167,9 +167,10 @@ class DeepSpeedEngine:
             Path(folder, SHARDED).write_text(json.dumps({"stage": self.stage, "world": self.world}))
 
     def load(self, folder: str) -> int:
-        """Go on from `save`, at stages 0 to 2 by any number of workers; returns the number of steps done. Every worker calls it.
+        """Go on from `save`, at stages 0 to 2 by any number of workers; returns the number of steps done.
 
-        Raises CornerstoneError for a checkpoint of another stage, and at stage 3 for one of another number of workers.
+        Every worker calls it. Raises CornerstoneError for a checkpoint of another stage, and at stage 3 for one of another
+        number of workers.
         """
         saved = json.loads(Path(folder, SHARDED).read_text())
         if saved["stage"] != self.stage:  # DeepSpeed would go on without the optimizer's state, and not say so
