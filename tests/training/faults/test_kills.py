@@ -114,6 +114,15 @@ class Trial:
         """Note where a strike fell: the checkpoint from which the run must go on."""
         self.resumed.append(latest_step(self.job))
 
+    def decode_actors(self) -> dict[int, psutil.Process]:
+        """Those that live, by process id."""
+        found = {}
+        for process in self.tree():
+            with contextlib.suppress(psutil.Error):  # it may end while it is looked at
+                if "MapWorker" in " ".join(process.cmdline()):
+                    found[process.pid] = process
+        return found
+
     def log(self) -> str:
         return (self.folder / "log").read_text(errors="replace")[-4000:]
 
@@ -195,12 +204,11 @@ def a_worker(trial: Trial) -> None:
 
 
 def a_data_actor(trial: Trial) -> None:
-    actors = [process for process in trial.tree() if "MapWorker" in " ".join(process.cmdline())]
-    assert actors, [process.cmdline() for process in trial.tree()]
-    before = {process.pid for process in actors}
-    random.choice(actors).kill()
+    actors = trial.decode_actors()
+    assert actors, trial.tree()
+    random.choice(list(actors.values())).kill()
     patience = time.monotonic() + 30
-    while not {p.pid for p in trial.tree() if "MapWorker" in " ".join(p.cmdline())} - before:
+    while not trial.decode_actors().keys() - actors.keys():
         assert time.monotonic() < patience, "no actor took its place: it had nothing to do"
         time.sleep(0.05)
 
@@ -366,5 +374,8 @@ def assert_equal(one: Any, other: Any, where: str) -> None:
             assert_equal(a, b, f"{where}.{place}")
     elif isinstance(one, np.ndarray):
         assert np.array_equal(one, other), where
+    elif hasattr(one, "__dict__") and type(one).__eq__ is object.__eq__:
+        assert type(one) is type(other), where
+        assert_equal(vars(one), vars(other), where)
     else:
         assert one == other, where
