@@ -1,7 +1,7 @@
 """`make benchmark-data`: what the data plane does a second, how long it takes to begin, and what it keeps in memory.
 
     make benchmark-data                       all of it: 15 minutes on 2 cores, and an hour for the sweep
-    make benchmark-data ARGS='stream plan'    some: stream, units, start, segments, plan, memory, packing, sweep
+    make benchmark-data ARGS='stream plan'    some: stream, units, start, segments, plan, memory, slow, packing, sweep
 
 The photographs are those of CORNERSTONE_TEST_DATA (or ../shared/data), as JPEG of at most 448 pixels with their captions. Every
 way to read them does the same work in the same run, in turns. Prints Markdown tables for docs/benchmarks.md.
@@ -220,9 +220,10 @@ def table(title: str, header: list[str], rows: list[list[str]]) -> None:
     console.print(f"\n### {title}\n\n" + "\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
+EXECUTOR = "executor of Ray Data"
 WHO = {
     "MapWorker": "decode actors",
-    "SplitCoordinator": "executor of Ray Data",
+    "SplitCoordinator": EXECUTOR,
     "ray::Read": "source of units",
     "raylet/raylet": "raylet",
     __file__: "consumer, and loader workers",
@@ -476,8 +477,16 @@ def memory(folder: Path, pairs: list[Pair]) -> None:
     table("One pass; the demo's 16,000 scenes are 43 MB", header, rows)
 
 
-def memory_alone(folder: str, steps: int) -> None:
-    """One line of the table above, as JSON."""
+def slow(folder: Path, pairs: list[Pair]) -> None:
+    """What lies ready, and what the executor spends, while a consumer is slower than decoding."""
+    shards = write_shards(folder / "slow", pairs, len(pairs))
+    found = json.loads(alone("_memory", shards, "80", "0.4").splitlines()[-1])
+    told = [f"{found['store']:,.0f}", f"{found['spilled']:,.0f}", f"{found['executor']:.2f}"]
+    table("A consumer of 0.4 s a batch", ["object store, MB", "spilled, MB", "executor of Ray Data, cores"], [told])
+
+
+def memory_alone(folder: str, steps: int, pause: float = 0.0) -> None:
+    """One line of the tables above, as JSON; the consumer takes `pause` seconds more for each batch."""
     import ray
 
     from cornerstone.training.cluster import connect
@@ -497,7 +506,14 @@ def memory_alone(folder: str, steps: int) -> None:
         thread = threading.Thread(target=watch, daemon=True)
         thread.start()
         begun = time.perf_counter()
-        done = sum(batch is not None for batch in cornerstones(folder, steps=steps))
+        done, used, since = 0, 0.0, begun
+        for batch in cornerstones(folder, steps=steps):
+            done += batch is not None
+            if done == steps // 4:  # the start is over
+                used, since = processors().get(EXECUTOR, 0.0), time.perf_counter()
+            if done == steps - 1:
+                executor = (processors().get(EXECUTOR, 0.0) - used) / (time.perf_counter() - since)
+            time.sleep(pause)
         seconds = time.perf_counter() - begun
         stop.set()
         thread.join()
@@ -505,7 +521,7 @@ def memory_alone(folder: str, steps: int) -> None:
         spilled = sum(
             f.stat().st_size for d in session.glob("ray_spilled_objects*") for f in d.rglob("*") if f.is_file()
         )
-        told = {**peaks, "rows": done * BATCH, "seconds": seconds, "spilled": spilled / 1e6}
+        told = {**peaks, "rows": done * BATCH, "seconds": seconds, "spilled": spilled / 1e6, "executor": executor}
         print(json.dumps(told), flush=True)
 
 
@@ -582,9 +598,9 @@ def processor_seconds() -> float:
 
 
 PARTS: dict[str, Callable[[Path, list[Pair]], None]] = {
-    part.__name__: part for part in (stream, units, start, segments, plan, memory, packing, sweep)
+    part.__name__: part for part in (stream, units, start, segments, plan, memory, slow, packing, sweep)
 }
-WITHOUT_RAY = ("stream", "plan", "memory")
+WITHOUT_RAY = ("stream", "plan", "memory", "slow")
 """Parts whose work is done by processes of their own."""
 
 
@@ -613,8 +629,8 @@ if __name__ == "__main__":
             plan_alone(int(shards))
         case ["_way", way, folder]:
             way_alone(way, folder)
-        case ["_memory", folder, steps]:
-            memory_alone(folder, int(steps))
+        case ["_memory", folder, steps, *pause]:
+            memory_alone(folder, int(steps), *map(float, pause))
         case ["_manifest", folder]:
             manifest_alone(folder)
         case _:
