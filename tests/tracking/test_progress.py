@@ -22,7 +22,7 @@ def watcher(monkeypatch):
 
     def say(seconds=0.0, **word):
         clock.seconds += seconds
-        made._say("run", "[1/1] 2 corners", {"state": "training", **word})
+        made._say("run", "[1/1] 2 corners", {"state": "training"} | word)
         return stream.getvalue().splitlines()
 
     return say
@@ -30,10 +30,11 @@ def watcher(monkeypatch):
 
 def test_the_first_line_tells_the_time_to_the_first_batch_and_later_ones_the_wait(watcher):
     word = {"step": 1, "steps": 220, "loss": 4.21, "waits": 0.0, "left": None, "first_batch": 3.84}
-    assert watcher(**word) == ["[1/1] 2 corners: step 1 of 220, loss 4.210 (first batch after 3.8 s)"]
-    assert len(watcher(5, **{**word, "step": 9})) == 1  # not every word is a line
+    watcher(state="starting its workers")
+    assert watcher(**word)[1:] == ["[1/1] 2 corners: step 1 of 220, loss 4.210 (first batch after 3.8 s)"]
+    assert len(watcher(5, **{**word, "step": 9})) == 2  # not every word is a line
     told = watcher(11, **{**word, "step": 30, "waits": 0.31, "left": 75.0})
-    assert told[1:] == ["[1/1] 2 corners: step 30 of 220, loss 4.210, 31% waiting for data, 75 s left"]
+    assert told[2:] == ["[1/1] 2 corners: step 30 of 220, loss 4.210, 31% waiting for data, 75 s left"]
     assert "waiting" not in watcher(16, **{**word, "step": 60, "waits": 0.04, "left": 8000.0})[-1]
 
 

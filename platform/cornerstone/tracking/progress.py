@@ -52,6 +52,7 @@ class Watcher:
         self._said: dict[str, tuple[str, float]] = {}
         self._lines: dict[str, str] = {}
         self._advised: set[str] = set()
+        self._begun: set[str] = set()
 
     def __enter__(self) -> Watcher:
         self._thread.start()
@@ -89,7 +90,8 @@ class Watcher:
             text += f", loss {word['loss']:.3f}" if "loss" in word else ""
             text += f", {word['waits']:.0%} waiting for data" if word.get("waits", 0) >= WORTH_SAYING else ""
             text += f", {_duration(word['left'])} left" if word.get("left") else ""
-            if word.get("first_batch") is not None and not last_state:
+            if word.get("first_batch") is not None and run not in self._begun:
+                self._begun.add(run)
                 text += f" (first batch after {word['first_batch']:.1f} s)"
         else:
             text = state
