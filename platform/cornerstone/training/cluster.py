@@ -47,6 +47,7 @@ def connect(say: Say) -> Iterator[None]:
                 dashboard_port=port,
             )
         own.callback(ray.shutdown)
+        ray.remote(num_cpus=0)(_warm_up).remote()  # nobody waits for it
         _quieten()
         if address:
             _check_reach()
@@ -108,6 +109,12 @@ def stoppable(how_to_go_on: str, say: Say) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _warm_up() -> None:
+    from cornerstone.data.execution import warm_up
+
+    warm_up()
 
 
 def _quieten() -> None:
