@@ -105,6 +105,7 @@ class Ray:
         monkeypatch.setattr("ray.is_initialized", lambda: running)
         monkeypatch.setattr("ray.init", lambda **options: self.calls.append(options))
         monkeypatch.setattr("ray.shutdown", lambda: self.calls.append("shutdown"))
+        monkeypatch.setattr(cluster, "_warm_up", lambda: self.calls.append("warm up"))
 
 
 def test_ray_is_started_here_and_stopped_even_after_a_failure(monkeypatch):
@@ -113,7 +114,7 @@ def test_ray_is_started_here_and_stopped_even_after_a_failure(monkeypatch):
         raise ZeroDivisionError
     assert ray.calls[0]["address"] == "local"
     assert ray.calls[0]["dashboard_host"] == "127.0.0.1"
-    assert ray.calls[1:] == ["shutdown"]
+    assert ray.calls[1:] == ["warm up", "shutdown"]
     assert "RAY_ADDRESS" in said[0]
 
 
@@ -174,3 +175,15 @@ def test_a_home_in_an_object_store_is_reached_by_all(monkeypatch):
 def test_workers_logs_are_shown_on_demand(monkeypatch, value, shown):
     monkeypatch.setenv("CORNERSTONE_WORKER_LOGS", value)
     assert cluster.log_to_driver() is shown
+
+
+def test_warming_up_starts_ray_datas_helpers_and_needs_no_free_cpu(ray_cluster):
+    class Busy:
+        pass
+
+    actor = ray_cluster.remote(num_cpus=2)(Busy).remote()
+    ray_cluster.get(actor.__ray_ready__.remote())
+    ray_cluster.get(ray_cluster.remote(num_cpus=0)(cluster._first_execution).remote(), timeout=60)
+    ray_cluster.kill(actor)
+    named = {actor["name"] for actor in ray_cluster.util.list_named_actors(all_namespaces=True)}
+    assert {"AutoscalingCoordinator", "datasets_stats_actor"} <= named

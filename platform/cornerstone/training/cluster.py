@@ -47,7 +47,7 @@ def connect(say: Say) -> Iterator[None]:
                 dashboard_port=port,
             )
         own.callback(ray.shutdown)
-        ray.remote(num_cpus=0)(_warm_up).remote()  # nobody waits for it
+        _warm_up()
         _quieten()
         if address:
             _check_reach()
@@ -112,6 +112,13 @@ def stoppable(how_to_go_on: str, say: Say) -> Iterator[None]:
 
 
 def _warm_up() -> None:
+    """Have Ray Data's first execution done by the cluster while the caller prepares; nobody waits for it."""
+    import ray
+
+    ray.remote(num_cpus=0)(_first_execution).remote()
+
+
+def _first_execution() -> None:
     from cornerstone.data.execution import warm_up
 
     warm_up()
