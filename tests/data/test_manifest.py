@@ -32,6 +32,13 @@ def test_a_manifest_comes_back_as_it_was(folder):
     assert MANIFEST.row_groups == (4, 4, 1, 4)
 
 
+def test_equal_row_groups_are_held_once(tmp_path):
+    alike = tuple(Shard(f"shard-{i:05d}.parquet", (4,) * 20 + (1,), 100, f"{i}") for i in range(3))
+    replace(MANIFEST, shards=alike).write(Location.of(tmp_path))
+    one, two, three = Manifest.read(tmp_path.as_posix()).shards
+    assert one.row_groups is two.row_groups is three.row_groups
+
+
 def test_a_missing_folder(tmp_path):
     with pytest.raises(CornerstoneError, match=r"No data set at .*nowhere: the folder does not exist"):
         Manifest.read(str(tmp_path / "nowhere"))

@@ -105,11 +105,11 @@ class Manifest:
         if not path.exists():
             raise CornerstoneError(_why_no_manifest(folder))
         try:
-            fields = json.loads(path.read_text())
+            fields = json.loads(path.read_text(), object_hook=_Shared())
             version = int(fields["version"])
             if version > VERSION:  # before the fields, which may be others by then
                 raise CornerstoneError(f"{path} has version {version}, newer than {VERSION}: update Cornerstone.")
-            shards = _shards(fields.pop("shards"))
+            shards = tuple(Shard(**shard) for shard in fields.pop("shards"))
             members = tuple(Member(**member) for member in fields.pop("members", ()))
             lists = {k: tuple(fields[k]) for k in ("classes", "prompts", "tasks")}
             manifest = Manifest(shards=shards, members=members, **{**fields, **lists})
@@ -117,8 +117,8 @@ class Manifest:
             raise CornerstoneError(
                 f"{path} is not a Cornerstone manifest ({error}). Write the data set again with `cornerstone data import`."
             ) from error
-        if kind is not None and manifest.kind != kind:
-            raise CornerstoneError(f"{folder} holds {manifest.kind}, but {kind} are needed here.")
+        if kind is not None:
+            manifest.require(kind, folder)
         if manifest.rows == 0:
             raise CornerstoneError(f"{folder} holds a data set without rows. Import some, or name another folder.")
         for task in manifest.tasks:
@@ -126,18 +126,28 @@ class Manifest:
                 raise CornerstoneError(f"{path}: unknown task {task!r}{did_you_mean(task, TASKS)}")
         return manifest
 
+    def require(self, kind: Kind, folder: Location) -> None:
+        """Raise CornerstoneError where the folder that was read holds another kind."""
+        if self.kind != kind:
+            raise CornerstoneError(f"{folder} holds {self.kind}, but {kind} are needed here.")
+
     def named(self, name: str) -> Manifest:
         """The same data set under another name."""
         return replace(self, name=name)
 
 
-def _shards(listed: list[dict[str, Any]]) -> tuple[Shard, ...]:
-    """The shards; those with the same row groups share one tuple of them, so that a billion rows fit a small memory."""
-    known: dict[tuple[int, ...], tuple[int, ...]] = {}
-    groups = (tuple(shard["row_groups"]) for shard in listed)
-    return tuple(
-        Shard(**{**shard, "row_groups": known.setdefault(own, own)}) for shard, own in zip(listed, groups, strict=True)
-    )
+class _Shared:
+    """Shards with the same row groups share one tuple of them while the JSON is read: a billion rows fit a small memory."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, ...], tuple[int, ...]] = {}
+
+    def __call__(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """An object of the JSON."""
+        if "row_groups" in fields:
+            own = tuple(fields["row_groups"])
+            fields["row_groups"] = self._known.setdefault(own, own)
+        return fields
 
 
 def _why_no_manifest(folder: Location) -> str:

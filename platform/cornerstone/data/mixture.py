@@ -42,7 +42,8 @@ class Mixture:
         location = Location.of(folder)
         manifest = Manifest.read(location)
         if manifest.kind != "mixture":
-            return Mixture(location, manifest, (DataSet.open(location, kind),), (Fraction(1),))
+            manifest.require(kind, location)
+            return Mixture(location, manifest, (DataSet(location, manifest),), (Fraction(1),))
         opened = [(Mixture.open(member.data, kind), member) for member in manifest.members]
         for found, member in opened:
             if found.manifest.content_hash != member.content:
