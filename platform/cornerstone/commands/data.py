@@ -66,7 +66,8 @@ class ImportCommand:
     out: str
     """A new folder or URI."""
     images: str | None = None
-    """Folder that image names are relative to; by default the list's own."""
+    """Folder that image names are relative to; by default the list's own. Of pairs-jsonl, cc-tsv and
+    dreamlip-csv also a data set: its images are found by key or address (imported by img2dataset, say)."""
     image: str | None = None
     """pairs-jsonl, cc-tsv, dreamlip-csv, hf-parquet: the field that names an image or holds it, if not by its usual name."""
     raw: tuple[str, ...] = ()

@@ -13,6 +13,7 @@ from cornerstone.data.importers.core import Format, ImportOptions, ImportReport,
 from cornerstone.data.importers.delimited import CcTsv, DreamLip
 from cornerstone.data.importers.documents import Documents
 from cornerstone.data.importers.img2dataset import img2dataset
+from cornerstone.data.importers.joined import over_images
 from cornerstone.data.importers.listing import Listed
 from cornerstone.data.importers.pairs_jsonl import PairsJsonl
 from cornerstone.data.importers.parquet_rows import ParquetRows
@@ -24,11 +25,11 @@ from cornerstone.errors import CornerstoneError, did_you_mean
 __all__ = ["FORMATS", "ImportOptions", "ImportReport", "import_pairs"]
 
 FORMATS: dict[str, Callable[[Location, ImportOptions], Format]] = {
-    "pairs-jsonl": PairsJsonl,
+    "pairs-jsonl": partial(over_images, PairsJsonl),
     "webdataset": WebDataset,
     "img2dataset": img2dataset,
-    "cc-tsv": CcTsv,
-    "dreamlip-csv": DreamLip,
+    "cc-tsv": partial(over_images, CcTsv),
+    "dreamlip-csv": partial(over_images, DreamLip),
     "hf-parquet": ParquetRows,
     "coco": partial(Listed, read_list=listing.coco, raw=("captions",)),
     "karpathy": partial(Listed, read_list=listing.karpathy, raw=("captions",)),

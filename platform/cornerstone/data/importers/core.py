@@ -41,7 +41,8 @@ class ImportOptions:
     """What an import takes from its source, and how."""
 
     images: str | None = None
-    """Folder that image names are relative to; None: the list's own folder."""
+    """Folder that image names are relative to; None: the list's own folder. Of a list of pairs also a data set, whose images
+    are found by key or address."""
     image: str | None = None
     """Field that names a row's image, or holds it; None: the one that the format has."""
     raw: tuple[str, ...] = ()

@@ -52,11 +52,8 @@ class PairsJsonl:
 
     def plan(self) -> Plan:
         """Scan the list: which lines meet the conditions, which fields there are."""
-        scan = _Scan(self)
-        with self.list.open_input() as stream:
-            for offset, record in self.records(io.BufferedReader(stream, 1 << 20)):
-                scan.record(record, offset)
-        scan.check()
+        scan = Scan(self)
+        self.scan(scan)
         order = draws.permutation(len(scan.offsets), self.options.seed, "import-order")[: self.options.limit_rows]
         places = np.stack([np.asarray(scan.offsets, np.int64), np.asarray(scan.lengths, np.int64)], axis=1)[order]
         step = self.options.rows_per_shard
@@ -68,24 +65,38 @@ class PairsJsonl:
             refused=tuple(scan.refused),
         )
 
+    def scan(self, scan: Scan) -> None:
+        """Show a scan every record; CornerstoneError where nothing is left to take, or a field is none of the list's."""
+        with self.list.open_input() as stream:
+            for offset, record in self.records(io.BufferedReader(stream, 1 << 20)):
+                scan.record(record, offset)
+        scan.check()
+
     def read(self, task: Any) -> Iterator[Sample | Refused]:
         """The rows of some lines, given as (offset, length)."""
         folder = ImageFolder(self.images)
         with self.list.open_input() as stream:
             for offset, length in task.tolist():
-                stream.seek(offset)
-                row = self.parse(stream.read(length))
-                if isinstance(row, str):
-                    yield Refused(f"{_name(self.list)} at byte {offset}", row)
+                found = self.row(stream, offset, length)
+                if isinstance(found, Refused):
+                    yield found
                     continue
-                image = row.pop(self.image, None)
-                if not isinstance(image, str) or not image:
-                    yield Refused(f"{_name(self.list)} at byte {offset}", f"no image: `{self.image}` is {image!r}")
-                    continue
+                image, row = found
                 try:
                     yield Sample(image, self.fetch(folder, image), row)
                 except (OSError, ValueError) as reason:
                     yield Refused(image, str(reason))
+
+    def row(self, stream: Any, offset: int, length: int) -> tuple[str, dict[str, Any]] | Refused:
+        """What a record names as its image, and its other fields."""
+        stream.seek(offset)
+        row = self.parse(stream.read(length))
+        if isinstance(row, str):
+            return Refused(f"{self.list.name} at byte {offset}", row)
+        image = row.pop(self.image, None)
+        if not isinstance(image, str) or not image:
+            return Refused(f"{self.list.name} at byte {offset}", f"no image: `{self.image}` is {image!r}")
+        return image, row
 
     def find_list(self, src: Location) -> Location:
         """The list itself; CornerstoneError where there is none."""
@@ -116,7 +127,7 @@ def parse(line: bytes) -> dict[str, Any] | str:
     return row if isinstance(row, dict) else f"not JSON: expected an object, found {type(row).__name__}"
 
 
-class _Scan:
+class Scan:
     """What one pass over the list gathers."""
 
     def __init__(self, source: PairsJsonl) -> None:
@@ -132,11 +143,12 @@ class _Scan:
         self.rows = 0
 
     def record(self, line: bytes, offset: int) -> None:
+        """A record of the list, as it stands there."""
         if not line.strip():
             return
         row = self.source.parse(line)
         if isinstance(row, str):
-            self.refused.append(Refused(f"{_name(self.source.list)} at byte {offset}", row))
+            self.refused.append(Refused(f"{self.source.list.name} at byte {offset}", row))
             return
         self.rows += 1
         if self.missing or self.rows <= _SHOWN:
@@ -145,14 +157,18 @@ class _Scan:
         for field, seen in self.values.items():
             if len(seen) < _SHOWN and (value := find(row, field)) is not None:
                 seen.update(map(spelled, value if isinstance(value, list) else [value]))
-        if not meets(row, self.source.where):
-            return
+        if meets(row, self.source.where):
+            self.keep(row, offset, len(line))
+
+    def keep(self, row: dict[str, Any], offset: int, length: int) -> None:
+        """A record that meets the conditions."""
         self.offsets.append(offset)
-        self.lengths.append(len(line))
+        self.lengths.append(length)
         if self.source.options.label and (value := find(row, self.source.options.label)) is not None:
             self.labels.add(spelled(value))
 
     def check(self) -> None:
+        """Refuse what nothing can be taken from."""
         where = self.source.list
         if self.rows == 0:
             raise CornerstoneError(f"{where} has no {self.source.record} in any line. Name another list.")
@@ -176,7 +192,3 @@ def _list_file(src: Location) -> Location:
         found = f" It has {', '.join(lists)}: name one of them." if lists else " Name the list itself."
         raise CornerstoneError(f"{src} has no {LIST}.{found}")
     return src.join(LIST)
-
-
-def _name(location: Location) -> str:
-    return location.name

@@ -1,0 +1,165 @@
+"""A list whose images lie in shards already: DreamLIP's texts, say, over what `data import img2dataset` made of the downloads.
+
+A row of the list has the image whose key it names, with or without an ending like `.jpg`, or whose address: `url` in the
+image's `extra`. Rows come in the order of the images, which is random already, so that every shard is read once and from its
+first row group to its last. The driver keeps 32 bytes for each row of the list.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from cornerstone.data.importers.core import Format, ImportOptions, Plan, Refused, Sample
+from cornerstone.data.importers.pairs_jsonl import PairsJsonl, Scan
+from cornerstone.data.manifest import FILE, Kind, Shard
+from cornerstone.data.output import stamps
+from cornerstone.data.shards import ROWS_PER_GROUP, DataSet, Reader
+from cornerstone.data.storage import Location
+from cornerstone.errors import CornerstoneError
+
+NOWHERE = -1
+_READERS = 16  # of the shards' names, which lie in far storage as a rule
+_ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
+
+
+def over_images(make: Callable[[Location, ImportOptions], PairsJsonl], src: Location, options: ImportOptions) -> Format:
+    """The list's format, joined with a data set where --images names one."""
+    texts = make(src, options)
+    if options.images is None or not texts.images.join(FILE).exists():
+        return texts
+    return Joined(texts, DataSet.open(texts.images, "pairs"))
+
+
+class Joined:
+    """The rows of a list over the images of a data set."""
+
+    kind: Kind = "pairs"
+
+    def __init__(self, texts: PairsJsonl, images: DataSet) -> None:
+        self.texts, self.images, self.options = texts, images, texts.options
+
+    def plan(self) -> Plan:
+        """Scan the list and the images' names; a piece of work for each shard, then the rows that have no image."""
+        scan = _Named(self.texts)
+        self.texts.scan(scan)
+        rows = self._rows_of(scan)
+        if (rows == NOWHERE).all():
+            raise CornerstoneError(
+                f"Of the {len(rows):,} images that {self.texts.list} names, {self.images.location} has none: looked for "
+                f"`{scan.example}`; its keys are like `{self._example()}`, its addresses are `url` in `extra`."
+            )
+        places = np.stack([rows, np.asarray(scan.offsets, np.int64), np.asarray(scan.lengths, np.int64)], axis=1)
+        places = places[np.argsort(rows, kind="stable")]
+        lost = int(np.searchsorted(places[:, 0], 0))
+        places = np.concatenate([places[lost:], places[:lost]])[: self.options.limit_rows]
+        found = places[places[:, 0] != NOWHERE]
+        ends = np.cumsum([shard.rows for shard in self.images.manifest.shards])
+        of_shards = np.split(found, np.searchsorted(found[:, 0], ends))
+        step, rest = self.options.rows_per_shard, places[len(found) :]
+        of_none = (rest[start : start + step] for start in range(0, len(rest), step))
+        return Plan(
+            tasks=[task for task in (*of_shards, *of_none) if len(task)],
+            order={"rows": "as the images"},
+            source=[stamps([self.texts.list]), self.images.manifest.content_hash],
+            classes=tuple(sorted(scan.labels)),
+            refused=tuple(scan.refused),
+        )
+
+    def read(self, task: npt.NDArray[np.int64]) -> Iterator[Sample | Refused]:
+        """The rows of some records, given as (row of the image, offset, length)."""
+        images = Reader(self.images, ["key", "image", "extra"])
+        with self.texts.list.open_input() as stream:
+            for first in range(0, len(task), ROWS_PER_GROUP):
+                part = task[first : first + ROWS_PER_GROUP]
+                rows = part[:, 0]
+                found = images.take(rows).to_pylist() if rows[0] != NOWHERE else [None] * len(rows)
+                for (_, offset, length), image in zip(part.tolist(), found, strict=True):
+                    yield self._sample(self.texts.row(stream, offset, length), image)
+
+    def _sample(self, row: tuple[str, dict[str, Any]] | Refused, image: dict[str, Any] | None) -> Sample | Refused:
+        if isinstance(row, Refused):
+            return row
+        name, fields = row
+        if image is None:
+            return Refused(name, f"no image: {self.images.location} has none of this key or address")
+        return Sample(image["key"], image["image"], {**json.loads(image["extra"] or "{}"), **fields})
+
+    def _rows_of(self, scan: _Named) -> npt.NDArray[np.int64]:
+        """The image's row for each record of the list; the first of several that go by one name."""
+        by_name, by_stem = _Lookup(scan.names_of), _Lookup(scan.stems_of)
+        with ThreadPoolExecutor(_READERS) as pool:
+            shards, first = self.images.manifest.shards, 0
+            for shard, kinds in zip(shards, pool.map(self._names, shards), strict=True):
+                for names in kinds:
+                    by_name.offer(names, first)
+                    by_stem.offer(names, first)
+                first += shard.rows
+        named = by_name.rows()
+        return np.where(named == NOWHERE, by_stem.rows(), named)
+
+    def _names(self, shard: Shard) -> tuple[npt.NDArray[np.uint64], ...]:
+        """Keys and addresses of a shard's images, hashed."""
+        with self.images.location.join(shard.file).open_input() as file:
+            table = pq.read_table(file, columns=["key", "extra"])
+        described = (json.loads(extra or "{}") for extra in table["extra"].to_pylist())
+        addresses = (str(extra.get("url") or "") for extra in described)
+        return _hashes(table["key"].to_pylist()), _hashes(addresses)
+
+    def _example(self) -> str:
+        return str(Reader(self.images, ["key"]).take(np.asarray([0]))["key"][0].as_py())
+
+
+class _Named(Scan):
+    """The scan of a list, with the names of its images, hashed."""
+
+    def __init__(self, source: PairsJsonl) -> None:
+        super().__init__(source)
+        self.names_of, self.stems_of = array("Q"), array("Q")
+        self.example = ""
+
+    def keep(self, row: dict[str, Any], offset: int, length: int) -> None:
+        """A record that meets the conditions."""
+        super().keep(row, offset, length)
+        name = str(row.get(self.source.image) or "")
+        self.example = self.example or name
+        ending = next((ending for ending in _ENDINGS if name.lower().endswith(ending)), "")
+        self.names_of.append(_hash(name))
+        self.stems_of.append(_hash(name[: len(name) - len(ending)]))
+
+
+class _Lookup:
+    """Which row has each of some names: the first one that is offered."""
+
+    def __init__(self, names: array[int]) -> None:
+        self._known, self._asked = np.unique(np.asarray(names, np.uint64), return_inverse=True)
+        self._found = np.full(len(self._known), NOWHERE, np.int64)
+
+    def offer(self, names: npt.NDArray[np.uint64], first: int) -> None:
+        """The names of rows `first`, `first` + 1, ..."""
+        places = np.minimum(np.searchsorted(self._known, names), len(self._known) - 1)
+        rows = np.flatnonzero((self._known[places] == names) & (names != _hash("")))
+        rows = rows[self._found[places[rows]] == NOWHERE][
+            ::-1
+        ]  # of several assignments to one place the last one stays
+        self._found[places[rows]] = first + rows
+
+    def rows(self) -> npt.NDArray[np.int64]:
+        """The row of each name as they were given."""
+        return self._found[self._asked]
+
+
+def _hash(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+def _hashes(names: Iterable[str]) -> npt.NDArray[np.uint64]:
+    return np.fromiter(map(_hash, names), np.uint64)
