@@ -27,8 +27,8 @@ def address(number: int) -> str:
 def store(make, tmp_path):
     """What `data import img2dataset` makes of tars: keys of tar and sample, addresses in `extra`; 4 shards."""
     with ShardWriter(str(tmp_path / "store"), name="store", rows_per_shard=8, rows_per_group=3) as writer:
-        for number in range(ROWS):
-            extra = json.dumps({"url": address(number), "original_width": 8})
+        for number in range(ROWS + 1):  # the last one is of no address
+            extra = json.dumps({"url": address(number), "original_width": 8}) if number < ROWS else None
             caption = Caption("txt", "raw", f"alt {number}")
             writer.add(Pair(f"00000/{number:09d}", make.image(number), 8, 6 + number % 3, (caption,), extra=extra))
     return str(tmp_path / "store")
