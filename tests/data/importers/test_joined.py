@@ -76,7 +76,7 @@ def test_images_are_found_by_key(store, tmp_path, ending):
 
 
 def test_the_first_of_two_images_of_one_address_is_taken(make, tmp_path):
-    with ShardWriter(str(tmp_path / "store"), name="store", rows_per_shard=2) as writer:
+    with ShardWriter(str(tmp_path / "store"), name="store", rows_per_shard=3) as writer:
         for number in range(5):
             writer.add(
                 Pair(f"{number}", make.image(number), 8, 6, (), 0, extra=json.dumps({"url": address(number % 2)}))

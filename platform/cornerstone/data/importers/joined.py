@@ -147,9 +147,7 @@ class _Lookup:
         """The names of rows `first`, `first` + 1, ..."""
         places = np.minimum(np.searchsorted(self._known, names), len(self._known) - 1)
         rows = np.flatnonzero((self._known[places] == names) & (names != _hash("")))
-        rows = rows[self._found[places[rows]] == NOWHERE][
-            ::-1
-        ]  # of several assignments to one place the last one stays
+        rows = rows[self._found[places[rows]] == NOWHERE][::-1]  # several for one place: the last one assigned stays
         self._found[places[rows]] = first + rows
 
     def rows(self) -> npt.NDArray[np.int64]:
