@@ -1,6 +1,6 @@
 """`make benchmark-data`: what the data plane does a second, how long it takes to begin, and what it keeps in memory.
 
-    make benchmark-data                       all of it: 15 minutes on 2 cores, and an hour for the sweep
+    make benchmark-data                       all of it: 15 minutes on 2 cores, and 35 for the sweep
     make benchmark-data ARGS='stream plan'    some: stream, units, start, segments, plan, memory, slow, packing, sweep
 
 The photographs are those of CORNERSTONE_TEST_DATA (or ../shared/data), as JPEG of at most 448 pixels with their captions. Every
