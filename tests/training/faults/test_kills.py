@@ -58,6 +58,8 @@ class Trial:
     process: subprocess.Popen[bytes] | None = None
     resumed: list[int] = field(default_factory=list)
     """Steps of the last committed checkpoint at each strike."""
+    struck_down: set[int] = field(default_factory=set)
+    """Process ids of rank 0 at each strike."""
 
     @property
     def seen(self) -> Path:
@@ -83,10 +85,13 @@ class Trial:
         return self
 
     def reach(self, step: int) -> None:
-        """Wait until rank 0 is past a step that it has not done before this start."""
+        """Wait until rank 0 is past a step that it has not done before, in another process than those that were struck: what
+        is left of the workers goes on for some steps until it misses the one that was killed.
+        """
         already = len(self.records())
         while (process := self.process) and process.poll() is None:
-            if any(line["step"] >= step for line in self.records()[already:]):
+            later = (line for line in self.records()[already:] if line["pid"] not in self.struck_down)
+            if any(line["step"] >= step for line in later):
                 wait_a_moment()
                 return
             time.sleep(0.02)
@@ -111,8 +116,9 @@ class Trial:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def struck(self) -> None:
-        """Note where a strike fell: the checkpoint from which the run must go on."""
+        """Note where a strike fell: the checkpoint from which the run must go on, and who took the steps."""
         self.resumed.append(latest_step(self.job))
+        self.struck_down.update(line["pid"] for line in self.records())
 
     def decode_actors(self) -> dict[int, psutil.Process]:
         """Those that live, by process id."""
