@@ -13,6 +13,7 @@ from scipy import stats
 
 from cornerstone.sweeps.paper import LOTLIP_FIGURE_4, LOTLIP_TABLE_3
 from cornerstone.sweeps.plot import plot
+from cornerstone.sweeps.rendering import to_csv, to_markdown, to_rich
 from cornerstone.sweeps.statistics import smallest_detectable
 from cornerstone.sweeps.table import Record, ResultTable
 
@@ -37,7 +38,7 @@ def table(found, **fields):
 
 def printed(result, width=100):
     console = Console(width=width, file=io.StringIO())
-    console.print(result.to_rich())
+    console.print(to_rich(result))
     return console.file.getvalue()
 
 
@@ -74,7 +75,7 @@ def test_smallest_detectable_difference_is_printed():
     assert result.detectable[0] == pytest.approx(deviation * smallest_detectable(5))
     line = next(line for line in result.footer if "80 % power" in line)
     assert f"long I→T {result.detectable[0]:.2f}" in line
-    assert line in result.to_markdown()
+    assert line in to_markdown(result)
 
 
 def test_one_seed_gives_no_verdict():
@@ -103,24 +104,24 @@ def test_failed_and_missing_trials_have_rows():
     assert problems["3"] == "failed (seed 0: out of memory)"
     assert problems["2"].startswith("failed (seed 9: xxx")
     assert len(problems["2"]) < 150
-    for text in (printed(result, 200), result.to_markdown()):
+    for text in (printed(result, 200), to_markdown(result)):
         assert "failed (seed 0: out of memory)" in " ".join(text.split())
         assert "not run" in text
     assert math.isnan(result.rows[4].cells[1].value.mean)
-    assert list(csv.DictReader(io.StringIO(result.to_csv())))[3]["problem"] == problems["3"]
+    assert list(csv.DictReader(io.StringIO(to_csv(result))))[3]["problem"] == problems["3"]
 
 
 def test_nothing_at_all_is_shown_as_such():
     empty = table([])
     assert empty.rows == []
     assert printed(empty)
-    assert "| point |" in empty.to_markdown()
+    assert "| point |" in to_markdown(empty)
     assert printed(table([], points=("0", "2"))).count("not run") >= 2
 
 
 def test_csv_round_trip():
     result = table(records(), paper=LOTLIP_TABLE_3)
-    rows = list(csv.DictReader(io.StringIO(result.to_csv())))
+    rows = list(csv.DictReader(io.StringIO(to_csv(result))))
     assert [row["point"] for row in rows] == ["0", "2"]
     assert float(rows[1][LONG]) == pytest.approx(result.rows[1].cells[0].value.mean, rel=1e-5)
     assert float(rows[1][f"{LONG} diff_low"]) < float(rows[1][f"{LONG} diff"]) < float(rows[1][f"{LONG} diff_high"])
@@ -129,7 +130,7 @@ def test_csv_round_trip():
 
 
 def test_markdown_is_a_table_with_the_papers_numbers_and_notes():
-    text = table(records(), paper=LOTLIP_TABLE_3, notes=("This shows the path, not the trend.",)).to_markdown()
+    text = to_markdown(table(records(), paper=LOTLIP_TABLE_3, notes=("This shows the path, not the trend.",)))
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
     assert "(DCI T2I)" in lines[0]
@@ -143,11 +144,11 @@ def test_markdown_is_a_table_with_the_papers_numbers_and_notes():
 def test_a_paper_without_a_counterpart_is_shown_apart():
     found = [Record(point, 0, {"eval/mine/i2t_r1": 3.0}) for point in ("0", "2", "0, long loss × 3")]
     result = ResultTable("t", found, [("eval/mine/i2t_r1", "mine")], "0", LOTLIP_TABLE_3)
-    for text in (printed(result, 130), result.to_markdown()):
+    for text in (printed(result, 130), to_markdown(result)):
         assert "as printed" in text
         assert "83.33" in text
         assert "87.09" not in text  # a point that the sweep has not
-    assert "as printed" not in table(records(), paper=LOTLIP_FIGURE_4).to_markdown()
+    assert "as printed" not in to_markdown(table(records(), paper=LOTLIP_FIGURE_4))
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])

@@ -11,6 +11,7 @@ from rich.console import Console
 from cornerstone.evaluation.sets import EvaluationSet
 from cornerstone.sweeps.plot import plot
 from cornerstone.sweeps.points import Sweep
+from cornerstone.sweeps.rendering import to_csv, to_markdown, to_rich
 from cornerstone.sweeps.state import SweepState, TrialResult
 from cornerstone.sweeps.table import ResultTable
 from cornerstone.tracking.mlflow_records import Records
@@ -78,7 +79,7 @@ class Results:
         """Print the table; in a log it is given the room that it needs."""
         wide = console if console.is_terminal else Console(width=max(200, console.width), soft_wrap=True)
         wide.print()
-        wide.print(self.table.to_rich())
+        wide.print(to_rich(self.table))
 
     def write(self) -> list[Path]:
         """Table as Markdown and CSV, plot as PNG; the files' local paths."""
@@ -87,8 +88,8 @@ class Results:
         )
         folder.mkdir(parents=True, exist_ok=True)
         markdown, csv = folder / "table.md", folder / "table.csv"
-        markdown.write_text(self.table.to_markdown())
-        csv.write_text(self.table.to_csv())
+        markdown.write_text(to_markdown(self.table))
+        csv.write_text(to_csv(self.table))
         paths = [markdown, csv]
         if any(result.finished for result in self.results):
             paths.append(plot(self.table, folder / "plot.png"))

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
-from rich.console import RenderableType
-
 from cornerstone.sweeps.paper import PaperTable
 from cornerstone.sweeps.statistics import (
     Estimate,
@@ -162,24 +160,6 @@ class ResultTable:
             if row.problem:
                 lines.append(f"{row.point!r}: {row.problem}.")
         return lines + self._about_paper()
-
-    def to_rich(self) -> RenderableType:
-        """For a terminal."""
-        from cornerstone.sweeps.rendering import to_rich
-
-        return to_rich(self)
-
-    def to_markdown(self) -> str:
-        """For a report or an issue."""
-        from cornerstone.sweeps.rendering import to_markdown
-
-        return to_markdown(self)
-
-    def to_csv(self) -> str:
-        """Numbers alone, one row a point, for further work."""
-        from cornerstone.sweeps.rendering import to_csv
-
-        return to_csv(self)
 
     def paper_column(self, metric: str) -> str | None:
         """The paper's column beside a metric of ours."""
