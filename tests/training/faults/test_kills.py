@@ -296,17 +296,26 @@ def wait_a_moment() -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
-@pytest.mark.parametrize("strike", [a_worker, a_data_actor], ids=["worker", "data actor"])
-def test_what_ray_starts_again_goes_on_by_itself(trial_of, large, strike, workers):
+def test_workers_that_ray_starts_again_go_on(trial_of, large, workers):
     """Killed twice in a row, the second time soon after the first."""
     trial = trial_of(large, pause=0.05).start(workers)
     first = moment(last=STEPS // 2)
     trial.reach(first)
-    strike(trial)
+    a_worker(trial)
     trial.reach(moment(first, first + 5))
-    strike(trial)
-    trial.finish()
-    check_rows(trial)
+    a_worker(trial)
+    check_rows(trial.finish())
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_data_actors_that_ray_starts_again_go_on(trial_of, large, workers):
+    """Killed twice in a row, the second time as soon as there is another one: by the next step the rest may be decoded."""
+    trial = trial_of(large, pause=0.05).start(workers)
+    trial.reach(moment(last=STEPS // 4))
+    a_data_actor(trial)
+    wait_a_moment()
+    a_data_actor(trial)
+    check_rows(trial.finish())
 
 
 @pytest.mark.parametrize(("before", "between", "after"), [(1, 2, 3), (2, 3, 1), (3, 1, 2)])
