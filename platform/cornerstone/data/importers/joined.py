@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from cornerstone.data.importers.core import Format, ImportOptions, Plan, Refused, Sample
+from cornerstone.data.importers.listing import IMAGES
 from cornerstone.data.importers.pairs_jsonl import PairsJsonl, Scan
 from cornerstone.data.manifest import FILE, Kind, Shard
 from cornerstone.data.output import stamps
@@ -28,7 +29,6 @@ from cornerstone.errors import CornerstoneError
 
 NOWHERE = -1
 _READERS = 16  # of the shards' names, which lie in far storage as a rule
-_ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def over_images(make: Callable[[Location, ImportOptions], PairsJsonl], src: Location, options: ImportOptions) -> Format:
@@ -131,7 +131,7 @@ class _Named(Scan):
         super().keep(row, offset, length)
         name = str(row.get(self.source.image) or "")
         self.example = self.example or name
-        ending = next((ending for ending in _ENDINGS if name.lower().endswith(ending)), "")
+        ending = next((ending for ending in IMAGES if name.lower().endswith(ending)), "")
         self.names_of.append(_hash(name))
         self.stems_of.append(_hash(name[: len(name) - len(ending)]))
 
