@@ -14,7 +14,7 @@ Corners also change the weight of long texts, raw : long = 1 : (m + 1): the cont
 
 from cornerstone.recipes import Recipe
 from cornerstone.sweeps import Point, Sweep, main
-from cornerstone.sweeps.paper import LOTLIP_TABLE_3
+from cornerstone.sweeps.paper_table import LOTLIP_TABLE_3
 
 
 def corner_tokens(recipe: Recipe) -> Sweep:

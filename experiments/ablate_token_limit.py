@@ -12,7 +12,7 @@ acts mostly on the evaluation texts.
 
 from cornerstone.recipes import Recipe
 from cornerstone.sweeps import Point, Sweep, main
-from cornerstone.sweeps.paper import LOTLIP_FIGURE_4
+from cornerstone.sweeps.paper_table import LOTLIP_FIGURE_4
 
 PAPER_LIMITS = (32, 64, 77, 96, 128, 192, 256, 512)
 SCENES_LIMITS = (16, 32, 40, 48, 64, 96, 128, 256)

@@ -32,7 +32,7 @@ def failed(capsys, *arguments, status=1) -> str:
 def no_ray(monkeypatch):
     """Commands that would start Ray go on without it."""
     connected = []
-    for module in ("cornerstone.training.cluster", "cornerstone.training.single"):
+    for module in ("cornerstone.runtime.cluster", "cornerstone.training.run"):
         monkeypatch.setattr(f"{module}.connect", lambda say: contextlib.nullcontext(connected.append(say)))
         monkeypatch.setattr(f"{module}.require", lambda placement, say: None)
     return connected
@@ -156,14 +156,14 @@ def test_a_dry_run_of_training(capsys, no_ray, little, pairs_folder):
 def model(tmp_path_factory, pairs_folder) -> Path:
     """A run's folder with an untrained little model."""
     import cornerstone.models  # noqa: F401 - mends torchvision, which timm imports
-    from cornerstone.models.loaded import save_model
+    from cornerstone.inference.saved_model import save_model
+    from cornerstone.models.image_tower import build_image_tower
     from cornerstone.models.lotlip import Lotlip
-    from cornerstone.models.towers import build_image_tower
-    from cornerstone.recipes import ImageTower, LotlipConfig, TextTower
+    from cornerstone.recipes import CornerText, ImageTower, LotlipConfig
 
     config = LotlipConfig(
         image=ImageTower("test_vit.r160_in1k", pretrained=False, size=32),
-        text=TextTower(name="", width=16, layers=1, heads=2, token_limit=32),
+        text=CornerText(name="", width=16, layers=1, heads=2, token_limit=32),
     )
     tokenizer = (Path(pairs_folder) / "tokenizer.json").read_text()
     vocabulary = TextTokenizer(tokenizer, 32, 2).vocab_size

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cornerstone.models.loaded import LoadedModel
+    from cornerstone.inference.saved_model import LoadedModel
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
@@ -16,6 +16,8 @@ def load(path: str, device: str = "cpu") -> LoadedModel:
 
     `encode_image` takes normalised floats (B, 3, S, S), `encode_text` a list of texts; both give L2-normalised (B, D).
     """
-    from cornerstone.models.loaded import load as open_model  # decode actors import this package: torch must wait
+    from cornerstone.inference.saved_model import (
+        load as open_model,  # decode actors import this package: torch must wait
+    )
 
     return open_model(path, device)

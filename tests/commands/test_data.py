@@ -66,7 +66,7 @@ def test_features_by_the_command(said, pairs_folder, tiny_tower, tmp_path):
 
 
 def test_wrong_arguments_are_refused_before_ray_starts(photos, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("cornerstone.training.cluster.connect", None)
+    monkeypatch.setattr("cornerstone.runtime.cluster.connect", None)
     for arguments, message in (
         (("data", "import", "coca", photos, "--out", tmp_path / "o"), "Unknown format 'coca'; did you mean 'coco'?"),
         (("data", "import", "pairs-jsonl", photos, "--out", tmp_path / "o"), "Say which fields hold texts"),

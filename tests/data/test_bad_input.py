@@ -18,10 +18,11 @@ from PIL import Image
 
 from cornerstone.data.images import Transform
 from cornerstone.data.importers import import_pairs
-from cornerstone.data.samples import Draws, Pictures, Samples, Texts, View
+from cornerstone.data.pairs.samples import Draws, Pictures, Samples, Texts, View
 from cornerstone.data.shards import DataSet, Reader
 from cornerstone.data.statistics import statistics
 from cornerstone.data.verify import verify
+from cornerstone.runtime.tokenizer import tokenizer_for
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 RED, GREEN, BLUE = (230, 20, 20), (20, 230, 20), (20, 20, 230)
@@ -129,7 +130,7 @@ def test_verify_finds_no_problem_and_tells_the_repeated_keys(imported):
 
 
 def test_statistics_count_them(imported, wordpiece):
-    counted = statistics(str(imported), str(wordpiece))
+    counted = statistics(str(imported), tokenizer_for(str(imported), str(wordpiece), print))
     assert counted.count.rows == len(USABLE) + 3
     assert counted.count.unreadable == 0
 

@@ -7,8 +7,8 @@ import torch
 
 from cornerstone.data.batches import evaluation_batch, pad, pad_lists, training_batch
 from cornerstone.data.images import Transform
+from cornerstone.data.pairs.samples import Draws, Pictures, Samples, Texts, View
 from cornerstone.data.plan import MASKED
-from cornerstone.data.samples import Draws, Pictures, Samples, Texts, View
 
 SIZE = 8
 

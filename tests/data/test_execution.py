@@ -16,8 +16,8 @@ from cornerstone.data.execution import NAMES, _Actor, _Ahead, _read, execution_o
 from cornerstone.data.images import Transform
 from cornerstone.data.layout import LARGEST_UNIT, UNIT_BYTES, EvaluationSource, Layout, StreamSpec
 from cornerstone.data.mixture import Mixture
+from cornerstone.data.pairs.samples import Draws, Pictures, Texts, View
 from cornerstone.data.plan import Plan
-from cornerstone.data.samples import Draws, Pictures, Texts, View
 from cornerstone.data.stream import Stream
 from cornerstone.errors import CornerstoneError
 

@@ -18,12 +18,18 @@ from cornerstone.data.statistics_page import render, sample_rows
 from cornerstone.data.storage import Location
 from cornerstone.data.texts import TextTokenizer, sub_captions
 from cornerstone.errors import CornerstoneError
+from cornerstone.runtime import tokenizer as tokenizer_module
 
 
 @pytest.fixture
 def here(monkeypatch):
     """The tasks run in this process: what they count does not depend on where."""
     monkeypatch.setattr(module, "map_tasks", lambda work, items, *, failed, progress=None: map(work, items))
+
+
+def counted_of(folder, tokenizer="", say=print):
+    """The statistics as the command makes them."""
+    return statistics(folder, tokenizer_module.tokenizer_for(folder, tokenizer, say))
 
 
 def of(counted, role, source=""):
@@ -47,7 +53,7 @@ def test_a_tally_is_what_numpy_says():
 
 
 def test_counts_of_pairs(here, pairs_folder, wordpiece):
-    counted = statistics(pairs_folder)
+    counted = counted_of(pairs_folder)
     numbers = counted.as_json()
     assert numbers["tokenizer"] == f"{pairs_folder}/tokenizer.json"  # kept beside the shards
     assert numbers["rows"] == 50
@@ -75,14 +81,14 @@ def test_shares_above_the_limits(here, small_data, wordpiece, tmp_path):
         return small_data.pair(i, captions=(Caption("x", "long", " ".join(["one"] * words)),))
 
     path = small_data.write(tmp_path / "pairs", [pair(i, n) for i, n in enumerate((75, 76, 126, 127, 254, 255))])
-    tokens = of(statistics(path, str(wordpiece)), "long", "x")["tokens"]  # and [CLS] and [SEP]
+    tokens = of(counted_of(path, str(wordpiece)), "long", "x")["tokens"]  # and [CLS] and [SEP]
     assert (tokens["above_77"], tokens["above_128"], tokens["above_256"]) == pytest.approx((5 / 6, 3 / 6, 1 / 6))
 
 
 def test_sentences_of_training_and_of_cleaned_texts(here, small_data, tmp_path):
     text = "A dog.\nIt runs in 3.5 s. Far away"
     path = small_data.write(tmp_path / "pairs", [small_data.pair(0, captions=(Caption("x", "long", text),))])
-    one = of(statistics(path, say=lambda line: None), "long", "x")
+    one = of(counted_of(path, say=lambda line: None), "long", "x")
     assert (one["sub_captions"]["mean"], one["sub_captions_cleaned"]["mean"]) == (2, 4)
 
 
@@ -101,7 +107,7 @@ def documents(tmp_path, small_data) -> str:
 
 
 def test_counts_of_documents(here, documents, wordpiece):
-    counted = statistics(documents, str(wordpiece))
+    counted = counted_of(documents, str(wordpiece))
     numbers = counted.as_json()
     assert numbers["images"] == {
         "number": 5,
@@ -128,10 +134,10 @@ def test_without_any_tokenizer(here, monkeypatch, small_data, tmp_path):
     def none(name):
         raise CornerstoneError(f"Cannot load the tokenizer {name!r}.")
 
-    monkeypatch.setattr(module, "load_tokenizer", none)
+    monkeypatch.setattr(tokenizer_module, "load_tokenizer", none)
     path = small_data.write(tmp_path / "pairs", map(small_data.pair, range(3)))
     said = []
-    counted = statistics(path, say=said.append)
+    counted = counted_of(path, say=said.append)
     assert said == ["Tokens are not counted, words and characters are. Cannot load the tokenizer 'bert-base-uncased'."]
     assert counted.as_json()["tokenizer"] is None
     assert of(counted, "raw", "web")["tokens"] is None
@@ -139,16 +145,16 @@ def test_without_any_tokenizer(here, monkeypatch, small_data, tmp_path):
     assert header[3:5] == ["words", "most words"]
     assert rows[-1][:5] == ["raw", "web", "3", "2.00", "2"]
     with pytest.raises(CornerstoneError, match="Cannot load the tokenizer 'bert'"):
-        statistics(path, "bert")
+        counted_of(path, "bert")
 
 
 def test_what_has_no_statistics(tmp_path):
     with pytest.raises(CornerstoneError, match="the folder does not exist"):
-        statistics(str(tmp_path / "nowhere"))
+        counted_of(str(tmp_path / "nowhere"))
     manifest = Manifest("features", "f", DataSet.open(some(tmp_path)).manifest.shards)
     manifest.write(Location.of(str(tmp_path / "one")))
     with pytest.raises(CornerstoneError, match="holds features: statistics are of pairs or documents"):
-        statistics(str(tmp_path / "one"))
+        counted_of(str(tmp_path / "one"))
 
 
 def some(tmp_path) -> str:
@@ -170,7 +176,7 @@ def test_a_page_of_pairs(here, small_data, tmp_path):
     texts = (Caption("<src>", "raw", "<script>alert(1)</script> & more"), Caption("b", "long", "plain"))
     pairs = [small_data.pair(i, captions=texts) for i in range(5)] + [small_data.pair(5, image=b"broken")]
     path = small_data.write(tmp_path / "pairs", pairs, classes=("a<b", "dog", "bus", "sky"))
-    page = render(statistics(path, say=print), DataSet.open(path), samples=24)
+    page = render(counted_of(path, say=print), DataSet.open(path), samples=24)
     assert page.count("data:image/jpeg;base64,") == 5
     assert "<script" not in page
     assert page.count("&lt;script&gt;alert(1)&lt;/script&gt; &amp; more") == 5
@@ -178,18 +184,18 @@ def test_a_page_of_pairs(here, small_data, tmp_path):
     assert "a&lt;b" in page
     assert "not readable as an image" in page
     assert not re.search(r'(src|href)="(?!data:)', page)  # nothing beside it is needed
-    assert render(statistics(path), DataSet.open(path), samples=2, seed=3).count('class="card"') == 2
+    assert render(counted_of(path), DataSet.open(path), samples=2, seed=3).count('class="card"') == 2
 
 
 def test_a_page_of_documents(here, documents, small_data, tmp_path):
-    page = render(statistics(documents), DataSet.open(documents))
+    page = render(counted_of(documents), DataSet.open(documents))
     assert page.count("data:image/jpeg;base64,") == 5
     assert "one &lt;i&gt;2&lt;/i&gt;. two" in page
     assert "&lt;b&gt;1 · 4 segments, 2 images" in page
     long = (*(Segment(text=f"far {i}") for i in range(9)), Segment(image=small_data.picture(0)))
     with ShardWriter(str(tmp_path / "long"), name="long", kind="documents") as writer:
         writer.add(Document("a", (*long, *(Segment(text=f"after {i}") for i in range(9)))))
-    page = render(statistics(str(tmp_path / "long")), DataSet.open(str(tmp_path / "long")))
+    page = render(counted_of(str(tmp_path / "long")), DataSet.open(str(tmp_path / "long")))
     assert re.findall(r"<p>((?:far|after) \d)</p>", page) == ["far 7", "far 8", "after 0", "after 1"]
     assert page.count("… 7 more segments") == 2
 
@@ -219,7 +225,7 @@ def test_iiw_counts_as_the_paper_does(here, test_data, small_data, tmp_path):
     picture = small_data.picture(0)
     pairs = (small_data.pair(i, image=picture, captions=(Caption("IIW", "long", t),)) for i, t in enumerate(texts))
     path = small_data.write(tmp_path / "iiw", pairs, rows_per_shard=400, rows_per_group=64)
-    one = of(statistics(path, "bert-base-uncased"), "long", "IIW")
+    one = of(counted_of(path, "bert-base-uncased"), "long", "IIW")
     assert one["texts"] == 400
     assert one["sub_captions_cleaned"]["mean"] == pytest.approx(9.4175)
     assert one["sub_captions"]["mean"] == pytest.approx(np.mean([len(sub_captions(t)) for t in texts]))

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from cornerstone.data.images import Transform
 from cornerstone.data.layout import EvaluationSource, Layout, StreamSpec
 from cornerstone.data.mixture import Mixture
+from cornerstone.data.pairs.samples import Draws, Pictures, Texts, View
 from cornerstone.data.plan import MASKED, Plan
-from cornerstone.data.samples import Draws, Pictures, Texts, View
 from cornerstone.data.stream import Stream, UnitMaker
 from cornerstone.errors import CornerstoneError
 

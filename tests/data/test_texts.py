@@ -10,8 +10,9 @@ import pytest
 from safetensors import safe_open
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from cornerstone.data.texts import TextTokenizer, clean, load_tokenizer, sub_captions
+from cornerstone.data.texts import TextTokenizer, clean, sub_captions
 from cornerstone.errors import CornerstoneError
+from cornerstone.runtime.tokenizer import load_tokenizer
 
 REFERENCE = Path(__file__).parents[1] / "fixtures" / "lotlip_tiny_text.safetensors"
 WORDS = ["a", "red", "bus", "blue", "sky", ".", "the"]

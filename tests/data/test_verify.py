@@ -14,8 +14,8 @@ from PIL import Image
 
 from cornerstone import cli
 from cornerstone.data import verify as module
-from cornerstone.data.features import feature_schema
 from cornerstone.data.manifest import Manifest, Shard
+from cornerstone.data.pairs.feature_store import feature_schema
 from cornerstone.data.records import DOCUMENTS, PAIRS, Caption, Document, Segment
 from cornerstone.data.shards import ShardWriter, write_features_shard
 from cornerstone.data.storage import Location

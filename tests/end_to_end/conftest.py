@@ -28,9 +28,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def smoke_scenes() -> Path:
     """The folder `scenes` of the tests' home, with all that `smoke` needs: shards, evaluation sets, a pretrained tower."""
-    from cornerstone.home import home
+    from cornerstone.jobs.built_in_scenes import prepare_scenes
     from cornerstone.recipes import preset
-    from cornerstone.training.embedded import prepare_scenes
+    from cornerstone.runtime.home import home
 
     recipe = preset("smoke")
     prepare_scenes(recipe.data.scenes, recipe.method.image.size, print)

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from cornerstone.data.batches import EvaluationBatch
 from cornerstone.data.images import Transform
 from cornerstone.data.layout import Layout, StreamSpec
+from cornerstone.data.pairs.samples import Draws, Pictures, Texts
 from cornerstone.data.plan import Part, Plan
 from cornerstone.data.records import Caption
-from cornerstone.data.samples import Draws, Pictures, Texts
 from cornerstone.data.stream import Stream
 from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation import evaluator
@@ -19,7 +19,7 @@ from cornerstone.evaluation.classification import class_features
 from cornerstone.evaluation.evaluator import encode_texts, evaluate
 from cornerstone.evaluation.sets import open_sets
 from cornerstone.models.lotlip import Lotlip
-from cornerstone.recipes import LotlipConfig, TextTower
+from cornerstone.recipes import CornerText, LotlipConfig
 
 SIZE, WIDTH = 8, 12
 CPU = torch.device("cpu")
@@ -211,7 +211,7 @@ def test_corners_are_not_computed_but_shift_the_text_and_count_against_the_limit
     given = torch.tensor([ids]), torch.tensor([len(ids)])
 
     def model(corners):
-        text = TextTower(name="", width=16, layers=2, heads=2, token_limit=limit, corner_tokens=corners)
+        text = CornerText(name="", width=16, layers=2, heads=2, token_limit=limit, corner_tokens=corners)
         built = Lotlip(LotlipConfig(text=text), vocab_size=tokenizer.vocab_size, image_width=8, seed=0).eval()
         for weight in built.text.bert.parameters():
             weight.data *= 10 if weight.ndim > 1 else 1  # trained ones are strong enough for places to matter

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from cornerstone.data.manifest import Manifest
+from cornerstone.data.pairs.samples import View
 from cornerstone.data.records import Caption
-from cornerstone.data.samples import View
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation.sets import eval_hash, only_task, open_sets, split_name

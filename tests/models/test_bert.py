@@ -6,9 +6,9 @@ from transformers import BertConfig, BertModel, T5Config
 
 from cornerstone.errors import CornerstoneError
 from cornerstone.models.bert import bert_from, build_bert
-from cornerstone.recipes.towers import TextTower
+from cornerstone.recipes.towers import CornerText
 
-SMALL = TextTower(name="", width=16, layers=1, heads=2, token_limit=32)
+SMALL = CornerText(name="", width=16, layers=1, heads=2, token_limit=32)
 
 
 @pytest.fixture
@@ -32,14 +32,14 @@ def test_a_new_tower_has_the_sizes_of_the_recipe():
     assert config.max_position_embeddings == 512
     assert (
         build_bert(
-            TextTower(name="", width=16, layers=1, heads=2, token_limit=600), 30, 0
+            CornerText(name="", width=16, layers=1, heads=2, token_limit=600), 30, 0
         ).config.max_position_embeddings
         == 600
     )
 
 
 def test_a_named_tower_brings_its_weights_and_the_recipe_its_dropout(folder):
-    bert = build_bert(TextTower(name=folder, token_limit=24, dropout=0.25), 30, seed=0)
+    bert = build_bert(CornerText(name=folder, token_limit=24, dropout=0.25), 30, seed=0)
     for name, value in BertModel.from_pretrained(folder).state_dict().items():
         assert torch.equal(bert.state_dict()[name], value), name
     assert bert.encoder.layer[0].attention.self.dropout.p == bert.embeddings.dropout.p == 0.25
@@ -54,19 +54,19 @@ def test_a_described_tower_has_the_same_shape():
 
 def test_a_tower_of_another_vocabulary_or_too_few_positions_is_refused(folder):
     with pytest.raises(CornerstoneError, match="knows 30 token ids, but the tokenizer has 31"):
-        build_bert(TextTower(name=folder, token_limit=24), 31, seed=0)
+        build_bert(CornerText(name=folder, token_limit=24), 31, seed=0)
     with pytest.raises(CornerstoneError, match="has 24 positions, fewer than the token limit 25"):
-        build_bert(TextTower(name=folder, token_limit=25), 30, seed=0)
+        build_bert(CornerText(name=folder, token_limit=25), 30, seed=0)
 
 
 def test_what_is_no_bert_or_cannot_be_read_is_refused(tmp_path, monkeypatch):
     T5Config().save_pretrained(tmp_path)
     with pytest.raises(CornerstoneError, match="is a t5, not a BERT"):
-        build_bert(TextTower(name=str(tmp_path)), 30, seed=0)
+        build_bert(CornerText(name=str(tmp_path)), 30, seed=0)
 
     def silent(name):
         raise OSError("We couldn't connect.\nmore")
 
     monkeypatch.setattr(BertConfig, "get_config_dict", silent)
     with pytest.raises(CornerstoneError, match="Cannot load the text tower 'bert-base-uncased': We couldn't connect"):
-        build_bert(TextTower(), 30522, seed=0)
+        build_bert(CornerText(), 30522, seed=0)

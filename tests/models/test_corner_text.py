@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from cornerstone.errors import CornerstoneError
 from cornerstone.models.bert import build_bert
 from cornerstone.models.corner_text import CornerBert, _run, visible
-from cornerstone.recipes.towers import TextTower
+from cornerstone.recipes.towers import CornerText
 
 VOCABULARY, TOKENS, WIDTH = 40, 11, 12
 LENGTHS = [7, 11, 3, 1, 9]
 
 
 def tower(corners: int, masked: bool = True, layers: int = 2, seed: int = 0, dropout: float = 0.0) -> CornerBert:
-    config = TextTower(
+    config = CornerText(
         name="", width=16, layers=layers, heads=2, corner_tokens=corners, token_limit=64, dropout=dropout
     )
     bert = build_bert(config, VOCABULARY, seed)
@@ -211,7 +211,7 @@ def test_every_parameter_gets_a_gradient():
 
 def test_the_number_of_corners_shifts_no_other_initial_value():
     before = torch.random.get_rng_state()
-    config = TextTower(name="", width=16, layers=1, heads=2, token_limit=32)
+    config = CornerText(name="", width=16, layers=1, heads=2, token_limit=32)
     states = [
         CornerBert(build_bert(config, VOCABULARY, seed=7), corners=m, masked=True, width=WIDTH, seed=7).state_dict()
         for m in (0, 1, 3)

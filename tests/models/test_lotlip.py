@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from cornerstone.errors import CornerstoneError
+from cornerstone.models.image_tower import build_image_tower
 from cornerstone.models.lotlip import Features, Lotlip
-from cornerstone.models.towers import build_image_tower
 from cornerstone.objectives import contrastive_loss, lotlip_loss
 from cornerstone.recipes.lotlip import LotlipConfig, LotlipLoss
-from cornerstone.recipes.towers import ImageTower, TextTower
+from cornerstone.recipes.towers import CornerText, ImageTower
 
 VOCABULARY, B = 30, 6
 
@@ -42,7 +42,7 @@ def batch(stored: bool = True) -> Batch:
 def build(corners=2, locked=True, tower=None, seed=0, buckets=1, **loss) -> Lotlip:
     config = LotlipConfig(
         image=ImageTower("test_vit", pretrained=False, locked=locked, size=64),
-        text=TextTower(name="", width=16, layers=1, heads=2, corner_tokens=corners, token_limit=32),
+        text=CornerText(name="", width=16, layers=1, heads=2, corner_tokens=corners, token_limit=32),
         loss=LotlipLoss(**loss),
     )
     tower = build_image_tower(config.image) if tower else None
@@ -201,7 +201,7 @@ def test_towers_that_do_not_fit_are_refused():
     with pytest.raises(CornerstoneError, match="no image tower"):
         build().encode_image(torch.zeros(1, 3, 64, 64))
     config = LotlipConfig(
-        image=ImageTower("test_vit", False, size=64), text=TextTower(name="", width=16, layers=1, heads=2)
+        image=ImageTower("test_vit", False, size=64), text=CornerText(name="", width=16, layers=1, heads=2)
     )
     with pytest.raises(CornerstoneError, match="width 32, but the image tower 'test_vit' has width 64"):
         Lotlip(config, vocab_size=30, image_width=32, image_tower=build_image_tower(config.image))

@@ -6,19 +6,20 @@ from dataclasses import fields, replace
 import pytest
 
 from cornerstone.errors import CornerstoneError
+from cornerstone.hashing import digest
 from cornerstone.recipes import (
-    Data,
+    CornerText,
     ImageTower,
     LotlipConfig,
     LotlipLoss,
     Optimization,
+    PairData,
     Placement,
     Recipe,
     Scenes,
-    TextTower,
-    digest,
     preset,
 )
+from cornerstone.recipes.lotlip import with_sub_captions
 
 RECIPE = Recipe(name="test", method=LotlipConfig())
 CONTENT = {"data": "d", "tokenizer": "t", "image": "i", "text": "x"}
@@ -52,8 +53,8 @@ COUNTS = {
     "balance": RECIPE.with_loss(balance="equal"),
     "temperature": RECIPE.with_loss(initial_scale=10.0),
     "captioners": RECIPE.with_data(captioners=("llava",)),
-    "sub-captions": RECIPE.with_sub_captions(1),
-    "raw alone": RECIPE.with_sub_captions(0),
+    "sub-captions": with_sub_captions(RECIPE, 1),
+    "raw alone": with_sub_captions(RECIPE, 0),
     "crop": RECIPE.with_data(crop_scale=(1.0, 1.0)),
     "stored features": RECIPE.with_data(crop_scale=(1.0, 1.0), features="stored"),
     "type of stored features": RECIPE.with_data(crop_scale=(1.0, 1.0), features="stored", feature_dtype="float32"),
@@ -121,16 +122,16 @@ def test_a_number_that_is_none_has_no_hash():
 def test_a_recipe_as_json_says_everything():
     plain = json.loads(json.dumps(RECIPE.with_seed(3).as_dict()))
     assert plain["seed"] == 3
-    assert plain["method"]["implementation"] == "cornerstone.models.lotlip:Lotlip"
+    assert plain["method"]["kind"] == "lotlip"
     assert plain["method"]["text"]["corner_tokens"] == 2
     assert plain["data"]["scenes"]["pairs"] == 16_000
     assert plain["optimization"]["betas"] == [0.9, 0.98]
 
 
 IMPOSSIBLE = {
-    "--recipe.data.sub-captions": lambda: Data(sub_captions=-1),
-    "--recipe.data.crop-scale": lambda: Data(crop_scale=(0.5, 1.5)),
-    "--recipe.data.crop-scale 1 1": lambda: Data(features="stored"),
+    "--recipe.data.sub-captions": lambda: PairData(sub_captions=-1),
+    "--recipe.data.crop-scale": lambda: PairData(crop_scale=(0.5, 1.5)),
+    "--recipe.data.crop-scale 1 1": lambda: PairData(features="stored"),
     "--steps": lambda: Optimization(steps=0),
     "--recipe.optimization.warmup-steps": lambda: Optimization(steps=10, warmup_steps=11),
     "--recipe.optimization.learning-rate": lambda: Optimization(learning_rate=0),
@@ -139,10 +140,10 @@ IMPOSSIBLE = {
     "--recipe.method.loss.long-weight 0": lambda: RECIPE.with_data(sub_captions=0),
     "--recipe.method.loss.raw-weight": lambda: LotlipLoss(raw_weight=0, long_weight=0),
     "--recipe.method.image.size": lambda: ImageTower(size=4),
-    "--recipe.method.text.corner-tokens": lambda: TextTower(corner_tokens=-1),
-    "--recipe.method.text.token-limit to 7": lambda: TextTower(corner_tokens=4, token_limit=6),
-    "--recipe.method.text.heads": lambda: TextTower(width=100, heads=3),
-    "--recipe.method.text.dropout": lambda: TextTower(dropout=1.0),
+    "--recipe.method.text.corner-tokens": lambda: CornerText(corner_tokens=-1),
+    "--recipe.method.text.token-limit to 7": lambda: CornerText(corner_tokens=4, token_limit=6),
+    "--recipe.method.text.heads": lambda: CornerText(width=100, heads=3),
+    "--recipe.method.text.dropout": lambda: CornerText(dropout=1.0),
 }
 
 
@@ -154,9 +155,9 @@ def test_what_cannot_work_is_refused_with_the_option_to_change(option):
 
 
 def test_no_sub_captions_train_on_raw_texts_alone():
-    recipe = RECIPE.with_sub_captions(0)
+    recipe = with_sub_captions(RECIPE, 0)
     assert (recipe.data.sub_captions, recipe.method.loss.long_weight) == (0, 0)
-    assert RECIPE.with_sub_captions(2).method.loss == RECIPE.method.loss
+    assert with_sub_captions(RECIPE, 2).method.loss == RECIPE.method.loss
 
 
 def test_warmup_follows_the_steps():

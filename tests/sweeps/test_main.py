@@ -27,8 +27,8 @@ def trials(tmp_path, monkeypatch, tracking):
     """Runs without Ray: the trials that were asked for, each finished with numbers, or as `fail` says."""
     monkeypatch.setenv("CORNERSTONE_HOME", str(tmp_path))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking)
-    monkeypatch.setattr("cornerstone.training.cluster.connect", lambda say: contextlib.nullcontext())
-    monkeypatch.setattr("cornerstone.training.cluster.require", lambda placement, say: None)
+    monkeypatch.setattr("cornerstone.runtime.cluster.connect", lambda say: contextlib.nullcontext())
+    monkeypatch.setattr("cornerstone.runtime.cluster.require", lambda placement, say: None)
     monkeypatch.setattr("sys.argv", ["ablate.py", "--seeds", "2"])
     before = signal.getsignal(signal.SIGTERM)
 

@@ -7,11 +7,11 @@ import pytest
 from rich.console import Console
 
 from cornerstone.data.layout import EvaluationSource
-from cornerstone.data.samples import View
+from cornerstone.data.pairs.samples import View
 from cornerstone.evaluation.sets import EvaluationSet
 from cornerstone.recipes import preset
 from cornerstone.sweeps import Point, Sweep
-from cornerstone.sweeps.paper import LOTLIP_TABLE_3
+from cornerstone.sweeps.paper_table import LOTLIP_TABLE_3
 from cornerstone.sweeps.results import Results, columns_of
 from cornerstone.sweeps.state import SweepState, TrialResult
 

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from cornerstone.sweeps.paper import LOTLIP_FIGURE_4, LOTLIP_TABLE_3
+from cornerstone.sweeps.paper_table import LOTLIP_FIGURE_4, LOTLIP_TABLE_3
 from cornerstone.sweeps.plot import plot
 from cornerstone.sweeps.rendering import to_csv, to_markdown, to_rich
 from cornerstone.sweeps.statistics import smallest_detectable

@@ -16,18 +16,18 @@ import pyarrow as pa
 import pytest
 import torch
 
-from cornerstone.data.features import feature_schema
 from cornerstone.data.images import Transform
 from cornerstone.data.layout import Layout, StreamSpec
 from cornerstone.data.manifest import Manifest
+from cornerstone.data.pairs.feature_store import feature_schema
+from cornerstone.data.pairs.samples import Draws, Pictures, Texts
 from cornerstone.data.plan import Part, Plan
 from cornerstone.data.records import Caption
-from cornerstone.data.samples import Draws, Pictures, Texts
 from cornerstone.data.shards import DataSet, write_features_shard
 from cornerstone.data.storage import Location
 from cornerstone.data.stream import Stream
 from cornerstone.errors import CornerstoneError
-from cornerstone.recipes import ImageTower, LotlipConfig, TextTower
+from cornerstone.recipes import CornerText, ImageTower, LotlipConfig
 from cornerstone.recipes.recipe import Optimization
 from cornerstone.training.engine import PlainEngine
 from cornerstone.training.resharding import resharded
@@ -72,7 +72,7 @@ def given(tmp_path_factory, small_data, wordpiece) -> SimpleNamespace:
     (folder / "store").mkdir()
     config = LotlipConfig(
         image=ImageTower(size=16),
-        text=TextTower(name="", width=32, layers=2, heads=2, corner_tokens=2, token_limit=32),
+        text=CornerText(name="", width=32, layers=2, heads=2, corner_tokens=2, token_limit=32),
     )
     specs = {
         name: StreamSpec(

@@ -7,20 +7,20 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cornerstone.data.features import FeatureKeys, check_store
 from cornerstone.data.images import Transform
 from cornerstone.data.layout import Layout
 from cornerstone.data.manifest import Manifest
 from cornerstone.data.mixture import write_mixture
+from cornerstone.data.pairs.feature_store import FeatureKeys, check_store
 from cornerstone.data.shards import DataSet
 from cornerstone.data.storage import Location
 from cornerstone.data.stream import Stream
 from cornerstone.errors import CornerstoneError
-from cornerstone.recipes import Data, ImageTower, LotlipConfig, Optimization, Recipe, TextTower
+from cornerstone.jobs.features import FeatureJob, _Tower, write_features
+from cornerstone.jobs.shard_jobs import run_actors
+from cornerstone.recipes import CornerText, ImageTower, LotlipConfig, Optimization, PairData, Recipe
 from cornerstone.training.build import build_method, build_tower
 from cornerstone.training.engine import PlainEngine
-from cornerstone.training.features import FeatureJob, _Tower, write_features
-from cornerstone.training.mirror import run_actors
 from cornerstone.training.prepare import describe_tower, prepare
 
 STEPS = 8
@@ -32,9 +32,9 @@ def recipe(shards) -> Recipe:
         "online",
         LotlipConfig(
             image=ImageTower(name=shards.tower, size=32),
-            text=TextTower(name="", width=32, layers=1, heads=2, token_limit=24),
+            text=CornerText(name="", width=32, layers=1, heads=2, token_limit=24),
         ),
-        Data(train=shards.train, crop_scale=(1.0, 1.0)),
+        PairData(train=shards.train, crop_scale=(1.0, 1.0)),
         Optimization(steps=STEPS, batch_size=16, learning_rate=1e-2, warmup_steps=2),
     )
 

@@ -9,18 +9,18 @@ import pyarrow as pa
 import pytest
 import torch
 
-from cornerstone.data.features import FeatureKeys, feature_schema
 from cornerstone.data.layout import Layout
 from cornerstone.data.manifest import Manifest
-from cornerstone.data.samples import View
+from cornerstone.data.pairs.feature_store import FeatureKeys, feature_schema
+from cornerstone.data.pairs.samples import View
 from cornerstone.data.shards import DataSet, write_features_shard
 from cornerstone.data.storage import Location
 from cornerstone.data.stream import Stream
 from cornerstone.errors import CornerstoneError
-from cornerstone.home import home
+from cornerstone.jobs.built_in_scenes import Embedded
 from cornerstone.recipes import preset
+from cornerstone.runtime.home import home
 from cornerstone.training import prepare as module
-from cornerstone.training.embedded import Embedded
 from cornerstone.training.prepare import again, describe_tower, prepare
 
 WIDTH = 64  # of the little tower

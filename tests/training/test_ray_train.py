@@ -13,13 +13,13 @@ from recording import MENDED, RecordedConfig, counted, lines
 
 import cornerstone
 from cornerstone.errors import CornerstoneError
-from cornerstone.evaluation.local import evaluate_model
-from cornerstone.recipes import Data, Evaluation, ImageTower, Optimization, Placement, Recipe, TextTower
+from cornerstone.evaluation.offline import evaluate_model
+from cornerstone.recipes import CornerText, Evaluation, ImageTower, Optimization, PairData, Placement, Recipe
 from cornerstone.tracking.journal import read_journal
 from cornerstone.training.job import Identity, Job
 from cornerstone.training.launch import SNAPSHOT, Outcome, latest_step, launch
+from cornerstone.training.mlflow_run import reason
 from cornerstone.training.prepare import prepare
-from cornerstone.training.recording import reason
 
 from .conftest import TEXTLESS, TORN
 
@@ -63,7 +63,7 @@ def job_of(shards, tmp_path_factory):
         identity = Identity()
         method = RecordedConfig(
             image=ImageTower(name=shards.tower, size=32),
-            text=TextTower(name="", width=32, layers=1, heads=2, token_limit=24),
+            text=CornerText(name="", width=32, layers=1, heads=2, token_limit=24),
             seen=str(tmp_path_factory.mktemp("seen")),
             snapshot=identity.checkpoints.join(identity.run, SNAPSHOT).uri,
             **trouble,
@@ -71,7 +71,7 @@ def job_of(shards, tmp_path_factory):
         recipe = Recipe(
             "small",
             method,
-            Data(train=shards.train, crop_scale=(0.8, 1.0), bad_row_limit=0.2),
+            PairData(train=shards.train, crop_scale=(0.8, 1.0), bad_row_limit=0.2),
             Optimization(steps=steps, batch_size=BATCH, learning_rate=5e-3, warmup_steps=2),
             Evaluation(sets=sets, every=EVALUATION, best=BEST if sets else ""),
             seed=3,

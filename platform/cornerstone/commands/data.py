@@ -92,7 +92,7 @@ class ImportCommand:
     def run(self) -> None:
         """Import with Ray Data and say what was left out."""
         from cornerstone.data.importers import ImportOptions, check, import_pairs
-        from cornerstone.training.cluster import connect, stoppable
+        from cornerstone.runtime.cluster import connect, stoppable
 
         names = (
             "images",
@@ -135,7 +135,7 @@ class DeriveCommand:
     def run(self) -> None:
         """Derive with Ray Data and say what was left out."""
         from cornerstone.data.derive import check, derive
-        from cornerstone.training.cluster import connect, stoppable
+        from cornerstone.runtime.cluster import connect, stoppable
 
         check(self.kind, self.data, self.out)  # what cannot work is refused before Ray starts
         with connect(say), stoppable("The same command goes on after what is finished.", say):

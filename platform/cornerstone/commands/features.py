@@ -33,9 +33,9 @@ class FeaturesCommand:
         from cornerstone.data.output import refuse_existing
         from cornerstone.data.shards import DataSet
         from cornerstone.data.storage import Location
+        from cornerstone.jobs.features import store_features
         from cornerstone.recipes import preset
-        from cornerstone.training.cluster import connect, stoppable
-        from cornerstone.training.features import store_features
+        from cornerstone.runtime.cluster import connect, stoppable
 
         recipe = preset(self.recipe)
         DataSet.open(self.data, "pairs")  # what cannot work is refused before Ray starts

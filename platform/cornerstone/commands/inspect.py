@@ -33,7 +33,7 @@ class VerifyCommand:
         """Look at everything, then tell; an error where anything is wrong."""
         from cornerstone.data.shards import DataSet
         from cornerstone.data.verify import verify
-        from cornerstone.training.cluster import connect
+        from cornerstone.runtime.cluster import connect
 
         DataSet.open(self.data)  # what cannot work is refused before Ray starts
         with connect(say):
@@ -69,13 +69,14 @@ class StatsCommand:
         from cornerstone.data.statistics import statistics
         from cornerstone.data.statistics_page import render
         from cornerstone.data.storage import Location
-        from cornerstone.training.cluster import connect
+        from cornerstone.runtime.cluster import connect
+        from cornerstone.runtime.tokenizer import tokenizer_for
 
         if self.samples < 0:
             raise CornerstoneError(f"--samples {self.samples}: expected 0 or more.")
         data = DataSet.open(self.data)
         with connect(say):
-            counted = statistics(self.data, self.tokenizer, bar("counting"), say)
+            counted = statistics(self.data, tokenizer_for(self.data, self.tokenizer, say), bar("counting"))
         _write(self.json, counted.as_json())
         _show_statistics(counted)
         if self.html:

@@ -29,7 +29,7 @@ class TrainCommand(RunOptions):
             for line in dry_run(*self.resolved(), trials=1, experiment="train"):
                 say(line)
             return
-        from cornerstone.training.single import train_one
+        from cornerstone.training.run import train_one
 
         outcome = train_one(self, self.resume, console)
         show_metrics(outcome.metrics, self.json)
@@ -53,7 +53,7 @@ class EvaluateCommand:
         from rich.progress import track
 
         from cornerstone import load
-        from cornerstone.evaluation.local import evaluate_model
+        from cornerstone.evaluation.offline import evaluate_model
         from cornerstone.evaluation.sets import only_task, open_sets
 
         sets = only_task(open_sets(self.data), self.task)

@@ -43,12 +43,12 @@ class PackCommand:
 
     def run(self) -> None:
         """Pack with Ray Data and say how full the sequences are and what is in none."""
+        from cornerstone.data.documents import PackingConfig, write_packing
         from cornerstone.data.output import refuse_existing
-        from cornerstone.data.packing import PackingConfig, write_packing
         from cornerstone.data.shards import DataSet
         from cornerstone.data.storage import Location
-        from cornerstone.data.texts import load_tokenizer
-        from cornerstone.training.cluster import connect, stoppable
+        from cornerstone.runtime.cluster import connect, stoppable
+        from cornerstone.runtime.tokenizer import load_tokenizer
 
         same = ("image_tokens", "rule", "min_similarity", "max_images", "keep_surplus", "one_document", "seed")
         config = PackingConfig(token_budget=self.budget, **{name: getattr(self, name) for name in same})

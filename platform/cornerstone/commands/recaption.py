@@ -44,9 +44,9 @@ class RecaptionCommand:
     def run(self) -> None:
         """Check, caption, count."""
         import cornerstone.models  # noqa: F401 - mends torchvision, which models of transformers import
-        from cornerstone.models.captioner import CaptionerConfig
-        from cornerstone.training.cluster import connect, stoppable
-        from cornerstone.training.recaption import prepare_recaption, recaption
+        from cornerstone.jobs.captioner import CaptionerConfig
+        from cornerstone.jobs.recaption import prepare_recaption, recaption
+        from cornerstone.runtime.cluster import connect, stoppable
 
         decides = ("prompt", "max_new_tokens", "temperature", "top_p", "seed", "precision")
         config = CaptionerConfig(self.captioner, **{name: getattr(self, name) for name in decides})

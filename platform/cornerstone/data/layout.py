@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cornerstone.data.pairs.samples import Draws, Pictures, Texts, View
 from cornerstone.data.plan import Plan, share_size
-from cornerstone.data.samples import Draws, Pictures, Texts, View
 
 if TYPE_CHECKING:
-    from cornerstone.data.packing import Packed
+    from cornerstone.data.documents import Packed
 
 UNIT_BYTES = 16 << 20  # decoded bytes of a unit: large enough to hide the 10 ms that each one costs
 BYTES_PER_WORKER = 1 << 20  # units grow with the workers, which one executor serves: 64 MiB for 64 of them

@@ -7,10 +7,10 @@ medians and shares are exact and a count's size does not grow with the rows.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,15 +21,13 @@ from cornerstone.data.parallel import Progress, map_tasks
 from cornerstone.data.records import SCHEMAS
 from cornerstone.data.shards import DataSet
 from cornerstone.data.storage import Location
-from cornerstone.data.texts import FILE as TOKENIZER
-from cornerstone.data.texts import TextTokenizer, clean, load_tokenizer, sub_captions
+from cornerstone.data.texts import TextTokenizer, clean, sub_captions
 from cornerstone.errors import CornerstoneError
 
 LIMITS = (77, 128, 256)
 """Token limits of CLIP, of LoTLIP's training, and of long texts."""
 DOCUMENT = 2048
 """Tokens of a sample of documents (LCL)."""
-USUAL = "bert-base-uncased"
 _NO_LIMIT = 1 << 30
 
 
@@ -218,37 +216,30 @@ class Statistics:
         return ["role", "source", "texts", *header, "sub-captions", "cleaned"], rows
 
 
+class NamedTokenizer(NamedTuple):
+    """The text of a `tokenizer.json`, and what it is called by."""
+
+    name: str
+    text: str
+
+
 def statistics(
-    folder: Location | str, tokenizer: str = "", progress: Progress | None = None, say: Callable[[str], None] = print
+    folder: Location | str, tokenizer: NamedTokenizer | None = None, progress: Progress | None = None
 ) -> Statistics:
     """Count a data set's rows, images and texts in parallel. Needs Ray to be started.
 
-    `tokenizer` is a name or folder; empty: the one kept beside the shards, else bert-base-uncased, else none, which is
-    said. Raises CornerstoneError for a wrong folder, a kind without texts, and a named tokenizer that cannot be had.
+    Without a tokenizer, tokens are not counted. Raises CornerstoneError for a wrong folder and a kind without texts.
     """
     data = DataSet.open(folder)
     if data.manifest.kind not in SCHEMAS:
         raise CornerstoneError(f"{data.location} holds {data.manifest.kind}: statistics are of pairs or documents.")
-    name, text = _tokenizer(data.location, tokenizer, say)
+    text = tokenizer.text if tokenizer is not None else None
     look = partial(_look, location=data.location, kind=data.manifest.kind, tokenizer=text)
     files = [shard.file for shard in data.manifest.shards]
     total = Count()
     for count in map_tasks(look, files, failed=f"Cannot read {data.location}:", progress=progress):
         total.join(count)
-    return Statistics(str(data.location), data.manifest, name, total)
-
-
-def _tokenizer(folder: Location, wanted: str, say: Callable[[str], None]) -> tuple[str | None, str | None]:
-    """Its name and its text."""
-    if wanted:
-        return wanted, load_tokenizer(wanted)
-    if folder.join(TOKENIZER).exists():
-        return str(folder.join(TOKENIZER)), folder.join(TOKENIZER).read_text()
-    try:
-        return USUAL, load_tokenizer(USUAL)
-    except CornerstoneError as error:
-        say(f"Tokens are not counted, words and characters are. {error}")
-        return None, None
+    return Statistics(str(data.location), data.manifest, tokenizer.name if tokenizer is not None else None, total)
 
 
 def _look(file: str, location: Location, kind: str, tokenizer: str | None) -> Count:

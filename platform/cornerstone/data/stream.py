@@ -17,13 +17,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from cornerstone.data.layout import Layout
+from cornerstone.data.pairs.samples import Samples
 from cornerstone.data.plan import MASKED
-from cornerstone.data.samples import Samples
 from cornerstone.errors import CornerstoneError
 
 if TYPE_CHECKING:
     from cornerstone.data.batches import Batch, EvaluationBatch, SequenceBatch
-    from cornerstone.data.packing import PackedSequences
+    from cornerstone.data.documents import PackedSequences
 
 
 class UnitMaker:

@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from cornerstone.data.features import feature_schema, store_width
+from cornerstone.data.documents import index as packing
 from cornerstone.data.images import BadImage, probe
 from cornerstone.data.manifest import FILE, Manifest, Shard
-from cornerstone.data.packing import index as packing
+from cornerstone.data.pairs.feature_store import feature_schema, store_width
 from cornerstone.data.parallel import Progress, map_tasks
 from cornerstone.data.records import ROLES, SCHEMAS
 from cornerstone.data.shards import DataSet

@@ -7,11 +7,11 @@ from typing import Literal
 
 from cornerstone.data.layout import EvaluationSource
 from cornerstone.data.manifest import Manifest
-from cornerstone.data.samples import View
+from cornerstone.data.pairs.samples import View
 from cornerstone.data.shards import DataSet, Reader
 from cornerstone.data.storage import absolute
 from cornerstone.errors import CornerstoneError
-from cornerstone.recipes.recipe import digest
+from cornerstone.hashing import digest
 
 Task = Literal["retrieval", "classification", "lookalike"]
 METRICS: dict[Task, tuple[str, ...]] = {

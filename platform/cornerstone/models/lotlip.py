@@ -18,11 +18,11 @@ from torch.distributed import ProcessGroup
 from cornerstone.errors import CornerstoneError
 from cornerstone.models.bert import bert_from, build_bert
 from cornerstone.models.corner_text import CornerBert
-from cornerstone.models.towers import TimmTower
+from cornerstone.models.image_tower import TimmTower
 from cornerstone.objectives import lotlip_loss
 from cornerstone.objectives.contrastive import at_least_fp32
 from cornerstone.recipes.lotlip import LotlipConfig, LotlipLoss
-from cornerstone.recipes.towers import ImageTower, TextTower
+from cornerstone.recipes.towers import CornerText, ImageTower
 
 
 class Features(NamedTuple):
@@ -171,7 +171,7 @@ class Lotlip(nn.Module):
     def rebuilt(method: Mapping[str, Any], described: Mapping[str, Any], image_tower: TimmTower | None) -> Lotlip:
         """The module of a saved model, its weights still to be loaded. `method` is the recipe's, as a mapping."""
         config = LotlipConfig(
-            image=ImageTower(**method["image"]), text=TextTower(**method["text"]), loss=LotlipLoss(**method["loss"])
+            image=ImageTower(**method["image"]), text=CornerText(**method["text"]), loss=LotlipLoss(**method["loss"])
         )
         return Lotlip(config, **described, image_tower=image_tower)
 

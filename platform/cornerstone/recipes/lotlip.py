@@ -1,4 +1,4 @@
-"""LoTLIP's own part of a recipe: its towers and its loss."""
+"""LoTLIP's part of a recipe: its towers and its loss."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from cornerstone.errors import CornerstoneError
-from cornerstone.recipes.towers import ImageTower, TextTower
+from cornerstone.recipes.data import DataConfig
+from cornerstone.recipes.dual_encoder import DualEncoderConfig
+from cornerstone.recipes.pairs import PairData
+from cornerstone.recipes.recipe import Recipe
+from cornerstone.recipes.towers import CornerText, ImageTower
 
 
 @dataclass(frozen=True)
@@ -17,9 +21,9 @@ class LotlipLoss:
     """`sum` adds the 1 + (m + 1) terms (the paper); `mean` divides by their number (the authors' code)."""
     raw_weight: float = 1.0
     long_weight: float = 1.0
-    """0 trains on raw texts alone."""
+    """0 trains on raw captions alone."""
     balance: Literal["paper", "equal"] = "paper"
-    """`paper`: raw : long is 1 : (m + 1), so that more corners also weigh long texts more; `equal`: 1 : 1 for every m."""
+    """`paper`: raw : long is 1 : (m + 1), so that more corners also weigh long captions more; `equal`: 1 : 1 for every m."""
     initial_scale: float = 1 / 0.07
     """exp of the temperature parameter at the start."""
     max_scale: float = 100.0
@@ -33,11 +37,27 @@ class LotlipLoss:
 
 
 @dataclass(frozen=True)
-class LotlipConfig:
-    """LoTLIP; with 0 corners it is LiT with long texts, with long_weight 0 as well it is LiT."""
+class LotlipConfig(DualEncoderConfig):
+    """LoTLIP; with 0 corners it is LiT with long captions, with long_weight 0 as well it is LiT."""
 
+    kind: ClassVar[str] = "lotlip"
     implementation: ClassVar[str] = "cornerstone.models.lotlip:Lotlip"
 
     image: ImageTower = field(default_factory=ImageTower)
-    text: TextTower = field(default_factory=TextTower)
+    text: CornerText = field(default_factory=CornerText)
     loss: LotlipLoss = field(default_factory=LotlipLoss)
+
+    def check(self, data: DataConfig) -> None:
+        """Long captions need sub-captions to be drawn."""
+        super().check(data)
+        if isinstance(data, PairData) and data.sub_captions == 0 and self.loss.long_weight > 0:
+            raise CornerstoneError(
+                "0 sub-captions leave no long caption to learn from: set --recipe.method.loss.long-weight 0 as well "
+                "(in Python: cornerstone.recipes.lotlip.with_sub_captions(recipe, 0) does both)."
+            )
+
+
+def with_sub_captions(recipe: Recipe, k: int) -> Recipe:
+    """The same recipe with k sentences of a long caption; 0 trains on raw captions alone."""
+    recipe = recipe if k else recipe.with_loss(long_weight=0.0)
+    return recipe.with_data(sub_captions=k)

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from cornerstone.errors import CornerstoneError, did_you_mean
 from cornerstone.recipes.lotlip import LotlipConfig, LotlipLoss
-from cornerstone.recipes.recipe import Data, Evaluation, Optimization, Recipe, Scenes
-from cornerstone.recipes.towers import ImageTower, TextTower
+from cornerstone.recipes.pairs import PairData, Scenes
+from cornerstone.recipes.recipe import Evaluation, Optimization, Recipe
+from cornerstone.recipes.towers import CornerText, ImageTower
 
 
 def scenes() -> Recipe:
@@ -17,10 +18,10 @@ def scenes() -> Recipe:
         name="scenes",
         method=LotlipConfig(
             image=ImageTower(name="", size=64),
-            text=TextTower(name="", width=96, layers=2, heads=3, token_limit=64),
+            text=CornerText(name="", width=96, layers=2, heads=3, token_limit=64),
             loss=LotlipLoss(),
         ),
-        data=Data(features="stored", crop_scale=(1.0, 1.0)),
+        data=PairData(features="stored", crop_scale=(1.0, 1.0)),
         optimization=Optimization(
             steps=220, batch_size=128, learning_rate=2e-3, warmup_steps=25, weight_decay=0.1, betas=(0.9, 0.98)
         ),
@@ -48,10 +49,10 @@ def photos() -> Recipe:
         name="photos",
         method=LotlipConfig(
             image=ImageTower(name="test_vit.r160_in1k", pretrained=False, locked=False, size=160),
-            text=TextTower(name="", width=128, layers=2, heads=4, token_limit=128),
+            text=CornerText(name="", width=128, layers=2, heads=4, token_limit=128),
         ),
         # Small data are learnt by heart first: with the paper's stretching crop that takes several times the steps.
-        data=Data(tokenizer="bert-base-uncased", crop_scale=(1.0, 1.0)),
+        data=PairData(tokenizer="bert-base-uncased", crop_scale=(1.0, 1.0)),
         optimization=Optimization(
             steps=400, batch_size=64, learning_rate=1e-3, warmup_steps=20, weight_decay=0.05, betas=(0.9, 0.98)
         ),
@@ -66,7 +67,7 @@ def lotlip_3m() -> Recipe:
     return Recipe(
         name="lotlip-3m",
         method=LotlipConfig(),
-        data=Data(tokenizer="bert-base-uncased", features="stored", crop_scale=(1.0, 1.0)),
+        data=PairData(tokenizer="bert-base-uncased", features="stored", crop_scale=(1.0, 1.0)),
         optimization=Optimization(steps=11_790, batch_size=2_560, learning_rate=5e-4, warmup_steps=1_000),
         evaluation=Evaluation(every=2_358),
         precision="bf16",

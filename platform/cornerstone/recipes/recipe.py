@@ -6,81 +6,14 @@ number of workers or folder they used.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, ClassVar, Literal, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
-from cornerstone.errors import CornerstoneError
-from cornerstone.recipes.towers import ImageTower, TextTower
-
-NOT_HASHED: dict[str, Any] = {"hashed": False}  # paths, seeds and names: what they stand for enters by its content
-
-
-class MethodConfig(Protocol):
-    """What a method's own dataclass has: the class that implements it (`module:Class`), its towers and its loss."""
-
-    implementation: ClassVar[str]
-    image: ImageTower
-    text: TextTower
-    loss: Any
-
-
-@dataclass(frozen=True)
-class Scenes:
-    """Sizes of the embedded data set, made on first use where no --train is given."""
-
-    pairs: int = 16_000
-    evaluation_images: int = 1_000
-    """Images in each evaluation set."""
-    seed: int = 0
-    """The world's seed; the recipe's seed draws from it, and never changes it."""
-    tower_images: int = 12_000
-    """Images of the image tower's own pretraining."""
-
-
-@dataclass(frozen=True)
-class Data:
-    """Which rows are trained on, and what is drawn from each."""
-
-    train: str = field(default="", metadata=NOT_HASHED)
-    """A folder or URI of shards; empty for the embedded scenes."""
-    tokenizer: str = field(default="", metadata=NOT_HASHED)
-    """A Hugging Face tokenizer by name or folder; empty for the one kept beside the shards."""
-    limit_rows: int | None = None
-    """Train on the first rows alone (rows lie in random order)."""
-    captioners: tuple[str, ...] = ()
-    """Sources of long captions to draw from, uniformly for each sample and epoch; empty for all."""
-    sub_captions: int = 3
-    """Consecutive sentences drawn from a long caption; 0 trains on raw texts alone."""
-    crop_scale: tuple[float, float] = (0.9, 1.0)
-    """Share of the area that the random crop keeps; `1 1` for the fixed centre crop."""
-    features: Literal["online", "stored"] = "online"
-    """`stored` computes a locked tower's features once for all trials: there is no random crop then."""
-    feature_stores: tuple[str, ...] = field(default=(), metadata=NOT_HASHED)
-    """Folders made by `cornerstone features`, used for the data sets they fit; what is missing is computed."""
-    feature_dtype: Literal["float16", "float32"] = "float16"
-    bad_row_limit: float = field(default=0.01, metadata=NOT_HASHED)
-    """The run stops when more than this share of the rows seen could not be used."""
-    scenes: Scenes = field(default_factory=Scenes, metadata=NOT_HASHED)
-
-    def __post_init__(self) -> None:
-        if self.sub_captions < 0:
-            raise CornerstoneError(
-                f"{self.sub_captions} sub-captions: expected 0 or more (--recipe.data.sub-captions)."
-            )
-        if self.limit_rows is not None and self.limit_rows < 1:
-            raise CornerstoneError(f"A limit of {self.limit_rows} rows leaves nothing to train on (--limit-rows).")
-        low, high = self.crop_scale
-        if not 0 < low <= high <= 1:
-            raise CornerstoneError(
-                f"Crop scale {self.crop_scale}: expected 0 < low <= high <= 1 (--recipe.data.crop-scale)."
-            )
-        if self.features == "stored" and self.crop_scale != (1.0, 1.0):
-            raise CornerstoneError(
-                f"Stored features see one fixed crop, but the crop scale is {low} to {high}: "
-                f"set --recipe.data.crop-scale 1 1, or --recipe.data.features online."
-            )
+from cornerstone.errors import CornerstoneError, did_you_mean
+from cornerstone.hashing import NOT_HASHED, as_json, digest, hashed_fields
+from cornerstone.recipes.data import DataConfig
+from cornerstone.recipes.method import MethodConfig
+from cornerstone.recipes.pairs import PairData
 
 
 @dataclass(frozen=True)
@@ -137,55 +70,41 @@ class Recipe:
     """One training run: method, data, optimization, evaluation, precision and seed."""
 
     name: str = field(metadata=NOT_HASHED)
-    method: Any
-    data: Data = field(default_factory=Data)
+    method: MethodConfig
+    data: DataConfig = field(default_factory=PairData)
     optimization: Optimization = field(default_factory=Optimization)
     evaluation: Evaluation = field(default_factory=Evaluation, metadata=NOT_HASHED)
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = field(default=0, metadata=NOT_HASHED)
     verdicts: str = field(default="", metadata=NOT_HASHED)
-    """The preset to use for verdicts, where this one is too short for any and only shows the path."""
+    """The preset to use for verdicts, if this one is too short for any."""
 
     def __post_init__(self) -> None:
-        if self.data.features == "stored" and not self.method.image.locked:
-            raise CornerstoneError(
-                "Stored features need a locked image tower, but the tower is trained: set --recipe.data.features online, "
-                "or leave the tower locked (no --recipe.method.image.no-locked)."
-            )
-        if self.data.sub_captions == 0 and getattr(self.method.loss, "long_weight", 0) > 0:
-            raise CornerstoneError(
-                "0 sub-captions leave no long text to learn from: set --recipe.method.loss.long-weight 0 as well "
-                "(in Python: recipe.with_sub_captions(0) does both)."
-            )
+        self.method.check(self.data)
 
     def with_method(self, **changes: Any) -> Recipe:
         """The same recipe with other fields of its method."""
-        return replace(self, method=replace(self.method, **changes))
+        return replace(self, method=_changed(self.method, changes, "method"))
 
     def with_image(self, **changes: Any) -> Recipe:
         """The same recipe with another image tower."""
-        return self.with_method(image=replace(self.method.image, **changes))
+        return self._with_part_of_method("image", changes)
 
     def with_text(self, **changes: Any) -> Recipe:
         """The same recipe with another text tower: corner tokens, mask, token limit, ..."""
-        return self.with_method(text=replace(self.method.text, **changes))
+        return self._with_part_of_method("text", changes)
 
     def with_loss(self, **changes: Any) -> Recipe:
         """The same recipe with another loss: weights, reduction, balance, ..."""
-        return self.with_method(loss=replace(self.method.loss, **changes))
+        return self._with_part_of_method("loss", changes)
 
     def with_data(self, **changes: Any) -> Recipe:
         """The same recipe with other data or draws."""
-        return replace(self, data=replace(self.data, **changes))
-
-    def with_sub_captions(self, k: int) -> Recipe:
-        """The same recipe with k sentences of a long caption; 0 leaves the raw texts alone."""
-        recipe = self if k else self.with_loss(long_weight=0.0)
-        return recipe.with_data(sub_captions=k)
+        return replace(self, data=_changed(self.data, changes, "data"))
 
     def with_optimization(self, **changes: Any) -> Recipe:
         """The same recipe with other steps, batch, learning rate, ..."""
-        return replace(self, optimization=replace(self.optimization, **changes))
+        return replace(self, optimization=_changed(self.optimization, changes, "optimization"))
 
     def with_steps(self, steps: int) -> Recipe:
         """The same recipe with more or fewer steps, its warmup in proportion."""
@@ -194,45 +113,50 @@ class Recipe:
 
     def with_evaluation(self, **changes: Any) -> Recipe:
         """The same recipe, evaluated otherwise."""
-        return replace(self, evaluation=replace(self.evaluation, **changes))
+        return replace(self, evaluation=_changed(self.evaluation, changes, "evaluation"))
 
     def with_seed(self, seed: int) -> Recipe:
         """The same recipe with another seed of initialisation, order and draws."""
         return replace(self, seed=seed)
 
+    def _with_part_of_method(self, part: str, changes: dict[str, Any]) -> Recipe:
+        value = getattr(self.method, part, None)
+        if value is None:
+            raise CornerstoneError(
+                f"The method {self.method.kind!r} has no {part!r} to change{did_you_mean(part, vars(self.method))}"
+            )
+        return self.with_method(**{part: _changed(value, changes, f"method.{part}")})
+
     def as_dict(self) -> dict[str, Any]:
-        """Every field, nested, as JSON knows them; the method's implementation is named in it."""
-        return _plain(self, hashed_only=False)
+        """Every field, nested, as JSON values; methods and data with their kind."""
+        plain: dict[str, Any] = as_json(self)
+        return plain
 
     def hash(self, content: dict[str, str]) -> str:
         """12 hexadecimal digits that identify the experiment.
 
-        `content` holds the digests of what paths stand for: data, tokenizer, image and text tower. Seed, paths and
-        evaluation sets are not in it.
+        `content` holds the digests of what paths stand for: data, tokenizer, and the method's towers by their field's name
+        (`image`, `text`). Seed, paths and evaluation sets are not in it, nor is a field at its declared default
+        (`hashing.hashed_fields`).
         """
-        plain = _plain(self, hashed_only=True)
-        if self.data.features == "online":
-            del plain["data"]["feature_dtype"]  # nothing is stored: it has no effect
-        for tower in ("image", "text"):  # a tower is its weights, not the path or name it was loaded by
-            if tower in content:
-                plain["method"][tower].pop("name", None)
-        return digest({"recipe": plain, "content": content})
+        plain = hashed_fields(self)
+        for name in self.data.without_effect():
+            plain.get("data", {}).pop(name, None)
+        for tower in plain["method"].keys() & content.keys():  # a tower is its weights, not the path it was loaded by
+            plain["method"][tower].pop("name", None)
+        return digest({"recipe": _without_empty(plain), "content": content})
 
 
-def digest(value: Any) -> str:
-    """12 hexadecimal digits over canonical JSON."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+def _changed(value: Any, changes: dict[str, Any], where: str) -> Any:
+    """`dataclasses.replace`; CornerstoneError names the field that is not there."""
+    for name in changes:
+        if name not in value.__dataclass_fields__:
+            raise CornerstoneError(
+                f"recipe.{where} has no field {name!r}{did_you_mean(name, value.__dataclass_fields__)}"
+            )
+    return replace(value, **changes)
 
 
-def _plain(value: Any, hashed_only: bool) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        kept = [f for f in fields(value) if not hashed_only or f.metadata.get("hashed", True)]
-        plain = {f.name: _plain(getattr(value, f.name), hashed_only) for f in kept}
-        implementation = getattr(value, "implementation", None)
-        return {"implementation": implementation, **plain} if implementation else plain
-    if isinstance(value, tuple | list):
-        return [_plain(item, hashed_only) for item in value]
-    if isinstance(value, float) and value.is_integer():
-        return int(value)  # 1 and 1.0 are the same experiment
-    return value
+def _without_empty(plain: dict[str, Any]) -> dict[str, Any]:
+    cleaned = {name: _without_empty(value) if isinstance(value, dict) else value for name, value in plain.items()}
+    return {name: value for name, value in cleaned.items() if value != {}}

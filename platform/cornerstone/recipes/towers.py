@@ -1,62 +1,73 @@
-"""What a recipe says of its two towers."""
+"""What a recipe says of its towers. A method's configuration is made of these parts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from cornerstone.errors import CornerstoneError
 
 
 @dataclass(frozen=True)
 class ImageTower:
-    """A timm vision transformer whose class token is the image's feature.
-
-    LoTLIP locks it (LiT): only the text tower and the temperature learn (paper, 7.2.3).
-    """
+    """A timm vision transformer. LoTLIP locks it (LiT): only the text tower and the temperature learn (paper, 7.2.3)."""
 
     name: str = "vit_base_patch16_224.augreg_in21k"
-    """A timm model name, or a folder in timm's own layout (config.json and model.safetensors)."""
+    """A timm model name, a folder in timm's own layout (config.json and model.safetensors), or a run's folder `model`,
+    whose image tower is taken."""
     pretrained: bool = True
     """Load the pretrained weights; a folder's weights are always loaded."""
     locked: bool = True
     """Keep it as it is; False trains it too."""
     size: int = 224
     """Side of the square that it sees, in pixels."""
+    pooling: Literal["token", "average", "attention", "none"] = "token"
+    """What becomes the image's feature: the class token, the mean of the patches, attention pooling with one learnable
+    query, or nothing (a method that reads the patches alone)."""
+    projection: int = 0
+    """Width of a linear projection of the pooled feature; 0 for none."""
+    drop_path: float = 0.0
+    """Largest rate of stochastic depth, rising linearly over the blocks."""
+    layer_scale: float = 0.0
+    """Initial value of layer scale; 0 for none."""
 
     def __post_init__(self) -> None:
         if self.size < 8:
             raise CornerstoneError(
                 f"An image of {self.size} pixels is too small: set --recipe.method.image.size to 32."
             )
+        if not 0 <= self.drop_path < 1:
+            raise CornerstoneError(f"Drop-path {self.drop_path} is not in [0, 1) (--recipe.method.image.drop-path).")
+        if self.projection < 0 or self.layer_scale < 0:
+            raise CornerstoneError(
+                f"Projection {self.projection}, layer scale {self.layer_scale}: expected 0 or more "
+                f"(--recipe.method.image.projection, --recipe.method.image.layer-scale)."
+            )
 
 
 @dataclass(frozen=True)
-class TextTower:
-    """A BERT with corner tokens (LoTLIP, section 4.3)."""
+class BertText:
+    """A BERT whose [CLS] is the text's feature."""
+
+    format: ClassVar[str] = "sentences"
+    """How a text's sentences become token ids; a name in `cornerstone.data.text_format.FORMATS`."""
 
     name: str = "bert-base-uncased"
-    """A Hugging Face BERT by name or folder, whose weights are loaded; empty for a new one of the sizes below."""
+    """A Hugging Face BERT by name or folder, or a run's folder `model`, whose weights are loaded; empty for a new one of
+    the sizes below."""
     width: int = 768
     layers: int = 12
     heads: int = 12
-    corner_tokens: int = 2
-    """Learnable tokens after [CLS], each with a loss of its own; 0 is plain LiT with long texts."""
-    corner_mask: bool = True
-    """Corners and [CLS] neglect each other, text reads no corner (the paper's A(q, k)); False: ordinary tokens."""
     token_limit: int = 128
-    """Most tokens of a text, [CLS], corners and [SEP]s counted, in training and evaluation."""
+    """Most tokens of a text, in training and evaluation; [CLS], [SEP]s and learnable tokens are counted."""
     dropout: float = 0.0
     """0 in every preset: with dropout the numbers depend on how many workers share a batch."""
 
     def __post_init__(self) -> None:
-        if self.corner_tokens < 0:
+        if self.token_limit < self.reserved_tokens + 3:
             raise CornerstoneError(
-                f"{self.corner_tokens} corner tokens: expected 0 or more (--recipe.method.text.corner-tokens)."
-            )
-        if self.token_limit < self.corner_tokens + 3:
-            raise CornerstoneError(
-                f"A token limit of {self.token_limit} leaves no room for [CLS], {self.corner_tokens} corners, a word and "
-                f"[SEP]: raise --recipe.method.text.token-limit to {self.corner_tokens + 3} or more."
+                f"A token limit of {self.token_limit} leaves no room for [CLS], {self.reserved_tokens} learnable tokens, a "
+                f"word and [SEP]: raise --recipe.method.text.token-limit to {self.reserved_tokens + 3} or more."
             )
         if self.width % self.heads:
             raise CornerstoneError(
@@ -64,3 +75,31 @@ class TextTower:
             )
         if not 0 <= self.dropout < 1:
             raise CornerstoneError(f"Dropout {self.dropout} is not in [0, 1) (--recipe.method.text.dropout).")
+
+    @property
+    def reserved_tokens(self) -> int:
+        """Places of the token limit that the tower fills itself; the data are cut to what remains."""
+        return 0
+
+
+@dataclass(frozen=True)
+class CornerText(BertText):
+    """A BERT with corner tokens (LoTLIP, section 4.3)."""
+
+    corner_tokens: int = 2
+    """Learnable tokens after [CLS], each with a loss of its own; 0 is plain LiT with long captions."""
+    corner_mask: bool = True
+    """Corners and [CLS] do not attend to each other, and text attends to no corner (the paper's A(q, k)); False makes them
+    ordinary tokens."""
+
+    def __post_init__(self) -> None:
+        if self.corner_tokens < 0:
+            raise CornerstoneError(
+                f"{self.corner_tokens} corner tokens: expected 0 or more (--recipe.method.text.corner-tokens)."
+            )
+        super().__post_init__()
+
+    @property
+    def reserved_tokens(self) -> int:
+        """The corner tokens."""
+        return self.corner_tokens

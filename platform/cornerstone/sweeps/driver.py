@@ -20,7 +20,7 @@ from cornerstone.tracking.mlflow_records import Records
 from cornerstone.tracking.progress import Board, Teller, Watcher
 from cornerstone.training.job import Job
 from cornerstone.training.launch import Outcome, launch
-from cornerstone.training.recording import close_run, open_run, reason
+from cornerstone.training.mlflow_run import close_run, open_run, reason
 
 HEAD = {"node:__internal_head__": 0.001}  # a trial's driver takes no CPU and stays with the cluster's head
 

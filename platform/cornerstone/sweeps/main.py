@@ -89,7 +89,7 @@ class _Run:
 
     def go(self) -> None:
         """Prepare, run, show. Ctrl-C and a stopped job say how to go on."""
-        from cornerstone.training.cluster import connect, require, stoppable
+        from cornerstone.runtime.cluster import connect, require, stoppable
 
         say = self.say
         with connect(say):
@@ -138,7 +138,7 @@ class _Run:
         from cornerstone.sweeps.driver import run_trials
         from cornerstone.sweeps.results import Results
         from cornerstone.tracking.mlflow_records import Records
-        from cornerstone.training.recording import git_commit
+        from cornerstone.training.mlflow_run import git_commit
 
         records = Records(self.name, say=self.say)
         tags = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from cornerstone.errors import CornerstoneError, did_you_mean
 from cornerstone.recipes.recipe import Recipe
-from cornerstone.sweeps.paper import PaperTable
+from cornerstone.sweeps.paper_table import PaperTable
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from cornerstone.sweeps.paper import PaperTable
+from cornerstone.sweeps.paper_table import PaperTable
 from cornerstone.sweeps.table import Cell, Column, ResultTable, Row
 
 _NOTHING = "–"

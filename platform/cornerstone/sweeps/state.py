@@ -15,7 +15,7 @@ from typing import Any
 
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError, did_you_mean
-from cornerstone.home import home
+from cornerstone.runtime.home import home
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
-from cornerstone.sweeps.paper import PaperTable
+from cornerstone.sweeps.paper_table import PaperTable
 from cornerstone.sweeps.statistics import (
     Estimate,
     PairedDifference,

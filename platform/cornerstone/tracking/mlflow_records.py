@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cornerstone.home import home
+from cornerstone.runtime.home import home
 from cornerstone.tracking.journal import Line, Sender
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from importlib import import_module
 import torch
 from torch import nn
 
-from cornerstone.models.towers import TimmTower, build_image_tower
+from cornerstone.models.image_tower import TimmTower, build_image_tower
 from cornerstone.recipes.placement import Placement
 from cornerstone.training.prepare import Prepared
 

@@ -13,9 +13,9 @@ import torch
 from cornerstone.data.batches import Batch
 from cornerstone.data.layout import Layout
 from cornerstone.data.stream import Stream
-from cornerstone.home import home
 from cornerstone.recipes.placement import Placement
 from cornerstone.recipes.recipe import Recipe
+from cornerstone.runtime.home import home
 from cornerstone.tracking.mlflow_records import tracking_uri
 from cornerstone.training.build import build_method, build_tower, length_buckets
 from cornerstone.training.engine import PlainEngine, pick_device

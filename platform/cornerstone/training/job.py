@@ -8,9 +8,9 @@ from pathlib import Path
 
 from cornerstone.data.layout import Layout
 from cornerstone.data.storage import Location
-from cornerstone.home import home
 from cornerstone.recipes.placement import Placement
 from cornerstone.recipes.recipe import Recipe
+from cornerstone.runtime.home import home
 from cornerstone.training.prepare import Prepared
 
 _CHECKPOINT = "step-"

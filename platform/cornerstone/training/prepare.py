@@ -10,22 +10,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cornerstone.data.features import FeatureKeys, check_store
 from cornerstone.data.images import Transform
 from cornerstone.data.layout import StreamSpec
 from cornerstone.data.manifest import FILE as MANIFEST
 from cornerstone.data.mixture import Mixture
+from cornerstone.data.pairs.feature_store import FeatureKeys, check_store
+from cornerstone.data.pairs.samples import Draws, Pictures, Texts
 from cornerstone.data.plan import Plan
-from cornerstone.data.samples import Draws, Pictures, Texts
 from cornerstone.data.shards import DataSet, Reader
 from cornerstone.data.storage import Location, absolute
-from cornerstone.data.texts import TextTokenizer, load_tokenizer
+from cornerstone.data.texts import TextTokenizer
 from cornerstone.errors import CornerstoneError, did_you_mean
 from cornerstone.evaluation.sets import EvaluationSet, eval_hash, metric_names, open_sets, split_name
-from cornerstone.home import home
+from cornerstone.jobs.built_in_scenes import prepare_scenes, timed
 from cornerstone.recipes.recipe import Recipe
 from cornerstone.recipes.towers import ImageTower
-from cornerstone.training.embedded import prepare_scenes, timed
+from cornerstone.runtime.home import home
+from cornerstone.runtime.tokenizer import load_tokenizer
 
 Say = Callable[[str], None]
 TOKENIZER = "tokenizer.json"
@@ -151,7 +152,7 @@ def again(prepared: Prepared, recipe: Recipe, say: Say = print) -> Prepared:
 
 def with_features(prepared: Prepared, tower_hash: str, say: Say, *, compute: bool) -> Prepared:
     """The same with stored features, computed now where no store fits."""
-    from cornerstone.training.features import FeatureJob, write_features
+    from cornerstone.jobs.features import FeatureJob, write_features
 
     recipe, transform = prepared.recipe, replace(prepared.transform, train=False)
     sources = [*prepared.data.sets, *(DataSet.open(s.source.data) for s in prepared.sets)]
@@ -191,7 +192,7 @@ def _open_store(folder: str) -> DataSet:
 
 def describe_tower(config: ImageTower) -> tuple[int, str]:
     """Length of the tower's feature, and a digest of its weights ("" where it starts at random and is trained)."""
-    from cornerstone.models.towers import build_image_tower, state_hash
+    from cornerstone.models.image_tower import build_image_tower, state_hash
 
     tower = build_image_tower(config)
     return tower.width, state_hash(tower) if config.pretrained or config.locked else ""

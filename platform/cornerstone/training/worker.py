@@ -18,8 +18,8 @@ from cornerstone.data import draws
 from cornerstone.data.batches import EvaluationBatch
 from cornerstone.data.execution import ray_stream
 from cornerstone.evaluation.evaluator import evaluate
-from cornerstone.models.loaded import save_model
-from cornerstone.models.towers import TimmTower, build_image_tower
+from cornerstone.inference.saved_model import save_model
+from cornerstone.models.image_tower import TimmTower, build_image_tower
 from cornerstone.tracking.journal import Journal
 from cornerstone.tracking.mlflow_records import metric_sender
 from cornerstone.training.build import build_method, build_tower, length_buckets

@@ -27,7 +27,7 @@ import torch
 from recording import RecordedConfig, SegmentedJob, counted, lines
 
 from cornerstone.data.layout import SEGMENT_UNITS
-from cornerstone.recipes import Data, Evaluation, ImageTower, Optimization, Placement, Recipe, TextTower
+from cornerstone.recipes import CornerText, Evaluation, ImageTower, Optimization, PairData, Placement, Recipe
 from cornerstone.training.job import Identity
 from cornerstone.training.launch import SNAPSHOT, latest_step
 from cornerstone.training.prepare import prepare
@@ -161,7 +161,7 @@ def trial_of(shards, tmp_path) -> Iterator[Callable[..., Trial]]:
         (folder / "seen").mkdir(parents=True)
         method = RecordedConfig(
             image=ImageTower(name=shards.tower, size=32),
-            text=TextTower(name="", width=32, layers=1, heads=2, token_limit=24),
+            text=CornerText(name="", width=32, layers=1, heads=2, token_limit=24),
             seen=str(folder / "seen"),
             snapshot=identity.checkpoints.join(identity.run, SNAPSHOT).uri,
             pause=pause,
@@ -170,7 +170,7 @@ def trial_of(shards, tmp_path) -> Iterator[Callable[..., Trial]]:
         recipe = Recipe(
             "small",
             method,
-            Data(train=train, crop_scale=(0.8, 1.0), bad_row_limit=0.2),
+            PairData(train=train, crop_scale=(0.8, 1.0), bad_row_limit=0.2),
             Optimization(steps=steps, batch_size=BATCH, learning_rate=5e-3, warmup_steps=2),
             Evaluation(sets=()),
             seed=3,

@@ -26,7 +26,7 @@ from cornerstone.data.records import Caption, Document, Pair, Record, Role
 from cornerstone.data.shards import ROWS_PER_SHARD, write_shard
 from cornerstone.data.storage import Location, absolute
 from cornerstone.errors import CornerstoneError
-from cornerstone.recipes.recipe import digest
+from cornerstone.hashing import digest
 
 QUARANTINE = "quarantine.jsonl"
 REPLACED = "\N{REPLACEMENT CHARACTER}"

@@ -1,0 +1,117 @@
+"""`make benchmark`: what training inside Ray costs against the same step in a bare loop, in one run on this machine.
+
+The same recipe (preset `scenes`, 2 corners, stored features) is stepped by PyTorch alone and by DeepSpeed over batches that lie
+ready, by PyTorch with each batch prepared between its steps, and by `cornerstone train` with Ray Data, Ray Train and DeepSpeed.
+The bare loops run before and after the one inside Ray, with as many threads as a Ray Train worker is given, so that a machine
+that grows slower or faster meanwhile shows. Prints a Markdown table for docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from datetime import date
+
+import torch
+from rich.console import Console
+
+from cornerstone.data.batches import Batch
+from cornerstone.data.layout import Layout
+from cornerstone.data.stream import Stream
+from cornerstone.recipes import Placement, preset
+from cornerstone.recipes.options import RunOptions
+from cornerstone.runtime.cluster import connect
+from cornerstone.tracking.journal import read_journal
+from cornerstone.training.build import build_method, length_buckets
+from cornerstone.training.engine import DeepSpeedEngine, Engine, PlainEngine, pick_device
+from cornerstone.training.job import Identity
+from cornerstone.training.prepare import Prepared, prepare
+from cornerstone.training.run import train_one
+from cornerstone.training.schedule import learning_rate
+
+STEPS, WARM = 200, 40
+ALONE = "bare loop, PyTorch alone, batches ready"
+INLINE = "bare loop, PyTorch alone, each batch prepared in between"
+console = Console(width=160)
+
+
+def bare(prepared: Prepared, batch_of: Callable[[int], Batch], engine: Engine) -> list[float]:
+    """Seconds of each step, its batch included."""
+    seconds = []
+    for step in range(STEPS):
+        start = time.perf_counter()
+        parts = engine.step(batch_of(step), learning_rate(step, prepared.recipe.optimization))
+        float(sum(parts.values()))
+        seconds.append(time.perf_counter() - start)
+    return seconds[WARM:]
+
+
+def inside_ray(options: RunOptions) -> tuple[float, float, float]:
+    """Median seconds of a step and share of waiting for data inside Ray Train, and seconds from launch to the end."""
+    start = time.perf_counter()
+    outcome = train_one(options, "", console)
+    whole = time.perf_counter() - start
+    run = outcome.model.rstrip("/").split("/")[-2]
+    lines = [line for line in read_journal(Identity(run=run).local_folder / "journal.jsonl") if line.step > WARM]
+    steps = [line.metrics for line in lines if "train/seconds_per_step" in line.metrics]
+    per_step = statistics.median(m["train/seconds_per_step"] for m in steps)
+    return per_step, statistics.mean(m["train/data_wait_share"] for m in steps), whole
+
+
+def main() -> None:
+    """Measure and print."""
+    recipe = preset("scenes").with_steps(STEPS)
+    placement = Placement()
+    torch.set_num_threads(os.cpu_count() or 1)
+    with connect(console.print):
+        prepared = prepare(recipe, console.print)
+        options = RunOptions(recipe=recipe.with_evaluation(every=0), placement=placement)
+
+        def batches_in_line() -> Callable[[int], Batch]:
+            return Stream.local(Layout(prepared.stream(), 1), 0, 0).training
+
+        batches = list(map(batches_in_line(), range(STEPS)))
+        method = functools.partial(build_method, prepared, None, length_buckets(placement, pick_device()))
+        os.environ |= {
+            "RANK": "0",
+            "WORLD_SIZE": "1",
+            "LOCAL_RANK": "0",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": "29571",
+        }
+
+        def bare_loops() -> dict[str, list[float]]:
+            optimization = prepared.recipe.optimization
+            return {
+                ALONE: bare(prepared, batches.__getitem__, PlainEngine(method(), optimization)),
+                INLINE: bare(prepared, batches_in_line(), PlainEngine(method(), optimization)),
+                f"bare loop, DeepSpeed ZeRO-{placement.zero_stage}": bare(
+                    prepared,
+                    batches.__getitem__,
+                    DeepSpeedEngine(method(), optimization, placement.zero_stage, len(batches[0])),
+                ),
+            }
+
+        before = bare_loops()
+        per_step, waiting, whole = inside_ray(options)
+        after = bare_loops()
+
+    rows = {name: [statistics.median(run) for run in (before[name], after[name])] for name in before}
+    unit = statistics.mean(rows[ALONE])
+    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
+    console.print(f"\n{date.today()}, {machine}\n")
+    console.print("| a step of 128 pairs, 2 corners | s, before and after | ratio |\n|---|---|---|")
+    for name, (first, second) in rows.items():
+        console.print(f"| {name} | {first:.4f}, {second:.4f} | {(first + second) / 2 / unit:.2f} |")
+    console.print(f"| inside Ray Train | {per_step:.4f} | {per_step / unit:.2f} |")
+    console.print(
+        f"\nwaiting for data: {waiting:.1%} of the time; launch to end, {STEPS} steps and evaluation: {whole:.0f} s"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Image-text pairs: reading, text drawing, stored features, the batch."""

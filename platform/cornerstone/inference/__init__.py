@@ -1,0 +1,1 @@
+"""Trained models on disk: saving, loading, encoding, and released checkpoints."""

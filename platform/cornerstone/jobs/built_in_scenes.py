@@ -1,0 +1,85 @@
+"""The embedded scenes, ready to train on: shards, tokenizer, evaluation sets and the pretrained tower, made once and kept."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cornerstone.data.manifest import FILE as MANIFEST
+from cornerstone.data.scenes.sets import EVALUATION_SETS
+from cornerstone.data.scenes.tokenizer import texts_of, train_wordpiece
+from cornerstone.data.scenes.write import write_evaluation_sets, write_scenes
+from cornerstone.data.shards import DataSet
+from cornerstone.data.texts import FILE as TOKENIZER
+from cornerstone.hashing import digest
+from cornerstone.recipes.pairs import Scenes
+from cornerstone.runtime.home import home
+
+Say = Callable[[str], None]
+TOWER = ("config.json", "model.safetensors")
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Where the parts of the embedded data set lie."""
+
+    train: str
+    sets: tuple[str, ...]
+    tower: str
+
+
+def prepare_scenes(scenes: Scenes, image_size: int, say: Say) -> Embedded:
+    """Make what is missing, each part finished before the next; what is there is used as it is."""
+    root = home().join("scenes")
+    world = {"seed": scenes.seed, "image_size": image_size}
+    train = root.join(f"train-{digest({'pairs': scenes.pairs, **world})}")
+    if not train.join(MANIFEST).exists():
+        with timed(say, f"scenes: drawing and describing {scenes.pairs:,} pictures of {image_size} px"):
+            write_scenes(train, pairs=scenes.pairs, seed=scenes.seed, image_size=image_size)
+    if not train.join(TOKENIZER).exists():
+        with timed(say, "scenes: a WordPiece vocabulary from their captions"):
+            train.join(TOKENIZER).write_text(train_wordpiece(texts_of(DataSet.open(train))))
+    sets = root.join(f"sets-{digest({'images': scenes.evaluation_images, **world})}")
+    missing = [name for name in EVALUATION_SETS if not sets.join(name, MANIFEST).exists()]
+    if missing:
+        with timed(say, f"scenes: evaluation sets of {scenes.evaluation_images:,} images each ({', '.join(missing)})"):
+            write_evaluation_sets(
+                sets, images=scenes.evaluation_images, seed=scenes.seed, image_size=image_size, sets=missing
+            )
+    return Embedded(
+        train.uri, tuple(sets.join(name).uri for name in EVALUATION_SETS), scenes_tower(scenes, image_size, say)
+    )
+
+
+def scenes_tower(scenes: Scenes, image_size: int, say: Say) -> str:
+    """A local folder with the tower, in timm's layout: it is pretrained once on images of its own."""
+    from cornerstone.jobs.scenes_tower import pretrain_tower
+
+    kept = home().join(
+        "scenes", f"tower-{digest({**asdict(scenes), 'pairs': 0, 'evaluation_images': 0, 'size': image_size})}"
+    )
+    if not kept.join(TOWER[0]).exists():
+        what = f"scenes: pretraining the image tower on {scenes.tower_images:,} pictures of its own"
+        with timed(say, what), tempfile.TemporaryDirectory() as folder:
+            pretrain_tower(Path(folder), seed=scenes.seed, image_size=image_size, images=scenes.tower_images)
+            for name in reversed(TOWER):  # the configuration last: without it there is no tower
+                kept.join(name).write_bytes((Path(folder) / name).read_bytes())
+    return kept.uri
+
+
+class timed:
+    """Says what is being made and how long it took."""
+
+    def __init__(self, say: Say, what: str) -> None:
+        self.say, self.what = say, what
+
+    def __enter__(self) -> None:
+        self.say(f"{self.what} ...")
+        self.start = time.monotonic()
+
+    def __exit__(self, *error: object) -> None:
+        if error[0] is None:
+            self.say(f"  done in {time.monotonic() - self.start:.0f} s")

@@ -1,0 +1,184 @@
+"""A Hugging Face image-text-to-text model that writes captions: InstructBLIP, LLaVA, ShareGPT4V and their kind.
+
+Sampling is made of draws that belong to a row: the Gumbel-max trick adds noise from (seed, row) to the log-probabilities
+and takes the largest, which is an exact draw from them. Which images share a batch, and where a run was interrupted,
+changes no draw. What remains is the arithmetic itself: a kernel may round otherwise in a batch of another size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers.generation import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+from transformers.utils import cached_file
+
+from cornerstone.data import draws
+from cornerstone.errors import CornerstoneError
+from cornerstone.runtime.hub import hub_answers
+
+PROMPT = "Describe the image in detail."
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+_ENDS = 1 << 20  # bytes of a large file's beginning and end that enter its fingerprint
+
+
+@dataclass(frozen=True)
+class CaptionerConfig:
+    """All that decides a caption, given an image and its row.
+
+    `temperature` 0 takes the likeliest token each time, and then `top_p` and `seed` decide nothing. `precision` auto is
+    bfloat16 on a GPU and float32 on a CPU.
+    """
+
+    name: str
+    prompt: str = PROMPT
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    precision: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise CornerstoneError("No captioner is named: --captioner takes a Hugging Face name or a model's folder.")
+        if self.max_new_tokens < 1:
+            raise CornerstoneError(f"--max-new-tokens {self.max_new_tokens}: expected 1 or more.")
+        if not 0 <= self.temperature < float("inf"):
+            raise CornerstoneError(f"--temperature {self.temperature}: expected 0 (the likeliest token) or more.")
+        if not 0 < self.top_p <= 1:
+            raise CornerstoneError(f"--top-p {self.top_p}: expected a share of the probability, above 0, at most 1.")
+
+    @property
+    def base_name(self) -> str:
+        """The last part of the name or path: what captions are called by, where nothing else is said."""
+        return self.name.rstrip("/").rpartition("/")[2]
+
+    def described(self) -> dict[str, Any]:
+        """What decides the captions, the model by its weights instead of its path. CornerstoneError as in `fingerprint`."""
+        decides = asdict(self)
+        if self.temperature == 0:
+            del decides["top_p"], decides["seed"]
+        return {**decides, "weights": fingerprint(self.name)}
+
+
+def fingerprint(name: str) -> str:
+    """The hub's commit, or a digest of a folder's files (large ones: size, beginning and end).
+
+    Raises CornerstoneError where the model cannot be had or is no image-text-to-text model; no weights are loaded.
+    """
+    config = _load(AutoConfig, name)
+    if type(config) not in AutoModelForImageTextToText._model_mapping:
+        raise CornerstoneError(
+            f"The captioner {name!r} is a {config.model_type!r}, which transformers does not know as an image-text-to-text "
+            f"model. Name one that is: InstructBLIP, LLaVA, or another in transformers' own layout."
+        )
+    _load(AutoProcessor, name)
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        return Path(str(cached_file(name, "config.json", local_files_only=True))).parent.name  # snapshots/<commit>
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_ENDS))
+            file.seek(max(size - _ENDS, 0))
+            digest.update(file.read(_ENDS))
+    return digest.hexdigest()[:16]
+
+
+def _load(kind: Any, name: str) -> Any:
+    """`from_pretrained` without a minute of waiting for a hub that does not answer."""
+    folder = Path(name).expanduser()
+    reachable = hub_answers()
+    try:
+        return kind.from_pretrained(str(folder) if folder.is_dir() else name, local_files_only=not reachable)
+    except Exception as error:  # anything from a missing file to a damaged one
+        why = (str(error).strip() or type(error).__name__).partition("\n")[0].rstrip(".")
+        raise CornerstoneError(
+            f"Cannot load the captioner {name!r}: {why}. Expected the Hugging Face name of an image-text-to-text model or a "
+            f"folder of one (config.json, model.safetensors, its processor's files). "
+            + ("" if reachable else "The hub does not answer from here: name a folder.")
+        ) from error
+
+
+class Captioner:
+    """The model, ready to caption on one device."""
+
+    def __init__(self, config: CaptionerConfig) -> None:
+        self.config = config
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        usual = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        self.dtype = usual if config.precision == "auto" else getattr(torch, config.precision)
+        self.processor = _load(AutoProcessor, config.name)
+        self.model = _load(AutoModelForImageTextToText, config.name).to(self.device, self.dtype).eval()
+        tokenizer = self.processor.tokenizer
+        tokenizer.padding_side = "left"  # new tokens follow the prompt's last one
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        self.prompt = _prompt(self.processor, config.prompt)
+
+    @torch.inference_mode()
+    def __call__(self, images: Sequence[Image], rows: Sequence[int]) -> list[str]:
+        """A caption for each RGB image; `rows` are their places in the data set, by which tokens are drawn."""
+        inputs = self.processor(
+            images=list(images), text=[self.prompt] * len(images), padding=True, return_tensors="pt"
+        ).to(self.device, self.dtype)
+        processors = LogitsProcessorList()
+        if self.config.temperature > 0:
+            processors.append(_Drawn(self.config, rows))
+        ids = self.model.generate(
+            **inputs,
+            max_new_tokens=self.config.max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            logits_processor=processors,
+            pad_token_id=self.processor.tokenizer.pad_token_id,
+        )
+        texts = self.processor.tokenizer.batch_decode(_new(ids, inputs["input_ids"]), skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+
+class _Drawn(LogitsProcessor):
+    """Turns the likeliest token into a drawn one: each row has noise of its own, a step after a step."""
+
+    def __init__(self, config: CaptionerConfig, rows: Sequence[int]) -> None:
+        self.temperature = TemperatureLogitsWarper(config.temperature)
+        self.top_p = TopPLogitsWarper(config.top_p)
+        seeds = draws.hashed(config.seed, "caption", list(rows)) >> 1  # torch takes 63 bits on every device
+        self.noise = [torch.Generator().manual_seed(int(seed)) for seed in seeds]  # the same numbers on every device
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores (B, vocabulary) plus Gumbel noise, -log of an exponential draw."""
+        warped = self.top_p(input_ids, self.temperature(input_ids, scores.float()))
+        width = warped.shape[1]
+        drawn = torch.stack([torch.empty(width).exponential_(generator=one) for one in self.noise])
+        return warped - drawn.log().to(warped.device)
+
+
+def _prompt(processor: Any, prompt: str) -> str:
+    """The prompt as the model knows it: by its chat template, else with the token for the image where it is wanted."""
+    if getattr(processor, "chat_template", None):
+        content = [{"type": "image"}, {"type": "text", "text": prompt}]
+        return str(
+            processor.apply_chat_template(
+                [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+            )
+        )
+    token = str(getattr(processor, "image_token", None) or "")
+    adds_itself = hasattr(processor, "num_query_tokens")  # BLIP-2 and InstructBLIP
+    return prompt if adds_itself or not token or token in prompt else f"{token}\n{prompt}"
+
+
+def _new(ids: Tensor, prompt: Tensor) -> Tensor:
+    """What was generated: decoder-only models repeat the prompt, encoder-decoders do not."""
+    length = prompt.shape[1]
+    repeats = ids.shape[1] >= length and torch.equal(ids[:, :length], prompt)
+    return ids[:, length:] if repeats else ids

@@ -1,0 +1,98 @@
+"""What every method's configuration has in common, and how a saved configuration finds its class again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from importlib import import_module
+from typing import Any, ClassVar, TypeVar, get_type_hints
+
+from cornerstone.errors import CornerstoneError
+from cornerstone.recipes.data import DataConfig
+
+C = TypeVar("C")
+_KNOWN: dict[str, type[MethodConfig]] = {}
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """The base of every method's configuration: its towers, its loss, and what names it.
+
+    Each subclass has a `kind` of its own, the short name that is hashed and saved, and never changes. `implementation` is
+    where its module class lives now ("package.module:Class"); it is neither hashed nor relied on by saved models of
+    built-in methods, so it may move. A method called `clip` has its configuration in `cornerstone.recipes.clip`.
+    """
+
+    kind: ClassVar[str]
+    implementation: ClassVar[str]
+    data_kinds: ClassVar[tuple[str, ...]] = ("pairs",)
+    """The kinds of data (`DataConfig.kind`) that it can be trained on."""
+
+    def __init_subclass__(cls) -> None:
+        """Remember the class by its kind. TypeError for a subclass that would be saved under another method's name."""
+        if not {"kind", "implementation"} <= set(cls.__dict__):
+            raise TypeError(
+                f"{cls.__name__} needs a `kind` and an `implementation` of its own: they name saved models."
+            )
+        known = _KNOWN.setdefault(cls.kind, cls)
+        if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise TypeError(
+                f"{cls.__module__}.{cls.__qualname__}: the kind {cls.kind!r} is {known.__module__}'s already."
+            )
+        _KNOWN[cls.kind] = cls
+
+    def check(self, data: DataConfig) -> None:
+        """Raise CornerstoneError if the method cannot be trained on such data."""
+        if data.kind not in self.data_kinds:
+            raise CornerstoneError(
+                f"The method {self.kind!r} is trained on {' or '.join(self.data_kinds)}, the recipe's data are "
+                f"{data.kind}: choose a preset of this method (--preset)."
+            )
+
+
+def implementation_of(config: MethodConfig) -> Any:
+    """The module class of a configuration. CornerstoneError if it cannot be imported."""
+    return _imported(config.implementation)
+
+
+def method_config(saved: Mapping[str, Any], config_class: str = "") -> MethodConfig:
+    """The configuration that `hashing.as_json` saved, fields that are newer than it at their default.
+
+    The class is found by the saved kind: among those imported already, in `cornerstone.recipes.<kind>`, or as
+    `config_class` ("package.module:Class") for methods that live outside of Cornerstone.
+    """
+    kind = str(saved["kind"])
+    if kind not in _KNOWN:
+        try:
+            import_module(f"cornerstone.recipes.{kind.replace('-', '_')}")
+        except ImportError:
+            if config_class:
+                _imported(config_class)
+    if kind not in _KNOWN:
+        raise CornerstoneError(f"The method {kind!r} is not known here: install what defines it.")
+    return from_json(_KNOWN[kind], {name: value for name, value in saved.items() if name != "kind"})
+
+
+def from_json(cls: type[C], saved: Mapping[str, Any]) -> C:
+    """A dataclass from its JSON form; CornerstoneError for fields that it does not have."""
+    hints, names = get_type_hints(cls), {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    if unknown := sorted(set(saved) - names - {"kind"}):
+        raise CornerstoneError(
+            f"{cls.__name__} has no field {unknown[0]!r}: what was saved is of a newer Cornerstone, update this one."
+        )
+    values: dict[str, Any] = {}
+    for name, value in saved.items():
+        hint = hints.get(name)
+        if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, Mapping):
+            values[name] = from_json(hint, value)
+        elif name in names:
+            values[name] = tuple(value) if isinstance(value, list) else value
+    return cls(**values)
+
+
+def _imported(place: str) -> Any:
+    module, _, name = place.partition(":")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise CornerstoneError(f"{place!r} cannot be imported here ({error}): install what defines it.") from error

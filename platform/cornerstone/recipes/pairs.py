@@ -1,0 +1,61 @@
+"""Image-text pairs as a recipe's training data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from cornerstone.errors import CornerstoneError
+from cornerstone.hashing import NOT_HASHED
+from cornerstone.recipes.data import DataConfig, check_crop_scale
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Sizes of the built-in data set, made on first use if no --train is given."""
+
+    pairs: int = 16_000
+    evaluation_images: int = 1_000
+    """Images in each evaluation set."""
+    seed: int = 0
+    """The world's seed; the recipe's seed draws from it, and never changes it."""
+    tower_images: int = 12_000
+    """Images of the image tower's own pretraining."""
+
+
+@dataclass(frozen=True)
+class PairData(DataConfig):
+    """Pairs of an image and its captions, and what is drawn from each."""
+
+    kind: ClassVar[str] = "pairs"
+
+    captioners: tuple[str, ...] = ()
+    """Sources of long captions to draw from, uniformly for each sample and epoch; empty for all."""
+    sub_captions: int = 3
+    """Consecutive sentences drawn from a long caption; 0 trains on raw captions alone."""
+    crop_scale: tuple[float, float] = (0.9, 1.0)
+    """Share of the area that the random crop keeps; `1 1` for the fixed centre crop."""
+    features: Literal["online", "stored"] = "online"
+    """`stored` computes a locked tower's features once for all trials: there is no random crop then."""
+    feature_stores: tuple[str, ...] = field(default=(), metadata=NOT_HASHED)
+    """Folders made by `cornerstone features`, used for the data sets they fit; what is missing is computed."""
+    feature_dtype: Literal["float16", "float32"] = "float16"
+    scenes: Scenes = field(default_factory=Scenes, metadata=NOT_HASHED)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sub_captions < 0:
+            raise CornerstoneError(
+                f"{self.sub_captions} sub-captions: expected 0 or more (--recipe.data.sub-captions)."
+            )
+        check_crop_scale(self.crop_scale)
+        if self.features == "stored" and self.crop_scale != (1.0, 1.0):
+            low, high = self.crop_scale
+            raise CornerstoneError(
+                f"Stored features see one fixed crop, but the crop scale is {low} to {high}: "
+                f"set --recipe.data.crop-scale 1 1, or --recipe.data.features online."
+            )
+
+    def without_effect(self) -> frozenset[str]:
+        """The type of stored features, if none are stored."""
+        return frozenset() if self.features == "stored" else frozenset({"feature_dtype"})

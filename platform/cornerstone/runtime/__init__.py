@@ -1,0 +1,1 @@
+"""Where the code runs: connecting to Ray, checking a placement, the home folder, access to the hub."""

@@ -1,0 +1,74 @@
+"""One run from the command line: `cornerstone train`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+
+from rich.console import Console
+
+from cornerstone.errors import CornerstoneError
+from cornerstone.recipes.options import RunOptions, again_with
+from cornerstone.runtime.cluster import connect, require, stoppable
+from cornerstone.runtime.home import home
+from cornerstone.tracking.mlflow_records import Records
+from cornerstone.tracking.progress import Board, Teller, Watcher
+from cornerstone.training.job import Identity, Job
+from cornerstone.training.launch import Outcome, launch
+from cornerstone.training.mlflow_run import close_run, open_run, reason
+from cornerstone.training.prepare import prepare
+
+Say = Callable[..., None]
+EXPERIMENT = "train"
+HASH = "recipe_hash"  # a file in the run's folder: what a resumed run must match
+
+
+def train_one(options: RunOptions, resume: str, console: Console) -> Outcome:
+    """Train a recipe to the end, or go on with the interrupted run `resume` from its last checkpoint.
+
+    Raises CornerstoneError where there is no such run, or where the recipe is another one than then.
+    """
+    recipe, placement = options.resolved()
+    say = partial(console.print, markup=False, highlight=False)  # paths may hold brackets
+    with connect(say):
+        require(placement, say)
+        identity = Identity(run=resume) if resume else Identity()
+        job = Job(prepare(recipe, say), placement, identity)
+        _check_same_recipe(job, resume)
+        say(f"run {identity.run}: recipe {job.prepared.recipe_hash}, {recipe.optimization.steps:,} steps")
+        say(f"data {job.prepared.data.name}: {job.prepared.passes()}")
+        records = Records(EXPERIMENT, say=say)
+        name = f"{recipe.name}, seed {recipe.seed}"
+        job = open_run(records, job, name, {})
+        board = Board.remote()  # type: ignore[attr-defined]
+        how_to_go_on = f"Go on with:\n  {again_with(sys.argv, '--resume', identity.run)}"
+        try:
+            with stoppable(how_to_go_on, say), Watcher(board, [(identity.run, name)], console):
+                outcome = launch(job, Teller(board, identity.run))
+        except SystemExit:
+            close_run(records, job, None)
+            raise
+        except Exception as error:
+            close_run(records, job, None, reason(error))
+            raise CornerstoneError(f"Run {identity.run} failed: {reason(error)}\n{how_to_go_on}") from error
+        close_run(records, job, outcome)
+        return outcome
+
+
+def _check_same_recipe(job: Job, resume: str) -> None:
+    """A run's numbers belong to one recipe: refuse to go on with another."""
+    path = job.identity.folder.join(HASH)
+    if not resume:
+        path.write_text(job.prepared.recipe_hash)
+        return
+    if not path.exists():
+        raise CornerstoneError(
+            f"No run {resume!r} under {home().join('runs')}: --resume takes the id that was printed at its start."
+        )
+    before = path.read_text()
+    if before != job.prepared.recipe_hash:
+        raise CornerstoneError(
+            f"Run {resume} was started with another recipe (hash {before}, now {job.prepared.recipe_hash}): give the same "
+            f"options as then, or start a new run without --resume."
+        )

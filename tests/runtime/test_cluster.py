@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import contextlib
+import os
+
+import pytest
+
+from cornerstone.errors import CornerstoneError
+from cornerstone.recipes import Placement
+from cornerstone.runtime.cluster import connect, require
+from cornerstone.training import cluster
+
+PLACEMENT = Placement(
+    workers=4, cpus_per_worker=2, decode_actors=4, cpus_per_decode_actor=0.5, wait_limit=0.2
+)  # 10 CPUs
+
+
+class Cluster:
+    """What Ray says of its resources: `sizes` one look after the other, the last one for ever."""
+
+    def __init__(self, *sizes, limits=None):
+        self.sizes, self.limits, self.asked, self.looks = list(sizes), limits or {}, [], 0
+
+    def resources(self):
+        self.looks += 1
+        return self.sizes.pop(0) if len(self.sizes) > 1 else self.sizes[0]
+
+
+@pytest.fixture
+def on(monkeypatch):
+    """Makes a cluster the one that `require` sees; looks at it follow one another quickly."""
+
+    def use(*sizes, limits=None):
+        faked = Cluster(*sizes, limits=limits)
+        monkeypatch.setattr("ray.cluster_resources", faked.resources)
+        monkeypatch.setattr(cluster, "_autoscaler_limits", lambda: faked.limits)
+        monkeypatch.setattr(cluster, "_ask_for", faked.asked.append)
+        monkeypatch.setattr(cluster, "LOOK_EVERY", 0.01)
+        return faked
+
+    return use
+
+
+def test_a_cluster_that_holds_a_trial_is_taken_at_once(on):
+    faked, said = on({"CPU": 10.0}), []
+    require(PLACEMENT, said.append)
+    assert said == []
+    assert faked.asked == []
+
+
+def test_a_cluster_that_is_too_small_and_cannot_grow_is_refused_with_the_sum(on):
+    faked, said = on({"CPU": 9.5}), []
+    with pytest.raises(CornerstoneError) as refused:
+        require(PLACEMENT, said.append)
+    message = str(refused.value)
+    assert "4 workers × 2 + 4 decode actors × 0.5 (training and evaluation data) = 10 CPUs" in message
+    assert "the cluster has 9.5 CPUs, 0 GPUs" in message
+    assert "Lower --workers" in message
+    assert said == faked.asked == []
+
+
+def test_gpus_are_counted(on):
+    on({"CPU": 64.0, "GPU": 3.0})
+    with pytest.raises(CornerstoneError, match="4 × 1 = 4 GPUs; the cluster has 64 CPUs, 3 GPUs"):
+        require(Placement(workers=4, gpus_per_worker=1), print)
+    require(Placement(workers=3, gpus_per_worker=1), print)
+
+
+def test_an_autoscaler_that_could_not_bring_enough_is_no_reason_to_wait(on):
+    on({"CPU": 2.0}, limits={"CPU": 8.0})
+    with pytest.raises(CornerstoneError, match="no autoscaler can bring more"):
+        require(PLACEMENT, print)
+
+
+def test_waiting_says_for_what_and_asks_for_it(on):
+    faked, said = on({"CPU": 2.0}, {"CPU": 2.0}, {"CPU": 6.0}, {"CPU": 6.0}, {"CPU": 10.0}, limits={"CPU": 96.0}), []
+    require(PLACEMENT, said.append)
+    assert len(said) == 1  # not at every look
+    assert "waiting for the autoscaler to bring 8 CPUs (the cluster has 2 CPUs, 0 GPUs" in said[0]
+    assert "= 10 CPUs" in said[0]
+    assert faked.asked == [{"CPU": 10.0, "GPU": 0.0}, {}]  # taken back, or the cluster would never shrink
+    assert faked.looks >= 5
+
+
+def test_waiting_is_said_again_after_a_while(on, monkeypatch):
+    monkeypatch.setattr(cluster, "SAY_EVERY", 0.0)
+    said = []
+    on(*({"CPU": 2.0} for _ in range(5)), {"CPU": 10.0}, limits={"CPU": 96.0})
+    require(PLACEMENT, said.append)
+    assert len(said) > 1
+
+
+def test_waiting_ends_at_the_limit(on):
+    faked = on({"CPU": 2.0}, limits={"CPU": 96.0})
+    with pytest.raises(CornerstoneError, match=r"Waited 0 s for 8 CPUs: the cluster has 2 CPUs.*placement.wait-limit"):
+        require(PLACEMENT, lambda text: None)
+    assert faked.asked[-1] == {}
+
+
+class Ray:
+    """As much of Ray as connecting touches."""
+
+    def __init__(self, monkeypatch, running=False):
+        self.calls = []
+        monkeypatch.setattr("ray.is_initialized", lambda: running)
+        monkeypatch.setattr("ray.init", lambda **options: self.calls.append(options))
+        monkeypatch.setattr("ray.shutdown", lambda: self.calls.append("shutdown"))
+        monkeypatch.setattr(cluster, "_warm_up", lambda: self.calls.append("warm up"))
+
+
+def test_ray_is_started_here_and_stopped_even_after_a_failure(monkeypatch):
+    ray, said = Ray(monkeypatch), []
+    with contextlib.suppress(ZeroDivisionError), connect(said.append):
+        raise ZeroDivisionError
+    assert ray.calls[0]["address"] == "local"
+    assert ray.calls[0]["dashboard_host"] == "127.0.0.1"
+    assert ray.calls[1:] == ["warm up", "shutdown"]
+    assert "RAY_ADDRESS" in said[0]
+
+
+@pytest.mark.parametrize("before", [None, "http://head:8265"])
+def test_a_ray_started_here_is_asked_about_its_own_actors(monkeypatch, before):
+    """Ray Train's cleaner would ask the Ray that was last started on the machine, and clean up what that does not know."""
+    ray = Ray(monkeypatch)
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+    if before:
+        monkeypatch.setenv("RAY_API_SERVER_ADDRESS", before)
+    with connect(print):
+        assert os.environ["RAY_API_SERVER_ADDRESS"] == f"http://127.0.0.1:{ray.calls[0]['dashboard_port']}"
+    assert os.environ.get("RAY_API_SERVER_ADDRESS") == before
+
+
+def test_a_named_cluster_is_joined(monkeypatch):
+    ray, said = Ray(monkeypatch), []
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "NodeManagerAddress": "10.0.0.1"}])
+    with connect(said.append):
+        assert ray.calls[0]["address"] == "10.0.0.1:6379"
+    assert said == []
+
+
+def test_a_ray_that_runs_already_is_neither_started_nor_stopped(monkeypatch):
+    ray = Ray(monkeypatch, running=True)
+    with connect(print):
+        pass
+    assert ray.calls == []
+
+
+@pytest.mark.parametrize("blind", [(), ("10.0.0.2",)])
+def test_a_home_that_other_machines_cannot_read_is_refused(monkeypatch, tmp_path, blind):
+    Ray(monkeypatch)
+    nodes = [{"Alive": i < 3, "NodeID": f"10.0.0.{i}", "NodeManagerAddress": f"10.0.0.{i}"} for i in range(5)]
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+    monkeypatch.setattr(cluster, "_sees", lambda node, path: node not in blind)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.0:6379")
+    monkeypatch.setenv("CORNERSTONE_HOME", str(tmp_path))
+    expected = (
+        pytest.raises(CornerstoneError, match=r"which 10\.0\.0\.2 cannot read") if blind else contextlib.nullcontext()
+    )
+    with expected, connect(print):
+        pass
+    assert list((tmp_path / ".reach").iterdir()) == []
+
+
+def test_a_home_in_an_object_store_is_reached_by_all(monkeypatch):
+    Ray(monkeypatch)
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "NodeManagerAddress": str(i)} for i in range(3)])
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.0:6379")
+    monkeypatch.setenv("CORNERSTONE_HOME", "s3://bucket/home")
+    with connect(print):
+        pass
+
+
+@pytest.mark.parametrize(("value", "shown"), [("", False), ("0", False), ("1", True)])
+def test_workers_logs_are_shown_on_demand(monkeypatch, value, shown):
+    monkeypatch.setenv("CORNERSTONE_WORKER_LOGS", value)
+    assert cluster.log_to_driver() is shown
+
+
+def test_warming_up_starts_ray_datas_helpers_and_needs_no_free_cpu(ray_cluster):
+    class Busy:
+        pass
+
+    actor = ray_cluster.remote(num_cpus=2)(Busy).remote()
+    ray_cluster.get(actor.__ray_ready__.remote())
+    ray_cluster.get(ray_cluster.remote(num_cpus=0)(cluster._first_execution).remote(), timeout=60)
+    ray_cluster.kill(actor)
+    named = {actor["name"] for actor in ray_cluster.util.list_named_actors(all_namespaces=True)}
+    assert {"AutoscalingCoordinator", "datasets_stats_actor"} <= named

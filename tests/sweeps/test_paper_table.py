@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import pytest
+
+from cornerstone.sweeps.paper_table import LOTLIP_FIGURE_2, LOTLIP_FIGURE_4, LOTLIP_TABLE_3, PaperTable
+
+
+def test_table_3_as_printed():
+    assert len(LOTLIP_TABLE_3.columns) == 9
+    assert LOTLIP_TABLE_3.value("0", "DCI T2I") == 47.96
+    assert LOTLIP_TABLE_3.value("2", "DCI I2T") == 47.82
+    assert LOTLIP_TABLE_3.value("2, no mask", "IIW T2I") == 86.11
+    assert LOTLIP_TABLE_3.value("4", "IN-1k") == 50.59
+    assert LOTLIP_TABLE_3.value("0, long loss × 3", "IN-1k") is None
+    assert list(LOTLIP_TABLE_3.rows) == ["short only", "0", "1", "2", "3", "4", "2, no mask", "2 register tokens"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "column"),
+    [
+        ("eval/DCI/i2t_r1", "DCI T2I"),  # swapped in print
+        ("eval/dci/t2i_r1", "DCI I2T"),
+        ("eval/long-human/i2t_r1", "DCI T2I"),
+        ("eval/ShareGPT4V-10k/t2i_r1", "SV-10k I2T"),
+        ("eval/coco/i2t_r1", "MSCOCO I2T"),  # not swapped
+        ("eval/short/t2i_r1", "MSCOCO T2I"),
+        ("eval/imagenet/top1", "IN-1k"),
+        ("eval/class/top1", "IN-1k"),
+        ("eval/dci/i2t_r5", None),
+        ("eval/lookalike/long_accuracy", None),
+        ("eval/mine/i2t_r1", None),
+    ],
+)
+def test_columns_by_what_they_truly_measure(metric, column):
+    assert LOTLIP_TABLE_3.column(metric) == column
+
+
+def test_the_swap_is_said_and_stand_ins_where_they_stand():
+    assert "swapped" in " ".join(LOTLIP_TABLE_3.notes)
+    assert "On scenes" in " ".join(LOTLIP_TABLE_3.notes_beside(["eval/long-human/i2t_r1"]))
+    assert "On scenes" not in " ".join(LOTLIP_TABLE_3.notes_beside(["eval/dci/i2t_r1"]))
+
+
+def test_figures_have_trends_and_no_numbers():
+    for figure in (LOTLIP_FIGURE_2, LOTLIP_FIGURE_4):
+        assert not figure.has_numbers
+        assert figure.trends
+        assert "without printing numbers" in figure.notes[0]
+        assert figure.column("eval/dci/i2t_r1") is None
+
+
+def test_a_row_of_another_length_is_refused():
+    with pytest.raises(ValueError, match="1 columns"):
+        PaperTable("T", "S", columns=("A",), measures=(("a", "top1"),), rows={"0": (1.0, 2.0)})
