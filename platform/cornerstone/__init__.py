@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cornerstone.inference.saved_model import LoadedModel
+    from cornerstone.inference.saved_model import SavedModel
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
 
 
-def load(path: str, device: str = "cpu") -> LoadedModel:
+def load(path: str, device: str = "cpu") -> SavedModel:
     """Open a trained model: the folder `model` that a run left, with its tokenizer and transform. Asks no hub.
 
     `encode_image` takes normalised floats (B, 3, S, S), `encode_text` a list of texts; both give L2-normalised (B, D).

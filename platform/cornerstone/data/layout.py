@@ -1,8 +1,8 @@
-"""How a run's stream is cut: steps into units, a unit for each worker in turn, units into segments.
+"""How a run's stream is cut: steps into units, a unit for each worker in turn, units into executions.
 
-A unit is one worker's rows of one or a few consecutive steps. Every unit of a run has the same number of rows, and units
-are dealt in the order (step, worker): so unit i is worker i mod n's. A segment is what one Ray Data execution streams;
-executions remember something of every unit, and a long run is a chain of segments.
+A unit is one worker's rows of one or a few consecutive steps or, where a share is large, a part of its rows of one step. It
+travels as one block. Units are dealt in the order (step, part, worker), so unit i belongs to worker i mod n. An execution is
+what one Ray Data execution streams; executions keep something in memory for every unit, so a long run is a chain of them.
 """
 
 from __future__ import annotations
@@ -10,59 +10,36 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import Any
 
-from cornerstone.data.pairs.samples import Draws, Pictures, Texts, View
 from cornerstone.data.plan import Plan, share_size
+from cornerstone.data.source import Source
 
-if TYPE_CHECKING:
-    from cornerstone.data.documents import Packed
-
-UNIT_BYTES = 16 << 20  # decoded bytes of a unit: large enough to hide the 10 ms that each one costs
-BYTES_PER_WORKER = 1 << 20  # units grow with the workers, which one executor serves: 64 MiB for 64 of them
+UNIT_BYTES = 16 << 20
+"""Decoded bytes of a unit: large enough to hide the 10 ms that each one costs."""
+BYTES_PER_WORKER = 1 << 20
+"""Units grow with the workers, all of which one executor serves: 64 MiB for 64 of them."""
 LARGEST_UNIT = 96 << 20
 UNIT_ROWS = 1024
-UNITS_AHEAD = 16  # of each worker: where steps are slower than decoding, more would only fill the object store
-LEAST_AHEAD = 512 << 20  # half of it costs 8 % of the rate on two cores
-SEGMENT_UNITS = 20_000  # an execution keeps some 8 kB of each: 150 MB
-
-
-@dataclass(frozen=True)
-class EvaluationSource:
-    """An evaluation set as the stream reads it: its shards, its stored features where there are some, what is judged."""
-
-    name: str
-    data: str
-    rows: int
-    view: View
-    features: str = ""
+UNITS_AHEAD = 16
+"""Units that may wait for each worker. If steps are slower than decoding, more would only fill the object store."""
+LEAST_AHEAD = 512 << 20
+"""With half of it the stream is 8 % slower on two cores."""
+UNITS_PER_EXECUTION = 20_000
+"""An execution keeps about 8 kB of each: 150 MB."""
 
 
 @dataclass(frozen=True)
 class StreamSpec:
-    """All that an actor needs to make any unit of a run; it travels to the actors once.
+    """What a run streams; it travels to every decode actor once."""
 
-    `data` is the folders of rows: of pairs, or, with `packed`, of the documents behind the plan's packed sequences.
-    """
-
-    data: tuple[str, ...]
+    train: Source[Any]
     plan: Plan
-    draws: Draws
-    pictures: Pictures
-    texts: Texts
     steps: int
-    evaluations: tuple[EvaluationSource, ...] = ()
+    evaluations: tuple[Source[Any], ...] = ()
     every: int = 0
-    """Steps between evaluations; 0: at the end alone."""
-    packed: Packed | None = None
-
-    @property
-    def row_bytes(self) -> int:
-        """Decoded bytes of a row, at the most."""
-        image = 3 * self.pictures.transform.size**2
-        if self.packed is not None:
-            return 9 * self.packed.row_tokens + self.packed.most_images * image
-        return 4 * self.pictures.width if self.pictures.features else image
+    """Steps between evaluations; 0 evaluates at the end alone."""
 
     def evaluates_after(self, step: int) -> bool:
         """Whether the sets are evaluated after this step (counted from 0) is done."""
@@ -71,71 +48,102 @@ class StreamSpec:
 
 
 @dataclass(frozen=True)
+class Unit:
+    """One worker's rows that travel as one block.
+
+    Training: the places first..first+rows-1 of the worker's share in each of the steps step..stop-1. Evaluation: the rows
+    first..first+rows-1 of a set, judged after `step`.
+    """
+
+    worker: int
+    step: int
+    stop: int
+    first: int
+    rows: int
+    evaluation: int | None = None
+    """The place of the evaluation set in the run's spec; None for training."""
+
+
+@dataclass(frozen=True)
 class Layout:
-    """How a run's stream is cut into blocks for a number of workers."""
+    """How a run's stream is cut into units for a number of workers."""
 
     spec: StreamSpec
     workers: int
-    segment_units: int = SEGMENT_UNITS
+    units_per_execution: int = UNITS_PER_EXECUTION
 
-    @property
+    @cached_property
     def share(self) -> int:
-        """Rows of one worker in one batch."""
+        """Rows of one worker in one batch, masked ones included."""
         return share_size(self.spec.plan.batch_size, self.workers)
 
     @property
+    def unit_bytes(self) -> int:
+        """Decoded bytes that a unit should not exceed."""
+        return min(max(UNIT_BYTES, self.workers * BYTES_PER_WORKER), LARGEST_UNIT)
+
+    def _fitting(self, source: Source[Any]) -> int:
+        """Rows of a source that fit a unit."""
+        return max(min(UNIT_ROWS, self.unit_bytes // source.row_bytes), 1)
+
+    @cached_property
+    def parts(self) -> tuple[tuple[int, int], ...]:
+        """First place and rows of each part of a share: equal parts, as few as fit units; one for a small share."""
+        count = math.ceil(self.share / self._fitting(self.spec.train))
+        size = math.ceil(self.share / count)
+        return tuple((first, min(size, self.share - first)) for first in range(0, self.share, size))
+
+    @cached_property
     def steps_per_unit(self) -> int:
-        """Steps that one block serves: several where steps are small, since every block has a cost of its own."""
-        unit_bytes = min(max(UNIT_BYTES, self.workers * BYTES_PER_WORKER), LARGEST_UNIT)
-        rows = max(min(UNIT_ROWS, unit_bytes // self.spec.row_bytes), 1)
+        """Steps that one block serves: several if shares are small, since every block has a cost of its own."""
+        if len(self.parts) > 1:
+            return 1
         span = min(self.spec.steps, self.spec.every or self.spec.steps)
-        return max(1, min(rows // self.share, math.ceil(span / 8)))
+        return max(1, min(self._fitting(self.spec.train) // self.share, math.ceil(span / 8)))
 
     @property
-    def unit_rows(self) -> int:
-        """Rows of every block."""
-        return self.share * self.steps_per_unit
-
-    @property
-    def ahead_bytes(self) -> int:
+    def bytes_ahead(self) -> int:
         """Memory for units that are ready before they are needed."""
-        return max(UNITS_AHEAD * self.workers * self.unit_rows * self.spec.row_bytes, LEAST_AHEAD)
+        rows = self.parts[0][1] * self.steps_per_unit
+        return max(UNITS_AHEAD * self.workers * rows * self.spec.train.row_bytes, LEAST_AHEAD)
 
-    def segments(self, start: int) -> list[tuple[int, int]]:
-        """First and last step (excluded) of each segment from step `start` to the run's end; never none."""
-        steps = max(self.segment_units // self.workers, 1) * self.steps_per_unit
+    def executions(self, start: int) -> list[tuple[int, int]]:
+        """First and last step (excluded) of each execution from step `start` to the run's end; at least one."""
+        steps = max(self.units_per_execution // (self.workers * len(self.parts)), 1) * self.steps_per_unit
         starts = range(start, self.spec.steps, steps)
         return [(first, min(first + steps, self.spec.steps)) for first in starts] or [(start, start)]
 
-    def rounds(self, start: int, stop: int) -> Iterator[list[dict[str, int]]]:
-        """The units of the steps start..stop-1 in the order in which they are dealt, one for each worker at a time.
-
-        `set` is -1 for training; an evaluation's unit starts at row `first` of its set.
-        """
+    def rounds(self, start: int, stop: int) -> Iterator[list[Unit]]:
+        """The units of the steps start..stop-1 in the order in which they are dealt, one for each worker at a time."""
         step = start
         while step < stop:
             end = min(self._boundary(step), stop)
-            yield self._round(step=step, stop=end, set=-1, first=0)
+            for first, rows in self.parts:
+                yield [Unit(worker, step, end, first, rows) for worker in range(self.workers)]
             step = end
             if self.spec.evaluates_after(step - 1):
-                for index, source in enumerate(self.spec.evaluations):
-                    for first in range(0, source.rows, self.unit_rows * self.workers):
-                        yield self._round(step=step - 1, stop=step, set=index, first=first)
-        if start == stop:  # nothing is left of the run, and Ray Data cannot stream nothing
-            yield self._round(step=start, stop=start, set=-1, first=0)
+                yield from self._evaluation(step - 1)
+        if start == stop:  # nothing of the run is left, but Ray Data cannot stream nothing
+            yield [Unit(worker, start, start, 0, 0) for worker in range(self.workers)]
 
-    def _round(self, **unit: int) -> list[dict[str, int]]:
-        """One unit for each worker."""
-        return [{**unit, "worker": worker} for worker in range(self.workers)]
+    def _evaluation(self, step: int) -> Iterator[list[Unit]]:
+        for index, source in enumerate(self.spec.evaluations):
+            size = self._fitting(source)
+            for first in range(0, source.rows, size * self.workers):
+                starts = [first + worker * size for worker in range(self.workers)]
+                yield [
+                    Unit(worker, step, step + 1, begin, max(min(size, source.rows - begin), 0), index)
+                    for worker, begin in enumerate(starts)
+                ]
 
     def _boundary(self, step: int) -> int:
-        """The first step after `step` that another unit holds: an evaluation falls due between units, never inside."""
+        """The first step after `step` that another unit holds: an evaluation is due between units, never inside one."""
         stops = [step + self.steps_per_unit, self.spec.steps]
         if self.spec.every and self.spec.evaluations:
             stops.append((step // self.spec.every + 1) * self.spec.every)
         return min(stops)
 
-    def evaluation_batches(self) -> int:
-        """Batches that each worker gets in one evaluation; the same number for all."""
-        sizes = [math.ceil(source.rows / (self.unit_rows * self.workers)) for source in self.spec.evaluations]
-        return sum(sizes) * self.steps_per_unit
+    def evaluation_units(self) -> int:
+        """Units that each worker gets in one evaluation; the same number for all."""
+        sources = self.spec.evaluations
+        return sum(math.ceil(source.rows / (self._fitting(source) * self.workers)) for source in sources)

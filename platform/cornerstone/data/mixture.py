@@ -18,8 +18,8 @@ import pyarrow as pa
 
 from cornerstone.data.manifest import Kind, Manifest, Member
 from cornerstone.data.output import refuse_existing
-from cornerstone.data.plan import Part
 from cornerstone.data.shards import DataSet, Reader
+from cornerstone.data.source import Part
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
 

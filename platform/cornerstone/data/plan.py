@@ -18,25 +18,15 @@ from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from cornerstone.data import draws
+from cornerstone.data.source import MASKED, Ints, Part
 from cornerstone.errors import CornerstoneError
 
-MASKED = -1  # the row id of a place that holds no row
 WINDOW = 64  # shards whose row groups are shuffled together
 _KEPT = 4  # passes and windows kept: a batch across an edge touches two of each
-Ints = npt.NDArray[np.int64]
 Key = TypeVar("Key")
 Value = TypeVar("Value")
-
-
-@dataclass(frozen=True)
-class Part:
-    """One data set of a mixture: the rows of each row group, shard by shard, and how often it is repeated."""
-
-    shards: tuple[tuple[int, ...], ...]
-    weight: Fraction = Fraction(1)
 
 
 class _Passes:
@@ -194,14 +184,18 @@ class Plan:
                 rows[part == i] = self.offsets[i] + found
         return rows, epochs
 
-    def share(self, step: int, worker: int, workers: int) -> tuple[Ints, Ints]:
-        """One worker's part of a batch, `share_size` places; where workers do not divide the batch the last are MASKED."""
+    def share(self, step: int, worker: int, workers: int, first: int = 0, rows: int | None = None) -> tuple[Ints, Ints]:
+        """Row ids and epochs of one worker's share of a batch, or of the places first..first+rows-1 of it.
+
+        A share has `share_size` places; if the workers do not divide the batch evenly, the last places are MASKED.
+        """
         size = share_size(self.batch_size, workers)
-        start, stop = (min(end * size, self.batch_size) for end in (worker, worker + 1))
-        rows, epochs = self._places(step, start, stop)
-        missing = size - len(rows)
+        rows = size - first if rows is None else rows
+        start, stop = (min(place, self.batch_size) for place in (worker * size + first, worker * size + first + rows))
+        found, epochs = self._places(step, start, stop)
+        missing = rows - len(found)
         return (
-            np.concatenate([rows, np.full(missing, MASKED, dtype=np.int64)]),
+            np.concatenate([found, np.full(missing, MASKED, dtype=np.int64)]),
             np.concatenate([epochs, np.zeros(missing, dtype=np.int64)]),
         )
 

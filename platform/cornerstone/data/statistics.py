@@ -21,7 +21,7 @@ from cornerstone.data.parallel import Progress, map_tasks
 from cornerstone.data.records import SCHEMAS
 from cornerstone.data.shards import DataSet
 from cornerstone.data.storage import Location
-from cornerstone.data.texts import TextTokenizer, clean, sub_captions
+from cornerstone.data.texts import SentenceFormat, clean, sub_captions
 from cornerstone.errors import CornerstoneError
 
 LIMITS = (77, 128, 256)
@@ -94,9 +94,9 @@ class TextCount:
     sub_captions: Tally = field(default_factory=Tally)
     cleaned: Tally = field(default_factory=Tally)
 
-    def add(self, texts: list[str], tokenizer: TextTokenizer | None) -> list[int]:
+    def add(self, texts: list[str], tokenizer: SentenceFormat | None) -> list[int]:
         """Count some texts; their tokens, which are also returned, where there is a tokenizer."""
-        tokens = [len(ids) for ids in tokenizer.encode_uncut(texts)] if tokenizer is not None else []
+        tokens = [len(ids) for ids in tokenizer.encode_uncut(map(sub_captions, texts))] if tokenizer is not None else []
         self.tokens.add(tokens)
         self.words.add(len(text.split()) for text in texts)
         self.characters.add(map(len, texts))
@@ -245,7 +245,7 @@ def statistics(
 def _look(file: str, location: Location, kind: str, tokenizer: str | None) -> Count:
     """The counts of one shard, a row group in memory at a time."""
     count = Count()
-    made = TextTokenizer(tokenizer, limit=_NO_LIMIT, corners=0) if tokenizer is not None else None
+    made = SentenceFormat(tokenizer, _NO_LIMIT) if tokenizer is not None else None
     add = _add_pairs if kind == "pairs" else _add_documents
     columns = ["width", "height", "captions"] if kind == "pairs" else ["segments"]
     place = location.join(file)
@@ -259,7 +259,7 @@ def _look(file: str, location: Location, kind: str, tokenizer: str | None) -> Co
     return count
 
 
-def _add_pairs(count: Count, rows: pa.Table, tokenizer: TextTokenizer | None) -> None:
+def _add_pairs(count: Count, rows: pa.Table, tokenizer: SentenceFormat | None) -> None:
     count.rows += rows.num_rows
     count.width.add(size for size in rows["width"].to_pylist() if size is not None)
     count.height.add(size for size in rows["height"].to_pylist() if size is not None)
@@ -271,7 +271,7 @@ def _add_pairs(count: Count, rows: pa.Table, tokenizer: TextTokenizer | None) ->
         count.texts[key].add(listed, tokenizer)
 
 
-def _add_documents(count: Count, rows: pa.Table, tokenizer: TextTokenizer | None) -> None:
+def _add_documents(count: Count, rows: pa.Table, tokenizer: SentenceFormat | None) -> None:
     count.rows += rows.num_rows
     for number in range(rows.num_rows):  # a document in memory at a time
         segments = rows["segments"][number].as_py() or []

@@ -1,25 +1,30 @@
-"""Texts: sub-captions, the evaluation's cleaning, and token ids. No torch here: decode actors import this module.
+"""Texts: sentences, cleaning, and the formats by which sentences become token ids. No torch: decode actors import this.
 
-A LoTLIP text is `[CLS] [Cor 1] .. [Cor m] words [SEP] words [SEP]`, a [SEP] after every sub-caption (paper, section
-4.3). Ids are kept without the corners: the text tower adds them. They count against the token limit all the same.
+A text tower says which format it reads and how many tokens of its limit it fills itself (`reserved_tokens`); the data are
+given the rest. A text travels as a list of sentences, so that no layer joins what another one splits.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 from tokenizers import Tokenizer
 
-from cornerstone.errors import CornerstoneError
+from cornerstone.errors import CornerstoneError, did_you_mean
+from cornerstone.recipes.towers import BertText
 
 FILE = "tokenizer.json"
-_SEPARATOR = ". "
+SEPARATOR = ". "
 _ENDS = re.compile(r"\n|</s>|\.")
 _SPECIAL = (
     ("[CLS]", "[SEP]"),
     ("<s>", "</s>"),
     ("<|startoftext|>", "<|endoftext|>"),
+    ("<start_of_text>", "<end_of_text>"),
     ("<bos>", "<eos>"),
     ("[BOS]", "[EOS]"),
 )
@@ -27,7 +32,7 @@ _SPECIAL = (
 
 def sub_captions(text: str) -> list[str]:
     """The sentences of a text: what lies between ". ". Only the last one keeps its period; empty ones are dropped."""
-    return [part.strip() for part in text.split(_SEPARATOR) if part.strip()]
+    return [part.strip() for part in text.split(SEPARATOR) if part.strip()]
 
 
 def clean(text: str) -> str:
@@ -35,78 +40,142 @@ def clean(text: str) -> str:
 
     It breaks "3.5" in two: every compared model must be given the same texts.
     """
-    return _SEPARATOR.join(part.strip() for part in _ENDS.split(text) if part.strip())
+    return SEPARATOR.join(part.strip() for part in _ENDS.split(text) if part.strip())
 
 
-class TextTokenizer:
-    """Turns texts into lists of token ids.
+def plain_tokenizer(tokenizer: str) -> Tokenizer:
+    """A tokenizer without a length limit and padding of its own, which saved ones often carry.
 
-    `tokenizer` is the text of a `tokenizer.json`. `limit` is the most tokens of a text, [CLS], `corners` and [SEP]s
-    counted. Corner k (from 0) has the id `vocab_size` + k where ids are laid out with corners.
+    `tokenizer` is the text of a `tokenizer.json`; raises CornerstoneError if it is not.
+    """
+    try:
+        made = Tokenizer.from_str(tokenizer)
+    except Exception as error:  # the library raises bare Exceptions
+        raise CornerstoneError(f"Not the text of a {FILE} ({error}). Give a tokenizer that has a fast form.") from error
+    made.no_truncation()
+    made.no_padding()
+    return made
+
+
+def vocabulary_size(tokenizer: Tokenizer) -> int:
+    """One more than the largest id."""
+    return int(max(tokenizer.get_vocab(with_added_tokens=True).values())) + 1
+
+
+def special_ids(tokenizer: Tokenizer) -> tuple[int, int]:
+    """Ids of what begins and what ends a text: by their usual names, else as the tokenizer's post-processor adds them.
+
+    Raises CornerstoneError if it has neither.
+    """
+    for names in _SPECIAL:
+        first, last = (tokenizer.token_to_id(name) for name in names)
+        if first is not None and last is not None:
+            return first, last
+    added = tokenizer.encode("", add_special_tokens=True).ids
+    if len(added) == 2:
+        return added[0], added[1]
+    raise CornerstoneError(
+        "The tokenizer has no tokens that begin and end a text: none of "
+        + ", ".join(" and ".join(names) for names in _SPECIAL)
+        + ", and its post-processor does not add two. Use a BERT tokenizer, or add [CLS] and [SEP] to this one."
+    )
+
+
+class TextFormat(ABC):
+    """Turns texts, given as lists of sentences, into lists of at most `max_tokens` token ids.
+
+    Reserved tokens (LoTLIP's corners) are not in the ids: the tower adds them, and `max_tokens` is what they leave.
     """
 
-    def __init__(self, tokenizer: str, limit: int, corners: int) -> None:
-        try:
-            self._tokenizer = Tokenizer.from_str(tokenizer)
-        except Exception as error:  # the library raises bare Exceptions
+    name: ClassVar[str]
+
+    def __init__(self, tokenizer: str, max_tokens: int) -> None:
+        self.tokenizer = plain_tokenizer(tokenizer)
+        if max_tokens < 3:
             raise CornerstoneError(
-                f"Not the text of a {FILE} ({error}). Give a tokenizer that has a fast form."
-            ) from error
-        if limit < corners + 3:
-            raise CornerstoneError(
-                f"A token limit of {limit} leaves no room for [CLS], {corners} corners, a word and [SEP]: "
-                f"raise --recipe.method.text.token-limit to {corners + 3} or more."
+                f"{max_tokens} tokens leave no room for what begins a text, a word and what ends it: raise "
+                f"--recipe.method.text.token-limit by {3 - max_tokens} or more."
             )
-        self._tokenizer.no_truncation()  # saved tokenizers often carry a limit and a padding of their own
-        self._tokenizer.no_padding()
-        self.limit, self.corners = limit, corners
-        self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
-        self.cls, self.sep = self._special_ids()
+        self.max_tokens = max_tokens
+        self.vocab_size = vocabulary_size(self.tokenizer)
+        self.first, self.last = special_ids(self.tokenizer)
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """`[CLS] words [SEP] words [SEP]` of each text, without corner ids; [] for a text without words.
+    def encode(self, texts: Iterable[Sequence[str]]) -> list[list[int]]:
+        """Token ids of each text; [] for a text without words.
 
-        A text longer than the limit is cut, and its last token is a [SEP] all the same: with the corners it has at most
-        `limit` tokens.
+        A text that is too long is cut, and its last token is the one that ends a text all the same.
         """
         return [self._cut(ids) for ids in self.encode_uncut(texts)]
 
-    def encode_uncut(self, texts: Sequence[str]) -> list[list[int]]:
-        """The same without the limit: for statistics of lengths."""
-        sentences = [sub_captions(text) for text in texts]
-        encoded = iter(
-            self._tokenizer.encode_batch_fast([s for part in sentences for s in part], add_special_tokens=False)
-        )
+    def encode_texts(self, texts: Iterable[str]) -> list[list[int]]:
+        """`encode` of whole texts, split into sentences here."""
+        return self.encode(sub_captions(text) for text in texts)
+
+    @abstractmethod
+    def encode_uncut(self, texts: Iterable[Sequence[str]]) -> list[list[int]]:
+        """`encode` without the limit."""
+
+    def _cut(self, ids: list[int]) -> list[int]:
+        if len(ids) <= self.max_tokens:
+            return ids
+        ids = ids[: self.max_tokens - 1]
+        if ids[-1] != self.last:
+            ids.append(self.last)
+        return ids
+
+    def _words(self, texts: Sequence[str]) -> list[list[int]]:
+        return [found.ids for found in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+
+class SentenceFormat(TextFormat):
+    """`[CLS] words [SEP] words [SEP]`: a [SEP] after every sentence (LoTLIP, section 4.3)."""
+
+    name = "sentences"
+
+    def encode_uncut(self, texts: Iterable[Sequence[str]]) -> list[list[int]]:
+        """[CLS], and the words of every sentence that has some with a [SEP] behind them."""
+        listed = [list(sentences) for sentences in texts]
+        encoded = iter(self._words([sentence for sentences in listed for sentence in sentences]))
         result = []
-        for part in sentences:
-            ids = [self.cls]
-            for _ in part:
-                if words := next(encoded).ids:
+        for sentences in listed:
+            ids = [self.first]
+            for _ in sentences:
+                if words := next(encoded):
                     ids += words
-                    ids.append(self.sep)
+                    ids.append(self.last)
             result.append(ids if len(ids) > 1 else [])
         return result
 
-    def _cut(self, ids: list[int]) -> list[int]:
-        room = self.limit - self.corners
-        if len(ids) <= room:
-            return ids
-        ids = ids[: room - 1]
-        if ids[-1] != self.sep:
-            ids.append(self.sep)
-        return ids
 
-    def _special_ids(self) -> tuple[int, int]:
-        """Ids of what begins a text and ends a sub-caption: by their usual names, else as the tokenizer adds them."""
-        for names in _SPECIAL:
-            first, last = (self._tokenizer.token_to_id(name) for name in names)
-            if first is not None and last is not None:
-                return first, last
-        added = self._tokenizer.encode("", add_special_tokens=True).ids
-        if len(added) == 2:
-            return added[0], added[1]
-        raise CornerstoneError(
-            "The tokenizer has no tokens that begin and end a text: none of "
-            + ", ".join(" and ".join(names) for names in _SPECIAL)
-            + ", and its post-processor does not add two. Use a BERT tokenizer, or add [CLS] and [SEP] to this one."
-        )
+class PlainFormat(TextFormat):
+    """`first words last`: the sentences as one text (CLIP)."""
+
+    name = "plain"
+
+    def encode_uncut(self, texts: Iterable[Sequence[str]]) -> list[list[int]]:
+        """What begins a text, its words, what ends it."""
+        encoded = self._words([SEPARATOR.join(sentences) for sentences in texts])
+        return [[self.first, *words, self.last] if words else [] for words in encoded]
+
+
+FORMATS: dict[str, type[TextFormat]] = {made.name: made for made in (SentenceFormat, PlainFormat)}
+
+
+@dataclass(frozen=True)
+class TextInput:
+    """What a source knows of its texts: format, tokenizer (the text of a `tokenizer.json`), most tokens of a text."""
+
+    format: str
+    tokenizer: str
+    max_tokens: int
+
+    @staticmethod
+    def of(tower: BertText, tokenizer: str) -> TextInput:
+        """What a text tower's configuration asks for: its format, and what its reserved tokens leave of its limit."""
+        return TextInput(tower.format, tokenizer, tower.token_limit - tower.reserved_tokens)
+
+    def open(self) -> TextFormat:
+        """The format, ready to encode."""
+        if self.format not in FORMATS:
+            raise CornerstoneError(f"Unknown text format {self.format!r}{did_you_mean(self.format, FORMATS)}")
+        return FORMATS[self.format](self.tokenizer, self.max_tokens)

@@ -9,8 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from cornerstone.data.batches import EvaluationBatch, pad_lists
-from cornerstone.data.texts import TextTokenizer
+from cornerstone.data.batch import pad_lists
+from cornerstone.data.pairs.batch import EvaluationBatch
+from cornerstone.data.texts import TextFormat
 from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation.classification import classify
 from cornerstone.evaluation.lookalike import choose_among_lookalikes
@@ -54,9 +55,9 @@ class _Seen:
 @torch.no_grad()
 def evaluate(
     model: Encoder,
-    batches: Iterable[EvaluationBatch],
+    batches: Iterable[tuple[int, EvaluationBatch]],
     sets: tuple[EvaluationSet, ...],
-    tokenizer: TextTokenizer,
+    tokenizer: TextFormat,
     device: torch.device,
     gather: Gather = lambda value: [value],
 ) -> dict[str, float]:
@@ -65,14 +66,12 @@ def evaluate(
     `gather` brings together what the workers saw; all of them get the result.
     """
     seen = [_Seen() for _ in sets]
-    for batch in batches:
-        _encode(model, batch, seen[batch.set], device)
+    for place, batch in batches:
+        _encode(model, batch, seen[place], device)
     metrics: dict[str, float] = {}
     for judged, parts in zip(sets, zip(*gather(seen), strict=True), strict=True):
         if not any(part.rows for part in parts):
-            raise CornerstoneError(
-                f"Evaluation set {judged.name!r} has no usable row: {judged.source.rows} were refused."
-            )
+            raise CornerstoneError(f"Evaluation set {judged.name!r} has no usable row: {judged.rows} were refused.")
         for name, value in _judge(model, judged, _merged(parts), tokenizer, device).items():
             metrics[f"eval/{judged.name}/{name}"] = value
         if left_out := sum(part.left_out for part in parts):
@@ -84,10 +83,8 @@ def _encode(model: Encoder, batch: EvaluationBatch, seen: _Seen, device: torch.d
     seen.left_out += len(batch.bad)
     if len(batch.row) == 0:
         return
-    picture = batch.image if batch.image is not None else batch.feature
-    assert picture is not None, "a batch holds images or features"
     seen.rows.append(batch.row)
-    seen.images.append(model.encode_image(picture.to(device)).float().cpu())
+    seen.images.append(model.encode_image(batch.image.to(device)).float().cpu())
     seen.labels.append(batch.label)
     seen.groups += batch.group
     kept = batch.text_length > 0
@@ -130,12 +127,12 @@ def _merged(parts: tuple[_Seen, ...]) -> _Seen:
 
 
 def _judge(
-    model: Encoder, judged: EvaluationSet, seen: _Seen, tokenizer: TextTokenizer, device: torch.device
+    model: Encoder, judged: EvaluationSet, seen: _Seen, tokenizer: TextFormat, device: torch.device
 ) -> dict[str, float]:
     images = seen.images[0]
     if judged.task == "classification":
         prompts = [p.replace("{}", c) for c in judged.classes for p in judged.prompts or ("{}",)]
-        features = encode_texts(model, *pad_lists(tokenizer.encode(prompts)), device)
+        features = encode_texts(model, *pad_lists(tokenizer.encode_texts(prompts)), device)
         return classify(images, features.view(len(judged.classes), -1, features.shape[-1]), seen.labels[0]).metrics
     if not seen.texts:
         raise CornerstoneError(f"Evaluation set {judged.name!r} has no usable text to judge.")

@@ -6,34 +6,32 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from cornerstone.data.batches import EvaluationBatch, evaluation_batch
 from cornerstone.data.images import Transform
-from cornerstone.data.pairs.samples import Pictures, Samples, Texts
-from cornerstone.data.storage import Location
-from cornerstone.data.texts import FILE as TOKENIZER
+from cornerstone.data.pairs.batch import EvaluationBatch
+from cornerstone.data.pairs.image_input import DecodedImages
+from cornerstone.data.pairs.source import PairEvaluation
 from cornerstone.evaluation.evaluator import evaluate
 from cornerstone.evaluation.sets import EvaluationSet
-from cornerstone.inference.saved_model import LoadedModel
+from cornerstone.inference.saved_model import SavedModel
 
 ROWS_AT_ONCE = 128
 Track = Callable[[Iterable[int], str], Iterable[int]]
 
 
 def evaluate_model(
-    model: LoadedModel, path: str, sets: tuple[EvaluationSet, ...], track: Track = lambda steps, name: steps
+    model: SavedModel, sets: tuple[EvaluationSet, ...], track: Track = lambda steps, name: steps
 ) -> dict[str, float]:
-    """`eval/<set>/<metric>` of every set. `path` is the model's folder; `track` may show progress over batches."""
-    text = model.recipe["method"]["text"]
-    place = Location.of(path)
-    tokenizer = next(p for p in (place.join(TOKENIZER), place.join("model", TOKENIZER)) if p.exists()).read_text()
-    texts = Texts(tokenizer, text["token_limit"], text["corner_tokens"])
-    pictures = Pictures(Transform(int(model.recipe["method"]["image"]["size"]), train=False))
+    """`eval/<set>/<metric>` of every set. `track` may show progress over batches."""
+    images = DecodedImages(Transform(model.image_size, train=False))
+    texts, encoder = model.text_input, model.encoder
+    assert texts is not None, "a dual encoder has a text tower"
 
-    def batches() -> Iterator[EvaluationBatch]:
-        for index, judged in enumerate(sets):
-            samples = Samples((judged.source.data,), pictures, texts)
-            for first in track(range(0, judged.source.rows, ROWS_AT_ONCE), judged.name):
-                rows = np.arange(first, min(first + ROWS_AT_ONCE, judged.source.rows))
-                yield evaluation_batch(samples.evaluation(0, index, rows, judged.source.view))
+    def batches() -> Iterator[tuple[int, EvaluationBatch]]:
+        for place, one in enumerate(sets):
+            source = PairEvaluation(one.folder, one.rows, images, texts, one.view)
+            opened = source.open()
+            for first in track(range(0, one.rows, ROWS_AT_ONCE), one.name):
+                rows = np.arange(first, min(first + ROWS_AT_ONCE, one.rows))
+                yield place, source.batch(0, opened.take(rows, np.zeros_like(rows)))
 
-    return evaluate(model.module, batches(), sets, texts.build(), model.device)
+    return evaluate(encoder, batches(), sets, texts.open(), model.device)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from cornerstone.data.layout import EvaluationSource
 from cornerstone.data.manifest import Manifest
-from cornerstone.data.pairs.samples import View
+from cornerstone.data.pairs.views import View, Wanted
 from cornerstone.data.shards import DataSet, Reader
 from cornerstone.data.storage import absolute
 from cornerstone.errors import CornerstoneError
 from cornerstone.hashing import digest
 
 Task = Literal["retrieval", "classification", "lookalike"]
+LOOKALIKE: View = (Wanted("long", every=False), Wanted("raw", every=False), Wanted("long", every=False, sentences=1))
 METRICS: dict[Task, tuple[str, ...]] = {
     "retrieval": ("i2t_r1", "t2i_r1", "i2t_r5", "t2i_r5"),
     "classification": ("top1", "top5"),
@@ -27,7 +27,9 @@ class EvaluationSet:
 
     name: str
     task: Task
-    source: EvaluationSource
+    folder: str
+    rows: int
+    view: View
     content_hash: str
     pool: int | None = None
     classes: tuple[str, ...] = ()
@@ -88,22 +90,31 @@ def _judged(data: DataSet, name: str) -> list[EvaluationSet]:
     sets = []
     for task in tasks:
         if task == "classification":
-            sets.append(_set(data, manifest, name, "classification", View("none")))
+            sets.append(_set(data, manifest, name, "classification", ()))
         elif task == "lookalike":
-            sets.append(_set(data, manifest, name, "lookalike", View("lookalike")))
+            sets.append(_set(data, manifest, name, "lookalike", LOOKALIKE))
         elif "long" in roles and "raw" in roles:
-            sets.append(_set(data, manifest, name, "retrieval", View("long")))
-            sets.append(_set(data, manifest, f"{name}-short", "retrieval", View("raw")))
+            sets.append(_set(data, manifest, name, "retrieval", (Wanted("long"),)))
+            sets.append(_set(data, manifest, f"{name}-short", "retrieval", (Wanted("raw"),)))
         else:
-            sets.append(_set(data, manifest, name, "retrieval", View("long" if "long" in roles else "raw")))
+            sets.append(_set(data, manifest, name, "retrieval", (Wanted("long" if "long" in roles else "raw"),)))
     if not sets:
         raise CornerstoneError(f"{data.location} has neither captions nor labelled classes: there is nothing to judge.")
     return sets
 
 
 def _set(data: DataSet, manifest: Manifest, name: str, task: Task, view: View) -> EvaluationSet:
-    source = EvaluationSource(name, data.location.uri, manifest.rows, view)
-    return EvaluationSet(name, task, source, manifest.content_hash, manifest.pool, manifest.classes, manifest.prompts)
+    return EvaluationSet(
+        name,
+        task,
+        data.location.uri,
+        manifest.rows,
+        view,
+        manifest.content_hash,
+        manifest.pool,
+        manifest.classes,
+        manifest.prompts,
+    )
 
 
 def _roles(data: DataSet) -> tuple[set[str], bool]:

@@ -19,7 +19,7 @@ _VISUAL = "visual.trunk."
 _BUFFERS = ("position_ids", "token_type_ids")
 
 
-class AuthorsWeights(NamedTuple):
+class LotlipCheckpoint(NamedTuple):
     """A checkpoint in this project's names."""
 
     method: dict[str, Tensor]
@@ -29,7 +29,7 @@ class AuthorsWeights(NamedTuple):
     corners: int
 
 
-def from_authors(state: Mapping[str, Tensor], *, vocab_size: int) -> AuthorsWeights:
+def from_checkpoint(state: Mapping[str, Tensor], *, vocab_size: int) -> LotlipCheckpoint:
     """Rename the authors' weights; corners are the rows of the word embeddings from `vocab_size` on.
 
     Names may begin with `model.` or `module.`. Raises CornerstoneError where a weight is missing, unknown, or the
@@ -47,7 +47,7 @@ def from_authors(state: Mapping[str, Tensor], *, vocab_size: int) -> AuthorsWeig
             f"The checkpoint's word embeddings have {rows} rows, fewer than the tokenizer's {vocab_size} ids: "
             f"give the tokenizer that it was trained with (bert-base-uncased has 30522)."
         )
-    method, image = {"log_scale": state.pop("logit_scale").reshape(1)}, {}
+    method, image = {"logit_scale": state.pop("logit_scale").reshape(1)}, {}
     words = state.pop(_WORDS)
     method["text.bert.embeddings.word_embeddings.weight"] = words[:vocab_size].clone()
     if rows > vocab_size:
@@ -62,7 +62,7 @@ def from_authors(state: Mapping[str, Tensor], *, vocab_size: int) -> AuthorsWeig
             )
         elif not name.endswith(_BUFFERS):
             method[_PREFIXES[prefix] + name.removeprefix(prefix)] = value
-    return AuthorsWeights(method, image, rows - vocab_size)
+    return LotlipCheckpoint(method, image, rows - vocab_size)
 
 
 def without_corners(ids_BT: Tensor, *, vocab_size: int, corners: int) -> tuple[Tensor, Tensor]:

@@ -9,13 +9,13 @@ import torch
 from transformers import BertConfig, BertModel
 
 from cornerstone.errors import CornerstoneError
-from cornerstone.recipes.towers import CornerText
+from cornerstone.recipes.towers import BertText
 
 POSITIONS = 512
 """Positions of a new tower, unless the token limit needs more: the limit then shifts no other initial value."""
 
 
-def build_bert(config: CornerText, vocab_size: int, seed: int) -> BertModel:
+def build_bert(config: BertText, vocab_size: int, seed: int) -> BertModel:
     """The encoder of a recipe, pooler included, in fp32.
 
     Weights that are not pretrained are drawn from `seed`, without moving torch's own generator. Raises
@@ -45,7 +45,7 @@ def bert_from(described: Mapping[str, Any]) -> BertModel:
     return BertModel(BertConfig.from_dict(dict(described)))
 
 
-def _new(config: CornerText, vocab_size: int) -> BertConfig:
+def _new(config: BertText, vocab_size: int) -> BertConfig:
     return BertConfig(
         vocab_size=vocab_size,
         hidden_size=config.width,
@@ -59,7 +59,7 @@ def _new(config: CornerText, vocab_size: int) -> BertConfig:
     )
 
 
-def _named(config: CornerText) -> BertModel:
+def _named(config: BertText) -> BertModel:
     try:
         described = BertConfig.get_config_dict(config.name)[0]
     except Exception as error:  # from a missing file to a hub that does not answer

@@ -1,20 +1,20 @@
 """A BERT with corner tokens (LoTLIP, section 4.3).
 
-Who sees whom, query → key, in every layer and head:
+What attends to what, query → key, in every layer and head:
 
     query \\ key | CLS | corner i     | other corners | text, SEP | padding
     CLS         | yes | no           | no            | yes       | no
     corner i    | no  | yes (itself) | no            | yes       | no
     text, SEP   | yes | no           | no            | yes       | no
 
-Nobody but a corner reads a corner. So CLS and text are an ordinary BERT, to which the corners are m further queries:
-the *split* form, which needs no mask but for padding, and which leaves the corners out where only CLS is wanted. The
-*dense* form runs one attention under the whole mask, and gives the same numbers. Without the mask corners are ordinary
-tokens.
+Only a corner attends to a corner. So CLS and text are an ordinary BERT, and the corners are m more queries: the *split*
+form, which needs no mask but for padding, and which skips the corners if only CLS is wanted. The *dense* form runs one
+attention under the whole mask and gives the same numbers. Without the mask corners are ordinary tokens, and with 0 corners
+the tower is a plain BERT.
 
-B texts, T their tokens (CLS first), m corners, S = m + T places, E width inside, D width of the features, R places read
-out, H heads. Inside, the corners come before CLS: what is read out are the first places. Positions are those of
-`CLS, corner 1 .. m, text`, so text stands m places further whether its corners are computed or not.
+B texts, T their tokens (CLS first), m corners, M = 1 + m, S = m + T places, E width inside, D width of the features, R places
+read out, H heads. Inside, the corners come before CLS, so that the places that are read out come first. Positions are those
+of `CLS, corner 1 .. m, text`: text is shifted by m positions whether or not its corners are computed.
 """
 
 from __future__ import annotations
@@ -35,12 +35,29 @@ _PROJECTION_SEED = 0x70_72_6F_6A
 _INITIAL_STD = 0.02
 
 
-class _View(NamedTuple):
-    """One call of attention: which places ask, which are read, and which of these are seen (None: all)."""
+class TextFeatures(NamedTuple):
+    """What a text tower gives. Pooled and extra features are projected and L2-normalised, in fp32 at least."""
+
+    pooled_BD: Tensor
+    """The text's feature."""
+    extra_BmD: Tensor | None
+    """Of each reserved token, if asked for."""
+    tokens_BTE: Tensor | None
+    """The last hidden state of [CLS] and the text's tokens, if asked for; what lies beyond a text's length is arbitrary."""
+
+    @property
+    def all_BMD(self) -> Tensor:
+        """The pooled feature, then the extra ones."""
+        pooled_B1D = self.pooled_BD[:, None]
+        return pooled_B1D if self.extra_BmD is None else torch.cat([pooled_B1D, self.extra_BmD], dim=1)
+
+
+class _Attention(NamedTuple):
+    """One call of attention: its queries, its keys, and which keys each query attends to (None: all)."""
 
     queries: slice
     keys: slice
-    seen: Tensor | None
+    mask: Tensor | None
 
 
 class CornerBert(nn.Module):
@@ -61,31 +78,43 @@ class CornerBert(nn.Module):
         rows = [_INITIAL_STD * torch.randn(inside, generator=generator) for _ in range(corners)]
         self.corners = nn.Parameter(torch.stack(rows)) if rows else None
 
+    @property
+    def reserved_tokens(self) -> int:
+        """Places of the token limit that the tower fills itself."""
+        return self.count
+
     def forward(
         self,
         ids_BT: Tensor,
         length_B: Tensor,
         *,
-        corners: bool = True,
+        extra: bool = True,
+        tokens: bool = False,
         buckets: int = 1,
         form: Literal["split", "dense"] = "split",
-    ) -> Tensor:
-        """Features (B, 1 + m, D), L2-normalised in fp32 at least, CLS first; (B, 1, D) without `corners`.
+    ) -> TextFeatures:
+        """Features of [CLS], with `extra` of the m corners, with `tokens` the hidden states of all tokens.
 
-        `ids_BT` holds no corner ids; what lies at `length_B` and beyond is padding and not read. A text of length 0
-        gives some finite feature, which the loss must mask. With `buckets` the texts are sorted by length and run in
-        that many shares of equal count, each as long as its longest; their order in the result is as given. The number
-        of calls does not depend on the lengths, so that all workers make equally many.
+        `ids_BT` holds no corner ids; what lies at `length_B` and beyond is padding and is not attended to. A text of length
+        0 gives some finite feature, which the loss must mask. With `buckets` the texts are sorted by length and run in
+        that many groups of equal count, each as long as its longest; the result has the given order. The number of calls
+        does not depend on the lengths, so that all workers make equally many.
         """
         length_B = length_B.clamp(min=1)
         if buckets <= 1 or len(ids_BT) == 1:
-            return self._features(ids_BT, length_B, corners, form)
+            return self._features(ids_BT, length_B, extra, tokens, form)
         order = length_B.argsort(stable=True)
-        shares = order.tensor_split(min(buckets, len(order)))
-        features = torch.cat([self._features(ids_BT[share], length_B[share], corners, form) for share in shares])
-        return features[order.argsort()]
+        groups = order.tensor_split(min(buckets, len(order)))
+        found = [self._features(ids_BT[group], length_B[group], extra, tokens, form) for group in groups]
+        back = order.argsort()
+        longest = max(one.tokens_BTE.shape[1] for one in found if one.tokens_BTE is not None) if tokens else 0
+        return TextFeatures(
+            torch.cat([one.pooled_BD for one in found])[back],
+            _joined([one.extra_BmD for one in found], back),
+            _joined([_padded(one.tokens_BTE, longest) for one in found], back),
+        )
 
-    def _features(self, ids_BT: Tensor, length_B: Tensor, corners: bool, form: str) -> Tensor:
+    def _features(self, ids_BT: Tensor, length_B: Tensor, extra: bool, tokens: bool, form: str) -> TextFeatures:
         longest, positions = int(length_B.max()), self.bert.config.max_position_embeddings
         if longest + self.count > positions:
             raise CornerstoneError(
@@ -93,20 +122,23 @@ class CornerBert(nn.Module):
                 f"positions: tokenize with a limit of {positions} or less (--recipe.method.text.token-limit)."
             )
         ids_BT = ids_BT[:, : -(-longest // ROUND) * ROUND]
-        m = self.count if corners or not self.masked else 0
-        views = self._views(length_B, m, ids_BT.shape[1], form)
+        m = self.count if extra or not self.masked else 0
+        calls = self._calls(length_B, m, ids_BT.shape[1], form)
         x_BSE = self._embed(ids_BT, m)
         *inner, last = self.bert.encoder.layer
         for layer in inner:
-            x_BSE = _run(layer, x_BSE, views, x_BSE.shape[1])
-        x_BRE = _run(last, x_BSE, views, m + 1)
-        x_BRE = torch.cat([x_BRE[:, m:], x_BRE[:, :m]], dim=1) if corners else x_BRE[:, m:]
+            x_BSE = _run(layer, x_BSE, calls, x_BSE.shape[1])
+        x_BRE = _run(last, x_BSE, calls, x_BSE.shape[1] if tokens else m + 1)
+        cls_B1E = x_BRE[:, m : m + 1]
+        read_BME = torch.cat([cls_B1E, x_BRE[:, :m]], dim=1) if extra else cls_B1E
         pooler: Any = self.bert.pooler
-        feature_BRD = self.project(pooler.activation(pooler.dense(x_BRE)))
-        return F.normalize(feature_BRD.to(torch.promote_types(feature_BRD.dtype, torch.float32)), dim=-1)
+        feature_BMD = self.project(pooler.activation(pooler.dense(read_BME)))
+        feature_BMD = F.normalize(feature_BMD.to(torch.promote_types(feature_BMD.dtype, torch.float32)), dim=-1)
+        corners_BmD = feature_BMD[:, 1:] if extra and m else None
+        return TextFeatures(feature_BMD[:, 0], corners_BmD, x_BRE[:, m:] if tokens else None)
 
     def _embed(self, ids_BT: Tensor, m: int) -> Tensor:
-        """(B, m + T, E); the corners' positions 1 .. m are left free whether or not they are computed."""
+        """(B, m + T, E); positions 1 .. m are the corners', whether or not they are computed."""
         embeddings, device = self.bert.embeddings, ids_BT.device
         x_BSE = embeddings.word_embeddings(ids_BT)
         place_T = torch.arange(ids_BT.shape[1], device=device)
@@ -119,18 +151,18 @@ class CornerBert(nn.Module):
         x_BSE = x_BSE + embeddings.token_type_embeddings(torch.zeros_like(place_S[:1]))
         return embeddings.dropout(embeddings.LayerNorm(x_BSE))
 
-    def _views(self, length_B: Tensor, m: int, tokens: int, form: str) -> list[_View]:
+    def _calls(self, length_B: Tensor, m: int, tokens: int, form: str) -> list[_Attention]:
         everything, text = slice(None), slice(m, None)
         place_S = torch.arange(m + tokens, device=length_B.device)
         real_BS = place_S < m + length_B[:, None]
         padding = None if bool((length_B == tokens).all()) else real_BS[:, None, None]
         if not m or not self.masked:
-            return [_View(everything, everything, padding)]
+            return [_Attention(everything, everything, padding)]
         if form == "dense":
-            return [_View(everything, everything, visible(length_B, m, tokens)[:, None])]
+            return [_Attention(everything, everything, visible(length_B, m, tokens)[:, None])]
         corner_mS = (place_S > m) | (place_S == place_S[:m, None])
-        corners = _View(slice(None, m), everything, real_BS[:, None, None] & corner_mS)
-        return [corners, _View(text, text, None if padding is None else padding[..., m:])]
+        corners = _Attention(slice(None, m), everything, real_BS[:, None, None] & corner_mS)
+        return [corners, _Attention(text, text, None if padding is None else padding[..., m:])]
 
 
 def visible(length_B: Tensor, m: int, tokens: int) -> Tensor:
@@ -142,10 +174,11 @@ def visible(length_B: Tensor, m: int, tokens: int) -> Tensor:
     return allowed_SS & (place_S < m + length_B[:, None])[:, None]
 
 
-def _run(layer: BertLayer, x_BSE: Tensor, views: list[_View], read: int) -> Tensor:
-    """One BERT layer for the first `read` places, (B, read, E); the others serve as keys and values alone.
+def _run(layer: BertLayer, x_BSE: Tensor, calls: list[_Attention], read: int) -> Tensor:
+    """One BERT layer for the first `read` places, (B, read, E); the others are only keys and values.
 
-    Every linear of the layer is called once, as a module, so that hooks of sharded parameters see it.
+    Every linear of the layer is called once, as a module, so that ZeRO-3's hooks see it. `BertLayer` and its parts are
+    private to transformers: their attribute names are relied on here, since no public layer takes these masks.
     """
     attention = layer.attention.self
     dropout = attention.dropout.p if attention.training else 0.0
@@ -154,12 +187,21 @@ def _run(layer: BertLayer, x_BSE: Tensor, views: list[_View], read: int) -> Tens
     key_BHSd, value_BHSd = (
         linear(x_BSE).unflatten(-1, heads).transpose(1, 2) for linear in (attention.key, attention.value)
     )
-    read_out = []
-    for view in views:
-        asked = query_BHRd[:, :, view.queries]
-        seen = view.seen if view.seen is None else view.seen[:, :, : asked.shape[2]]
-        key, value = key_BHSd[:, :, view.keys], value_BHSd[:, :, view.keys]
-        read_out.append(F.scaled_dot_product_attention(asked, key, value, attn_mask=seen, dropout_p=dropout))
-    context_BRE = torch.cat(read_out, dim=2).transpose(1, 2).flatten(2)
+    attended = []
+    for call in calls:
+        asked = query_BHRd[:, :, call.queries]
+        mask = call.mask if call.mask is None else call.mask[:, :, : asked.shape[2]]
+        key, value = key_BHSd[:, :, call.keys], value_BHSd[:, :, call.keys]
+        attended.append(F.scaled_dot_product_attention(asked, key, value, attn_mask=mask, dropout_p=dropout))
+    context_BRE = torch.cat(attended, dim=2).transpose(1, 2).flatten(2)
     x_BRE = layer.attention.output(context_BRE, x_BSE[:, :read])
     return layer.output(layer.intermediate(x_BRE), x_BRE)
+
+
+def _joined(parts: list[Tensor | None], order: Tensor) -> Tensor | None:
+    given = [part for part in parts if part is not None]
+    return torch.cat(given)[order] if given else None
+
+
+def _padded(tokens_BTE: Tensor | None, longest: int) -> Tensor | None:
+    return None if tokens_BTE is None else F.pad(tokens_BTE, (0, 0, 0, longest - tokens_BTE.shape[1]))

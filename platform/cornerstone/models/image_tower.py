@@ -1,6 +1,6 @@
-"""Image towers: a timm vision transformer whose class token is the image's feature, without projection.
+"""Image towers: timm vision transformers with the pooling, projection and regularisation that a recipe names.
 
-B images, S pixels a side, W the tower's width.
+B images, S pixels a side, P patches, V width inside, W width of the pooled feature.
 """
 
 from __future__ import annotations
@@ -9,36 +9,60 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import safetensors.torch
 import timm
 import torch
 from torch import Tensor, nn
 
+from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
 from cornerstone.recipes.towers import ImageTower
 
 _CHECK_SEED = 0x70_77_65_72
 """Draws what loaded weights replace; no tower that somebody trained or saved started from it."""
+_PROJECTION_SEED = 0x69_6D_67_70
+_POOLING = {"token": "token", "average": "avg", "attention": "map", "none": ""}
+"""timm's names of the poolings."""
+VISUAL = "visual."
+"""What the names of a tower's weights begin with in a saved model."""
+
+
+class ImageFeatures(NamedTuple):
+    """What an image tower gives, not normalised."""
+
+    pooled: Tensor | None
+    """(B, W); None without pooling."""
+    patches: Tensor
+    """(B, P, V): the patches after the last norm, class token and registers left out."""
 
 
 class TimmTower(nn.Module):
     """A timm model with all that is needed to feed it and, from `arguments` and its weights, to build it again."""
 
-    def __init__(self, model: nn.Module, size: int, arguments: Mapping[str, Any]) -> None:
+    def __init__(self, model: nn.Module, size: int, arguments: Mapping[str, Any], projection: int = 0) -> None:
         super().__init__()
         self.model, self.size, self.arguments = model, size, dict(arguments)
         described: Mapping[str, Any] = getattr(model, "pretrained_cfg", {})
         self.mean = tuple(float(x) for x in described["mean"])
         self.std = tuple(float(x) for x in described["std"])
-        self.width: int = model.num_features  # type: ignore[assignment]
+        inside: int = model.num_features  # type: ignore[assignment]
+        self.projection = nn.Linear(inside, projection, bias=False) if projection else None
+        self.width = projection or inside
 
-    def forward(self, image_B3SS: Tensor) -> Tensor:
-        """(B, W) from normalised floats, or from uint8 pixels, which are normalised here."""
+    def forward(self, image_B3SS: Tensor) -> ImageFeatures:
+        """Features from normalised floats, or from uint8 pixels, which are normalised here."""
         if image_B3SS.dtype == torch.uint8:
             mean, std = (torch.tensor(x, device=image_B3SS.device).view(3, 1, 1) for x in (self.mean, self.std))
             image_B3SS = (image_B3SS.float() / 255 - mean) / std
-        return self.model(image_B3SS.to(next(self.model.parameters()).dtype))
+        model: Any = self.model
+        tokens_BTV = model.forward_features(image_B3SS.to(next(self.model.parameters()).dtype))
+        patches_BPV = tokens_BTV[:, model.num_prefix_tokens :]
+        if not self.arguments["global_pool"]:
+            return ImageFeatures(None, patches_BPV)
+        pooled_BW = model.forward_head(tokens_BTV)
+        return ImageFeatures(pooled_BW if self.projection is None else self.projection(pooled_BW), patches_BPV)
 
     def lock(self) -> TimmTower:
         """No gradients, no dropout: the tower stays as it is."""
@@ -47,41 +71,73 @@ class TimmTower(nn.Module):
 
     def described(self) -> dict[str, Any]:
         """JSON from which `rebuilt` makes the same tower, but for its weights; no hub is asked."""
-        return {"arguments": self.arguments, "size": self.size, "mean": list(self.mean), "std": list(self.std)}
+        projection = {} if self.projection is None else {"projection": self.width}
+        plain = {"arguments": self.arguments, "size": self.size, "mean": list(self.mean), "std": list(self.std)}
+        return plain | projection
 
     @staticmethod
     def rebuilt(described: Mapping[str, Any]) -> TimmTower:
-        """The tower that `described` tells of, with weights that are still to be loaded."""
-        tower = TimmTower(_create(described["arguments"], pretrained=False), described["size"], described["arguments"])
+        """The tower that `described` describes, its weights still to be loaded."""
+        model = _create(described["arguments"], pretrained=False)
+        tower = TimmTower(model, described["size"], described["arguments"], described.get("projection", 0))
         tower.mean, tower.std = tuple(described["mean"]), tuple(described["std"])
         return tower
 
 
 def build_image_tower(config: ImageTower, seed: int = 0) -> TimmTower:
-    """The tower of a recipe, by timm name or folder; locked (no gradients, eval mode) where the recipe says so.
+    """The tower of a recipe: by timm name, from a folder, or from a run's model; locked (no gradients, eval mode) if so named.
 
-    Weights that are not pretrained are drawn from `seed`, without moving torch's own generator. Raises
-    CornerstoneError for an unknown name, a hub that does not answer, a model without a class token, and weights that
-    do not fit the model.
+    Weights that are not pretrained are drawn from `seed`, without moving torch's own generator. Raises CornerstoneError
+    for an unknown name, a hub that does not answer, a model that cannot be pooled as asked, and weights that do not fit.
     """
     if not config.name:
         raise CornerstoneError(
             "No image tower is named: set --recipe.method.image.name to a timm model or a folder of one."
         )
+    tower = _of_run(config) or _of_timm(config, seed)
+    if config.projection and tower.projection is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed ^ _PROJECTION_SEED)
+            tower = TimmTower(tower.model, tower.size, tower.arguments, config.projection)
+    return tower.lock() if config.locked else tower
+
+
+def _of_timm(config: ImageTower, seed: int) -> TimmTower:
     folder = Path(config.name).expanduser()
     name = f"local-dir:{folder}" if folder.is_dir() else config.name
     pretrained = config.pretrained or folder.is_dir()
-    arguments = {"model_name": name, "num_classes": 0, "global_pool": "token", "img_size": config.size}
+    arguments: dict[str, Any] = {"model_name": name, "num_classes": 0}
+    arguments |= {"global_pool": _POOLING[config.pooling], "img_size": config.size}
+    arguments |= {"drop_path_rate": config.drop_path} if config.drop_path else {}
+    arguments |= {"init_values": config.layer_scale} if config.layer_scale else {}
     model = _create(arguments, pretrained, _CHECK_SEED if pretrained else seed)
     if pretrained:
         _refuse_unloaded(model, _create(arguments, pretrained=False, seed=_CHECK_SEED), config.name)
-    if folder.is_dir():  # a saved model must open where this folder is not
+    if folder.is_dir():  # a saved model must open on machines that do not have this folder
         saved_name, saved_arguments = _folder_arguments(folder)
         arguments = {**saved_arguments, **arguments, "model_name": saved_name}
     elif name.startswith("hf-hub:"):
         arguments["model_name"] = model.pretrained_cfg["architecture"]  # type: ignore[index]
-    tower = TimmTower(model, config.size, arguments)
-    return tower.lock() if config.locked else tower
+    return TimmTower(model, config.size, arguments)
+
+
+def _of_run(config: ImageTower) -> TimmTower | None:
+    """The image tower of a run's folder `model`; None if the name is not one."""
+    place = Location.of(config.name) if "/" in config.name else None
+    if place is None or not place.join("config.json").exists():
+        return None
+    described = json.loads(place.join("config.json").read_text()).get("image_tower")
+    if described is None:
+        return None
+    if described["size"] != config.size:
+        raise CornerstoneError(
+            f"The image tower of {place} sees {described['size']} pixels, the recipe says {config.size}: set "
+            f"--recipe.method.image.size {described['size']}."
+        )
+    tower = TimmTower.rebuilt(described)
+    tensors = safetensors.torch.load(place.join("model.safetensors").read_bytes())
+    tower.load_state_dict({n.removeprefix(VISUAL): x for n, x in tensors.items() if n.startswith(VISUAL)})
+    return tower
 
 
 def state_hash(module: nn.Module) -> str:
@@ -101,8 +157,9 @@ def _create(arguments: Mapping[str, Any], pretrained: bool, seed: int = 0) -> nn
             return timm.create_model(**arguments, pretrained=pretrained)
         except (AssertionError, TypeError) as error:
             raise CornerstoneError(
-                f"The image tower {name!r} has no class token to pool, or no settable size ({error}): choose a vision "
-                f"transformer with one, for example vit_base_patch16_224.augreg_in21k (--recipe.method.image.name)."
+                f"The image tower {name!r} cannot be pooled so, or has no settable size ({error}): choose a vision transformer "
+                f"with a class token, for example vit_base_patch16_224.augreg_in21k (--recipe.method.image.name), or another "
+                f"--recipe.method.image.pooling."
             ) from error
         except (RuntimeError, ValueError, KeyError, OSError) as error:
             raise CornerstoneError(
@@ -118,9 +175,13 @@ def _folder_arguments(folder: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _refuse_unloaded(loaded: nn.Module, fresh: nn.Module, name: str) -> None:
-    """timm only logs what it does not find in a file: a weight still as drawn was not loaded."""
+    """timm only logs what it does not find in a file: a weight that is still as drawn was not loaded.
+
+    Attention pooling and layer scale are new parts of a pretrained tower.
+    """
     drawn = dict(fresh.named_parameters())
-    left = [k for k, v in loaded.named_parameters() if v.ndim > 1 and v.std() > 0 and torch.equal(v, drawn[k])]
+    named = [(k, v) for k, v in loaded.named_parameters() if not k.startswith("attn_pool.")]
+    left = [k for k, v in named if v.ndim > 1 and v.std() > 0 and torch.equal(v, drawn[k])]
     if left:
         raise CornerstoneError(
             f"The weights of the image tower {name!r} do not fit its architecture: {len(left)} of {len(drawn)} "

@@ -1,6 +1,6 @@
 """LoTLIP's loss: L_short + L_long (paper, equations 1 and 4 to 6).
 
-B rows of this worker, D width, M = 1 + m text features of a long text: [CLS], then the m corners.
+B rows of this worker, D width, M = 1 + m text features of a long caption: [CLS], then the m corners.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ def lotlip_loss(
         masks = [valid for part, valid in ((raw_BD, raw_valid_B), (long_BMD, long_valid_B)) if part is not None]
         image = Side.of(image_BD, _any(masks), group)
         if raw_BD is not None:
-            pairs = Pairs.of(len(image_BD), row_ids_B, raw_valid_B, group)
+            pairs = Pairs.of(image_BD, row_ids_B, raw_valid_B, group)
             parts["raw"] = raw_weight * share * pairs.loss(image, Side.of(raw_BD, raw_valid_B, group), scale, chunk)
         if long_BMD is not None:
-            pairs = Pairs.of(len(image_BD), row_ids_B, long_valid_B, group)
+            pairs = Pairs.of(image_BD, row_ids_B, long_valid_B, group)
             long = Side.of(long_BMD, long_valid_B, group)
             total = torch.stack([pairs.loss(image, long.term(k), scale, chunk) for k in range(features)]).sum()
             parts["long"] = long_weight * share * (total / features if balance == "equal" else total)

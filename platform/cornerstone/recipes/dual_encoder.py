@@ -22,6 +22,16 @@ class DualEncoderConfig(MethodConfig):
     image: ImageTower = field(default_factory=ImageTower)
     text: BertText = field(default_factory=BertText)
 
+    @property
+    def image_tower(self) -> ImageTower:
+        """The image tower."""
+        return self.image
+
+    @property
+    def text_tower(self) -> BertText:
+        """The text tower."""
+        return self.text
+
     def check(self, data: DataConfig) -> None:
         """Stored features stand for an image tower that does not change."""
         super().check(data)
@@ -30,3 +40,12 @@ class DualEncoderConfig(MethodConfig):
                 "Stored features need a locked image tower, but the tower is trained: set --recipe.data.features online, "
                 "or leave the tower locked (no --recipe.method.image.no-locked)."
             )
+
+
+def needs_long_captions(data: DataConfig, otherwise: str) -> None:
+    """Raise CornerstoneError if the data draw no long caption; `otherwise` names the option that does without one."""
+    if isinstance(data, PairData) and data.sub_captions == 0:
+        raise CornerstoneError(
+            f"0 sub-captions leave no long caption to learn from: set {otherwise} as well, or "
+            f"--recipe.data.sub-captions 1 or more."
+        )

@@ -7,8 +7,7 @@ from typing import ClassVar, Literal
 
 from cornerstone.errors import CornerstoneError
 from cornerstone.recipes.data import DataConfig
-from cornerstone.recipes.dual_encoder import DualEncoderConfig
-from cornerstone.recipes.pairs import PairData
+from cornerstone.recipes.dual_encoder import DualEncoderConfig, needs_long_captions
 from cornerstone.recipes.recipe import Recipe
 from cornerstone.recipes.towers import CornerText, ImageTower
 
@@ -50,11 +49,8 @@ class LotlipConfig(DualEncoderConfig):
     def check(self, data: DataConfig) -> None:
         """Long captions need sub-captions to be drawn."""
         super().check(data)
-        if isinstance(data, PairData) and data.sub_captions == 0 and self.loss.long_weight > 0:
-            raise CornerstoneError(
-                "0 sub-captions leave no long caption to learn from: set --recipe.method.loss.long-weight 0 as well "
-                "(in Python: cornerstone.recipes.lotlip.with_sub_captions(recipe, 0) does both)."
-            )
+        if self.loss.long_weight > 0:
+            needs_long_captions(data, "--recipe.method.loss.long-weight 0")
 
 
 def with_sub_captions(recipe: Recipe, k: int) -> Recipe:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from cornerstone.errors import CornerstoneError
 from cornerstone.recipes.data import DataConfig
+from cornerstone.recipes.towers import BertText, ImageTower
 
 C = TypeVar("C")
 _KNOWN: dict[str, type[MethodConfig]] = {}
@@ -40,6 +41,16 @@ class MethodConfig:
                 f"{cls.__module__}.{cls.__qualname__}: the kind {cls.kind!r} is {known.__module__}'s already."
             )
         _KNOWN[cls.kind] = cls
+
+    @property
+    def image_tower(self) -> ImageTower | None:
+        """Its image tower, if it has one: named by weights in the recipe's hash, saved with the model."""
+        return None
+
+    @property
+    def text_tower(self) -> BertText | None:
+        """Its text tower, if it has one: it decides how texts become token ids."""
+        return None
 
     def check(self, data: DataConfig) -> None:
         """Raise CornerstoneError if the method cannot be trained on such data."""

@@ -62,7 +62,7 @@ class RunOptions:
         if self.tokenizer is not None:
             recipe = recipe.with_data(tokenizer=self.tokenizer)
         if self.image_tower is not None:
-            recipe = recipe.with_method(image=replace(recipe.method.image, name=self.image_tower))
+            recipe = recipe.with_image(name=self.image_tower)
         if self.features:
             recipe = recipe.with_data(features="stored", feature_stores=self.features, crop_scale=(1.0, 1.0))
         if self.limit_rows is not None:

@@ -17,6 +17,9 @@ class Placement:
     cpus_per_worker: float = 0.5
     threads_per_worker: int = 0
     """PyTorch's threads in a worker without a GPU; 0 shares the machine's cores among the workers on it."""
+    micro_batch: int = 0
+    """Most rows of a forward pass on a worker; 0: its whole share. Smaller ones need less memory and twice the forward
+    passes, and change no number beyond rounding."""
     length_buckets: int = 0
     """Runs of a batch of texts, sorted by length, through the text tower; 0: 4 on a CPU, 1 on a GPU."""
     zero_stage: int = 1

@@ -1,4 +1,4 @@
-"""The training loop. What is measured, shown or sent observes it; none of that is in here."""
+"""The training loop. Metrics, progress and the quarantine observe it; none of them is in here."""
 
 from __future__ import annotations
 
@@ -8,28 +8,29 @@ from contextlib import contextmanager
 from typing import Protocol
 
 import torch
-from torch import Tensor
 
-from cornerstone.data.batches import Batch, EvaluationBatch
+from cornerstone.data.batch import Batch
 from cornerstone.data.stream import Stream
 from cornerstone.recipes.recipe import Optimization
 from cornerstone.training.engine import Engine
+from cornerstone.training.report import StepReport
 from cornerstone.training.schedule import learning_rate
 
 Metrics = dict[str, float]
-Evaluate = Callable[[Iterable[EvaluationBatch]], Metrics]
+Evaluate = Callable[[int, Iterable[tuple[int, Batch]]], Metrics]
+"""Called with the number of steps done and the batches of every evaluation set, each with the place of its set."""
 Save = Callable[[int, Metrics], None]
 
 
 class Observer(Protocol):
     """Sees what happens and changes nothing; it may stop the run by raising."""
 
-    def after_step(self, step: int, batch: Batch, parts: dict[str, Tensor], clock: Clock) -> None:
-        """A step is done; `parts` are this worker's losses, still on the device."""
+    def after_step(self, step: int, batch: Batch, report: StepReport, clock: Clock) -> None:
+        """A step is done."""
         ...
 
     def after_evaluation(self, step: int, metrics: Metrics, clock: Clock) -> None:
-        """All sets have been judged."""
+        """All sets have been evaluated."""
         ...
 
 
@@ -62,22 +63,22 @@ def train(
 ) -> Metrics:
     """Train from step `start` to the end; returns the last evaluation's metrics. `save` gets the number of steps done.
 
-    `seed` gives PyTorch's seed for each step: so dropout, too, needs nothing but the step's number to go on.
+    `seed` gives PyTorch's seed for each step, so that dropout, too, resumes from the step's number alone.
     """
     clock, metrics = Clock(), Metrics()
     for step in range(start, optimization.steps):
         with clock.phase("data"):
-            batch = stream.training(step).to(engine.device)
+            batch = stream.batch(step).to(engine.device)
         with clock.phase("step"):
             torch.manual_seed(seed(step))
-            parts = engine.step(batch, learning_rate(step, optimization))
+            report = engine.step(batch, learning_rate(step, optimization))
         for observer in observers:
-            observer.after_step(step, batch, parts, clock)
+            observer.after_step(step, batch, report, clock)
 
         evaluates = stream.layout.spec.evaluates_after(step)
         if evaluates:
             with clock.phase("evaluation"):
-                metrics = evaluate(stream.evaluation(step))
+                metrics = evaluate(step + 1, stream.evaluation(step))
             for observer in observers:
                 observer.after_evaluation(step, metrics, clock)
 

@@ -1,273 +1,149 @@
-"""From a recipe to all that its workers need: data opened, tokenizer and tower resolved, features computed once.
+"""From a recipe to all that its workers need: names resolved, data opened, sources made, features computed once.
 
-What is prepared lies under the home and is found again by its content; the trials of a sweep share it.
+What is prepared lies under the home and is found again by its content. One `Preparer` serves all points of a sweep: each
+thing is opened, hashed or computed once for all recipes that ask for it in the same words.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Hashable
+from typing import Any, Protocol, TypeVar
 
-from cornerstone.data.images import Transform
-from cornerstone.data.layout import StreamSpec
-from cornerstone.data.manifest import FILE as MANIFEST
 from cornerstone.data.mixture import Mixture
-from cornerstone.data.pairs.feature_store import FeatureKeys, check_store
-from cornerstone.data.pairs.samples import Draws, Pictures, Texts
-from cornerstone.data.plan import Plan
-from cornerstone.data.shards import DataSet, Reader
-from cornerstone.data.storage import Location, absolute
-from cornerstone.data.texts import TextTokenizer
+from cornerstone.data.source import Source
+from cornerstone.data.storage import Location
+from cornerstone.data.texts import FILE as TOKENIZER
+from cornerstone.data.texts import plain_tokenizer, vocabulary_size
 from cornerstone.errors import CornerstoneError, did_you_mean
-from cornerstone.evaluation.sets import EvaluationSet, eval_hash, metric_names, open_sets, split_name
-from cornerstone.jobs.built_in_scenes import prepare_scenes, timed
+from cornerstone.evaluation.sets import EvaluationSet, metric_names, open_sets
+from cornerstone.hashing import content_digest
+from cornerstone.recipes.documents import DocumentData
+from cornerstone.recipes.pairs import PairData
 from cornerstone.recipes.recipe import Recipe
 from cornerstone.recipes.towers import ImageTower
-from cornerstone.runtime.home import home
 from cornerstone.runtime.tokenizer import load_tokenizer
+from cornerstone.training.document_sources import DocumentSources
+from cornerstone.training.pair_sources import PairSources
+from cornerstone.training.prepared import Prepared
+from cornerstone.training.resolve import resolved
 
 Say = Callable[[str], None]
-TOKENIZER = "tokenizer.json"
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A recipe whose every name has become something that can be opened from any worker."""
-
-    recipe: Recipe
-    """With absolute paths, and the embedded data's where it names none."""
-    given: Recipe
-    """As it was written."""
-    data: Mixture
-    tokenizer: str
-    """The text of a `tokenizer.json`."""
-    vocabulary: int
-    image_width: int
-    sets: tuple[EvaluationSet, ...]
-    content: dict[str, str]
-    features: tuple[str, ...] = ()
-    """A feature store for each training data set; none where the tower runs online."""
+class Sources(Protocol):
+    """How one kind of data becomes sources; made for one recipe."""
 
     @property
-    def recipe_hash(self) -> str:
-        """Identifies the experiment (DESIGN: all that changes the expected numbers; no seed, no path)."""
-        return self.recipe.hash(self.content)
+    def train(self) -> Source[Any]:
+        """The rows that are trained on."""
+        ...
 
     @property
-    def eval_hash(self) -> str:
-        """Identifies what is measured."""
-        return eval_hash(self.sets)
+    def evaluations(self) -> tuple[Source[Any], ...]:
+        """The rows of each evaluation set."""
+        ...
 
     @property
-    def rows(self) -> int:
-        """Rows of an epoch: of a mixture, each data set's as often as its weight says."""
-        return self.stream().plan.rows
+    def stored_features(self) -> bool:
+        """Whether stored features stand for the image tower."""
+        ...
 
-    def passes(self) -> str:
-        """Epochs of the run, and what its end leaves over of the last one: `3 epochs, and 17 rows of the next one's 50`."""
-        steps, plan = self.recipe.optimization.steps, self.stream().plan
-        whole, begun = divmod(steps * plan.batch_size, plan.rows)
-        rest = f"{begun:,} rows of the {'next one' if whole else 'first one'}'s {plan.rows:,}" if begun else ""
-        return ", and ".join(filter(None, [f"{whole:,} epochs" if whole != 1 else "1 epoch", rest]))
 
-    @property
-    def texts(self) -> Texts:
-        """How texts are tokenized."""
-        text = self.recipe.method.text
-        return Texts(self.tokenizer, text.token_limit, text.corner_tokens)
+KINDS: dict[str, Any] = {PairData.kind: PairSources, DocumentData.kind: DocumentSources}
+"""What makes the sources of each kind of data. Its `manifest_kind` says what its training folder must hold."""
 
-    @property
-    def transform(self) -> Transform:
-        """What becomes of a training image."""
-        return Transform(self.recipe.method.image.size, self.recipe.data.crop_scale)
 
-    def described(self) -> dict[str, Any]:
-        """The data set or mixture, as a record names it."""
-        manifest = self.data.manifest
-        return {
-            "name": manifest.name,
-            "digest": manifest.content_hash,
-            "uri": self.data.location.uri,
-            "rows": self.rows,
-        }
+class Preparer:
+    """Prepares recipes in the driver, before anything is started.
 
-    def stream(self) -> StreamSpec:
-        """What the decode actors need."""
-        recipe = self.recipe
-        return StreamSpec(
-            data=self.data.folders,
-            plan=Plan(self.data.parts, recipe.optimization.batch_size, recipe.seed, recipe.data.limit_rows),
-            draws=Draws(recipe.seed, recipe.data.sub_captions, recipe.data.captioners),
-            pictures=Pictures(self.transform, self.features, self.image_width),
-            texts=self.texts,
-            steps=recipe.optimization.steps,
-            evaluations=tuple(s.source for s in self.sets),
-            every=recipe.evaluation.every,
+    `compute_features=False` leaves stored features that are not there uncomputed (a dry run): the tower then runs online.
+    """
+
+    def __init__(self, say: Say = print, *, compute_features: bool = True) -> None:
+        self.say, self.compute_features = say, compute_features
+        self._done: dict[Hashable, Any] = {}
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """The result of `make`, which is called only the first time that somebody asks with this key."""
+        if key not in self._done:
+            self._done[key] = make()
+        found: T = self._done[key]
+        return found
+
+    def prepare(self, recipe: Recipe) -> Prepared:
+        """Resolve a recipe. CornerstoneError for whatever cannot be opened, or would fail later."""
+        recipe = resolved(recipe, self)
+        kind = KINDS[recipe.data.kind]
+        data = self.once(
+            ("data", recipe.data.train, recipe.data.kind), lambda: Mixture.open(recipe.data.train, kind.manifest_kind)
+        )
+        tokenizer = self._tokenizer(recipe, data)
+        sets = self.once(("sets", recipe.evaluation.sets), lambda: open_sets(recipe.evaluation.sets))
+        _check_best(recipe, sets)
+        width, tower_digest = self.tower(recipe.method.image_tower) if recipe.method.image_tower else (0, "")
+        sources: Sources = kind(recipe, data, tokenizer, sets, self)
+        return Prepared(
+            recipe=recipe,
+            data=data,
+            train=sources.train,
+            tokenizer=tokenizer,
+            vocab_size=self.once(("vocabulary", tokenizer), lambda: vocabulary_size(plain_tokenizer(tokenizer))),
+            sets=sets,
+            evaluations=sources.evaluations,
+            content=self._content(recipe, data, tokenizer, tower_digest),
+            image_width=width,
+            stored_features=sources.stored_features,
+            special_ids=kind.special_ids(tokenizer),
         )
 
+    def tower(self, config: ImageTower) -> tuple[int, str]:
+        """Length of an image tower's feature, and a digest of its weights ("" if it starts at random and is trained)."""
+        return self.once(("image tower", config), lambda: describe_tower(config))
 
-def prepare(recipe: Recipe, say: Say = print, *, features: bool = True) -> Prepared:
-    """Resolve a recipe in the driver, before anything is started.
+    def _content(self, recipe: Recipe, data: Mixture, tokenizer: str, tower_digest: str) -> dict[str, str]:
+        content = {"data": data.manifest.content_hash, "tokenizer": content_digest(tokenizer)}
+        if tower_digest:
+            content["image"] = tower_digest
+        text = recipe.method.text_tower
+        if text is not None and text.name and Location.of(text.name).exists():
+            content["text"] = self.once(("text tower", text.name), lambda: _digest_of_weights(Location.of(text.name)))
+        return content
 
-    `features=False` leaves stored features that are not there uncomputed (a dry run): the tower then runs online.
-    """
-    given, recipe = recipe, _with_scenes(recipe, say)
-    data = Mixture.open(recipe.data.train)
-    _check_captioners(recipe, data)
-    tokenizer = _tokenizer(recipe, data)
-    sets = open_sets(recipe.evaluation.sets)
-    width, tower_hash = describe_tower(recipe.method.image)
-    content = {"data": data.manifest.content_hash, "tokenizer": _sha(tokenizer), **_tower_content(recipe, tower_hash)}
-    prepared = Prepared(
-        recipe, given, data, tokenizer, TextTokenizer(tokenizer, limit=8, corners=0).vocab_size, width, sets, content
-    )
-    prepared.stream()  # a batch above the rows is refused here, before anything is computed
-    _check_best(recipe, sets)
-    return with_features(prepared, tower_hash, say, compute=features) if recipe.data.features == "stored" else prepared
+    def _tokenizer(self, recipe: Recipe, data: Mixture) -> str:
+        def load() -> str:
+            if recipe.data.tokenizer:
+                return load_tokenizer(recipe.data.tokenizer)
+            for folder in (data.location, *(one.location for one in data.sets)):
+                if folder.join(TOKENIZER).exists():
+                    return folder.join(TOKENIZER).read_text()
+            if text is not None and text.name:
+                return load_tokenizer(text.name)
+            raise CornerstoneError(
+                f"No tokenizer: {data.location} keeps none beside its shards. Name one: --tokenizer bert-base-uncased, or a "
+                f"folder."
+            )
 
-
-def again(prepared: Prepared, recipe: Recipe, say: Say = print) -> Prepared:
-    """What a sweep's next point needs. Where it differs in what is drawn, in the text tower, the loss or the seed alone, it
-    shares data, tokenizer, tower and features with the point prepared before; otherwise it is prepared by itself.
-    """
-    drawn: dict[str, Any] = {"sub_captions": recipe.data.sub_captions, "captioners": recipe.data.captioners}
-    shared = (
-        replace(prepared.given.data, **drawn) == recipe.data
-        and prepared.given.method.image == recipe.method.image
-        and prepared.given.method.text.name == recipe.method.text.name
-        and prepared.given.evaluation == recipe.evaluation
-    )
-    if not shared:
-        return prepare(recipe, say)
-    ours = prepared.recipe
-    resolved = replace(recipe, evaluation=ours.evaluation).with_data(train=ours.data.train)
-    resolved = resolved.with_method(image=ours.method.image)
-    _check_captioners(resolved, prepared.data)
-    ready = replace(prepared, recipe=resolved, given=recipe)
-    ready.stream()  # refuses a batch above the rows
-    return ready
+        text = recipe.method.text_tower
+        return self.once(("tokenizer", recipe.data.tokenizer, data.location.uri, text.name if text else ""), load)
 
 
-def with_features(prepared: Prepared, tower_hash: str, say: Say, *, compute: bool) -> Prepared:
-    """The same with stored features, computed now where no store fits."""
-    from cornerstone.jobs.features import FeatureJob, write_features
-
-    recipe, transform = prepared.recipe, replace(prepared.transform, train=False)
-    sources = [*prepared.data.sets, *(DataSet.open(s.source.data) for s in prepared.sets)]
-    given = {store.manifest.keys.get("data"): store for store in map(_open_store, recipe.data.feature_stores)}
-    jobs = []
-    for data in sources:
-        keys = FeatureKeys(data.manifest.content_hash, tower_hash, transform.key(), recipe.data.feature_dtype)
-        named = given.get(keys.data)
-        jobs.append(FeatureJob(data, named.location if named else home().join("features", keys.digest()), keys))
-    if unused := [str(s.location) for key, s in given.items() if key not in {job.keys.data for job in jobs}]:
-        raise CornerstoneError(
-            f"The features at {unused[0]} are of none of this run's data sets: compute them again from the data as it is now "
-            f"(`cornerstone features`), or leave out --features {unused[0]}."
-        )
-    missing = {job.out: job for job in jobs if not job.out.join(MANIFEST).exists()}
-    if missing and not compute:
-        return prepared
-    if missing:
-        images = sum(len(job.data) for job in missing.values())
-        with timed(
-            say,
-            f"features: {images:,} images of {len(missing)} data sets through the locked tower, once for all trials",
-        ):
-            write_features(list(missing.values()), recipe.method.image, transform, width=prepared.image_width)
-    stores = [check_store(job.out, job.keys).location.uri for job in jobs]
-    count = len(prepared.data.sets)
-    sets = tuple(
-        replace(judged, source=replace(judged.source, features=store))
-        for judged, store in zip(prepared.sets, stores[count:], strict=True)
-    )
-    return replace(prepared, features=tuple(stores[:count]), sets=sets)
-
-
-def _open_store(folder: str) -> DataSet:
-    return DataSet.open(folder, "features")
+def prepare(recipe: Recipe, say: Say = print) -> Prepared:
+    """Prepare one recipe."""
+    return Preparer(say).prepare(recipe)
 
 
 def describe_tower(config: ImageTower) -> tuple[int, str]:
-    """Length of the tower's feature, and a digest of its weights ("" where it starts at random and is trained)."""
+    """Length of the tower's feature, and a digest of its weights ("" if it starts at random and is trained)."""
     from cornerstone.models.image_tower import build_image_tower, state_hash
 
     tower = build_image_tower(config)
     return tower.width, state_hash(tower) if config.pretrained or config.locked else ""
 
 
-def _tower_content(recipe: Recipe, tower_hash: str) -> dict[str, str]:
-    content = {"image": tower_hash} if tower_hash else {}
-    text = recipe.method.text.name
-    if text and Location.of(text).exists():
-        files = sorted(f for f in Location.of(text).list() if f.endswith(".safetensors"))
-        content["text"] = _sha(*(Location.of(text).join(f).read_bytes() for f in files))
-    return content
-
-
-def _sha(*parts: str | bytes) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part.encode() if isinstance(part, str) else part)
-    return digest.hexdigest()[:16]
-
-
-def _with_scenes(recipe: Recipe, say: Say) -> Recipe:
-    """The embedded data set, its evaluation sets and its tower where the recipe names none of its own."""
-    if recipe.data.train:
-        recipe = recipe.with_data(train=absolute(recipe.data.train))
-        sets = tuple(_absolute_set(s) for s in recipe.evaluation.sets)
-        if not recipe.method.image.name:
-            raise CornerstoneError(
-                f"The preset {recipe.name!r} takes its image tower from the embedded scenes; with your own --train name one: "
-                f"--image-tower vit_small_patch16_224.augreg_in21k, or a folder in timm's layout; or use --preset photos."
-            )
-        return recipe.with_evaluation(sets=sets)
-    if recipe.method.image.name and recipe.data.tokenizer:  # nothing of it is made for the scenes
-        raise CornerstoneError(
-            f"The preset {recipe.name!r} trains on your own data: name them with --train DIR and --eval DIR (`cornerstone data "
-            f"import` makes such folders). The presets smoke, scenes and scenes-long bring their own."
-        )
-    embedded = prepare_scenes(recipe.data.scenes, recipe.method.image.size, say)
-    recipe = recipe.with_data(train=embedded.train)
-    if not recipe.method.image.name:
-        recipe = recipe.with_image(name=embedded.tower)
-    sets = tuple(_absolute_set(s) for s in recipe.evaluation.sets) or embedded.sets
-    return recipe.with_evaluation(sets=sets)
-
-
-def _absolute_set(argument: str) -> str:
-    name, folder = split_name(argument)
-    return f"{name}={folder}" if name else folder
-
-
-def _tokenizer(recipe: Recipe, data: Mixture) -> str:
-    if recipe.data.tokenizer:
-        return load_tokenizer(recipe.data.tokenizer)
-    beside = data.location.join(TOKENIZER)
-    if beside.exists():
-        return beside.read_text()
-    if recipe.method.text.name:
-        return load_tokenizer(recipe.method.text.name)
-    raise CornerstoneError(
-        f"No tokenizer: {data.location} keeps none beside its shards. Name one: --tokenizer bert-base-uncased, or a folder."
-    )
-
-
-def _check_captioners(recipe: Recipe, data: Mixture) -> None:
-    if not recipe.data.captioners:
-        return
-    tables = [Reader(one, ["captions"]).group(0) for one in data.sets]
-    captions = (c for table in tables for row in table["captions"].to_pylist() for c in row or [])
-    sources = {caption["source"] for caption in captions if caption["role"] == "long"}
-    unknown = [name for name in recipe.data.captioners if name not in sources]
-    if unknown:
-        raise CornerstoneError(
-            f"No long caption by {unknown[0]!r} in {data.location}: its captioners are {', '.join(sorted(sources)) or 'none'} "
-            f"(--recipe.data.captioners)."
-        )
+def _digest_of_weights(folder: Location) -> str:
+    files = sorted(f for f in folder.list() if f.endswith(".safetensors"))
+    return content_digest(*(folder.join(f).read_bytes() for f in files))
 
 
 def _check_best(recipe: Recipe, sets: tuple[EvaluationSet, ...]) -> None:

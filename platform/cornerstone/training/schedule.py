@@ -1,4 +1,4 @@
-"""The learning rate of a step, and which parameters decay."""
+"""The learning rate of a step, and the optimizer."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from cornerstone.models.method import Method
 from cornerstone.recipes.recipe import Optimization
 
 
@@ -19,16 +20,14 @@ def learning_rate(step: int, optimization: Optimization) -> float:
     return peak * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def build_optimizer(model: torch.nn.Module, optimization: Optimization) -> torch.optim.AdamW:
-    """AdamW without decay on 1-D parameters: biases, norms and the temperature, which has shape (1,)."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    # Under ZeRO-3 a parameter is empty outside its module's forward; DeepSpeed keeps its true shape beside it.
-    dimensions = [len(getattr(p, "ds_shape", p.shape)) for p in trained]
-    groups: list[dict[str, Any]] = [
-        {
-            "params": [p for p, d in zip(trained, dimensions, strict=True) if d > 1],
-            "weight_decay": optimization.weight_decay,
-        },
-        {"params": [p for p, d in zip(trained, dimensions, strict=True) if d <= 1], "weight_decay": 0.0},
-    ]
+def build_optimizer(model: Method[Any, Any], optimization: Optimization) -> torch.optim.AdamW:
+    """AdamW over the method's parameter groups. A group's `lr_scale` multiplies the learning rate of every step."""
+    groups: list[dict[str, Any]] = []
+    for group in model.parameter_groups():
+        if group.frozen:
+            for parameter in group.parameters:
+                parameter.requires_grad_(False)
+        elif group.parameters:
+            decay = optimization.weight_decay if group.decays else 0.0
+            groups.append({"params": group.parameters, "weight_decay": decay, "lr_scale": group.lr_scale})
     return torch.optim.AdamW(groups, lr=optimization.learning_rate, betas=optimization.betas, eps=optimization.eps)

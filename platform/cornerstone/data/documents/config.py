@@ -6,9 +6,7 @@ import hashlib
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from tokenizers import Tokenizer
-
-from cornerstone.data.texts import TextTokenizer
+from cornerstone.data.texts import plain_tokenizer, special_ids, vocabulary_size
 from cornerstone.errors import CornerstoneError
 from cornerstone.hashing import digest
 
@@ -113,8 +111,7 @@ class SpecialIds:
         The new ones follow each other as in the authors' vocabulary: image, <BoI>, <EoI>. Raises CornerstoneError where
         there is nothing that begins and ends a text.
         """
-        words = TextTokenizer(tokenizer, limit=8, corners=0)
-        known = Tokenizer.from_str(tokenizer).token_to_id
-        pad = next((i for name in _PADDING if (i := known(name)) is not None), 0)
-        size = words.vocab_size
-        return SpecialIds(words.cls, words.sep, pad, size, size + 1, size + 2)
+        words = plain_tokenizer(tokenizer)
+        pad = next((i for name in _PADDING if (i := words.token_to_id(name)) is not None), 0)
+        size = vocabulary_size(words)
+        return SpecialIds(*special_ids(words), pad, size, size + 1, size + 2)

@@ -27,6 +27,7 @@ from cornerstone.data.parallel import Progress, map_tasks
 from cornerstone.data.shards import DataSet, write_features_shard
 from cornerstone.data.storage import Location
 from cornerstone.data.texts import FILE as TOKENIZER
+from cornerstone.data.texts import plain_tokenizer
 from cornerstone.errors import CornerstoneError
 
 _PARTS = ("kind", "text", "extra")  # of a segment: the images' bytes are not read
@@ -82,14 +83,6 @@ class _Made:
             "found": dict(self.counted.found),
             "left_out": left_out,
         }
-
-
-def plain_tokenizer(tokenizer: str) -> Tokenizer:
-    """Words to ids and nothing else: saved tokenizers often carry a limit and a padding of their own."""
-    made = Tokenizer.from_str(tokenizer)
-    made.no_truncation()
-    made.no_padding()
-    return made
 
 
 def write_packing(

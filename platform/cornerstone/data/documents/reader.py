@@ -1,4 +1,4 @@
-"""Packed sequences as token ids and pictures. No torch here: decode actors import this module.
+"""Packed sequences as token ids and pixels. No torch here: decode actors import this module.
 
 What is drawn, on which side of its sentence an image stands and its crop, belongs to (seed, epoch, the document's row, the
 image): it is the same however the document was packed. Shapes: N sequences of T tokens.
@@ -16,36 +16,34 @@ import pyarrow as pa
 
 from cornerstone.data import draws
 from cornerstone.data.documents.config import PackingConfig, PackingKeys, SpecialIds
-from cornerstone.data.documents.index import check_packing, plain_tokenizer
+from cornerstone.data.documents.index import check_packing
 from cornerstone.data.documents.pieces import Piece, bundles, left_out_images
 from cornerstone.data.images import BadImage, Transform
 from cornerstone.data.mixture import MixtureReader
-from cornerstone.data.plan import MASKED
 from cornerstone.data.shards import DataSet
+from cornerstone.data.source import BAD, MASKED, ROW_FIELDS, Ints
+from cornerstone.data.texts import plain_tokenizer
 from cornerstone.errors import CornerstoneError
 
-Ints = npt.NDArray[np.int64]
 Segment = dict[str, Any]
 PADDING = -1
 """The document id of padding."""
 
 
 def packed_schema(config: PackingConfig, transform: Transform | None) -> pa.Schema:
-    """Columns of `PackedSequences.take`; the four of images are lists of equal length."""
+    """Columns of `PackedSequences.take`; those of images are lists of equal length."""
     tokens = config.token_budget
-    picture = pa.list_(pa.uint8(), 3 * transform.size**2) if transform is not None else pa.binary()
+    pixels = pa.list_(pa.uint8(), 3 * transform.size**2) if transform is not None else pa.binary()
     return pa.schema(
         [
-            pa.field("row", pa.int64()),
-            pa.field("epoch", pa.int64()),
-            pa.field("valid", pa.bool_()),  # false for a masked place, which is all padding
+            *ROW_FIELDS,  # a masked place is all padding; a bad image leaves its sequence valid
             pa.field("token_ids", pa.list_(pa.int32(), tokens)),
             pa.field("document", pa.list_(pa.int32(), tokens)),  # attention stays inside; PADDING at the end
             pa.field("target", pa.list_(pa.bool_(), tokens)),  # whether the token is predicted, from the one before it
-            pa.field("images", pa.list_(picture)),
+            pa.field("images", pa.list_(pixels)),
             pa.field("image_at", pa.list_(pa.int32())),  # the place of its <BoI>
             pa.field("text_before", pa.list_(pa.bool_())),  # whether its document has a text token before it here
-            pa.field("image_reason", pa.list_(pa.string())),  # why there is no picture (it is black); empty: there is
+            pa.field("image_valid", pa.list_(pa.bool_())),  # False: there is no picture, its pixels are black
         ]
     )
 
@@ -59,46 +57,17 @@ def targets(
     return follows & (token_ids != ids.image) & (token_ids != ids.eoi)
 
 
-@dataclass(frozen=True)
-class Packed:
-    """How a run reads packed sequences: the indexes, what each was made with, and the text of their `tokenizer.json`."""
-
-    indexes: tuple[str, ...]
-    tokenizer: str
-    configs: tuple[PackingConfig, ...]
-
-    @staticmethod
-    def of(indexes: Sequence[DataSet], tokenizer: str) -> tuple[tuple[str, ...], Packed]:
-        """The folders of documents behind some indexes, and how to read these by the settings that they were made with."""
-        documents = tuple(str(index.manifest.source["data"]) for index in indexes)
-        configs = tuple(PackingKeys.read(index.manifest.keys).config for index in indexes)
-        return documents, Packed(tuple(index.location.uri for index in indexes), tokenizer, configs)
-
-    @property
-    def row_tokens(self) -> int:
-        """Tokens of a sequence."""
-        return self.configs[0].token_budget
-
-    @property
-    def most_images(self) -> int:
-        """Images for which a sequence has room."""
-        return self.row_tokens // self.configs[0].tokens_per_image
-
-    def open(self, data: Sequence[str], transform: Transform) -> PackedSequences:
-        """A reader of them; CornerstoneError where an index does not fit, saying what differs."""
-        return PackedSequences(data, self.indexes, self.tokenizer, self.configs, transform)
-
-
 @dataclass
 class _Laid:
-    """One sequence while it is laid out."""
+    """One sequence while it is being laid out."""
 
     token_ids: list[int] = field(default_factory=list)
     document: list[int] = field(default_factory=list)
     images: list[Any] = field(default_factory=list)
     image_at: list[int] = field(default_factory=list)
     text_before: list[bool] = field(default_factory=list)
-    image_reason: list[str] = field(default_factory=list)
+    image_valid: list[bool] = field(default_factory=list)
+    bad: list[dict[str, str]] = field(default_factory=list)
 
 
 class PackedSequences:
@@ -106,7 +75,7 @@ class PackedSequences:
 
     `data` are the folders of documents, `indexes` their packings, one for each, made with this tokenizer (the text of a
     `tokenizer.json`) and config, one for all or one each; anything else is refused, saying what differs. Pictures come
-    through the transform, or as stored bytes where there is none. Budget and tokens of an image are the same for all.
+    through the transform, or as stored bytes if there is none. Draws belong to `seed`. Budget and tokens of an image are the same for all.
     """
 
     def __init__(
@@ -116,13 +85,14 @@ class PackedSequences:
         tokenizer: str,
         config: PackingConfig | Sequence[PackingConfig],
         transform: Transform | None = None,
+        seed: int = 0,
         ids: SpecialIds | None = None,
     ) -> None:
         self.configs = [config] * len(indexes) if isinstance(config, PackingConfig) else list(config)
         if len(sizes := {(one.token_budget, one.image_tokens) for one in self.configs}) > 1:
             told = " and ".join(f"{budget:,} tokens with {image} an image" for budget, image in sorted(sizes))
             raise CornerstoneError(f"Sequences of {told} cannot be read together: pack all with the same numbers.")
-        self.config, self.transform = self.configs[0], transform
+        self.config, self.transform, self.seed = self.configs[0], transform, seed
         self.ids = ids or SpecialIds.of(tokenizer)
         self.schema = packed_schema(self.config, transform)
         sets = [DataSet.open(folder, "documents") for folder in data]
@@ -135,10 +105,10 @@ class PackedSequences:
         self._ends = np.cumsum([len(index) for index in opened])
         self._offsets = np.cumsum([0, *map(len, sets)])
 
-    def take(self, rows: Ints, epochs: Ints, seed: int) -> pa.Table:
+    def take(self, rows: Ints, epochs: Ints) -> pa.Table:
         """The sequences at some places of the plan, by the schema; MASKED places hold padding alone.
 
-        Raises CornerstoneError where a document has other tokens than when it was packed.
+        Raises CornerstoneError if a document has other tokens than when it was packed.
         """
         laid = [_Laid() for _ in rows]
         places = np.flatnonzero(rows != MASKED)
@@ -149,7 +119,7 @@ class PackedSequences:
             whole = self._documents.take(np.asarray([offset + piece.row for piece in of_sequence]))["segments"]
             for number, piece in enumerate(of_sequence):
                 document = whole[number].as_py()
-                self._lay(laid[place], number, piece, document, config, offset + piece.row, int(epochs[place]), seed)
+                self._lay(laid[place], number, piece, document, config, offset + piece.row, int(epochs[place]))
         return self._table(laid, rows, epochs)
 
     def _lay(
@@ -161,11 +131,10 @@ class PackedSequences:
         config: PackingConfig,
         row: int,
         epoch: int,
-        seed: int,
     ) -> None:
         """Append a piece as document `number` of its sequence; `row` is the document's, over all sets."""
         ids, begin = self.ids, len(laid.token_ids)
-        order = _order(config, piece, segments, row, epoch, seed)
+        order = _order(config, piece, segments, row, epoch, self.seed)
         texts = [segment for segment in order if segments[segment]["kind"] == "text"]
         words = dict(zip(texts, self._words(piece, segments, texts), strict=True))
         opens, closes = (piece.first, piece.first_token) == (0, 0), piece.end
@@ -180,7 +149,7 @@ class PackedSequences:
                 continue
             laid.image_at.append(len(laid.token_ids))
             laid.text_before.append(spoken > 0)
-            self._picture(laid, segments[segment]["image"], seed, epoch, row, segment)
+            self._image(laid, segments[segment]["image"], epoch, row, segment)
             laid.token_ids += [ids.boi, *[ids.image] * self.config.image_tokens, ids.eoi]
         laid.token_ids += [ids.eos] * closes
         laid.document += [number] * (len(laid.token_ids) - begin)
@@ -199,18 +168,20 @@ class PackedSequences:
             start = piece.first_token if segment == piece.first else 0
             yield words.ids[start : piece.stop_token if segment == piece.stop else None]
 
-    def _picture(self, laid: _Laid, image: bytes | None, seed: int, epoch: int, row: int, segment: int) -> None:
+    def _image(self, laid: _Laid, image: bytes | None, epoch: int, row: int, segment: int) -> None:
         reason = ""
         if self.transform is None:
             pixels: Any = image or b""
         else:
-            crop = int(draws.hashed(seed, "image of document", row, segment).view(np.int64)[0])
+            crop = int(draws.hashed(self.seed, "image of document", row, segment).view(np.int64)[0])
             try:
-                pixels = self.transform(image or b"", seed=seed, epoch=epoch, row=crop).reshape(-1)
+                pixels = self.transform(image or b"", seed=self.seed, epoch=epoch, row=crop).reshape(-1)
             except BadImage as error:
                 pixels, reason = np.zeros(3 * self.transform.size**2, dtype=np.uint8), str(error)
+        if reason:
+            laid.bad.append({"what": f"image {len(laid.images)}", "reason": reason})
         laid.images.append(pixels)
-        laid.image_reason.append(reason)
+        laid.image_valid.append(not reason)
 
     def _table(self, laid: list[_Laid], rows: Ints, epochs: Ints) -> pa.Table:
         shape = len(laid), self.config.token_budget
@@ -220,9 +191,14 @@ class PackedSequences:
             token_ids[place, : len(one.token_ids)] = one.token_ids
             document[place, : len(one.document)] = one.document
         flat = (token_ids, document, targets(token_ids, document, self.ids))
-        columns: list[Any] = [pa.array(rows), pa.array(epochs), pa.array(rows != MASKED)]
+        columns: list[Any] = [
+            pa.array(rows),
+            pa.array(epochs),
+            pa.array(rows != MASKED),
+            pa.array([one.bad for one in laid], BAD),
+        ]
         columns += [pa.FixedSizeListArray.from_arrays(pa.array(each.reshape(-1)), shape[1]) for each in flat]
-        for name in ("images", "image_at", "text_before", "image_reason"):
+        for name in ("images", "image_at", "text_before", "image_valid"):
             columns.append(_nested([getattr(one, name) for one in laid], self.schema.field(name).type.value_type))
         return pa.Table.from_arrays(columns, schema=self.schema)
 

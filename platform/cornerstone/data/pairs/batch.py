@@ -1,0 +1,91 @@
+"""The tensors of a step of pairs, and of some rows of an evaluation set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from cornerstone.data.batch import RowBatch, pad, row_fields, shared, tensor, whole
+
+
+@dataclass(frozen=True)
+class PairBatch(RowBatch):
+    """One worker's share of a step of pairs; what a dual encoder's forward reads.
+
+    B rows; T tokens (padded with 0, trimmed to the longest). A caption that is not there has length 0. `image` is read-only.
+    """
+
+    epoch: Tensor
+    raw_ids: Tensor
+    raw_length: Tensor
+    long_ids: Tensor
+    long_length: Tensor
+    image: Tensor
+    """(B, 3, S, S) uint8 pixels, or (B, W) float32 stored features."""
+
+
+@dataclass(frozen=True)
+class EvaluationBatch(RowBatch):
+    """Usable rows of one evaluation set with all texts that are judged; `text_row` (N) says whose text each one is."""
+
+    label: Tensor
+    group: tuple[str, ...]
+    text_ids: Tensor
+    text_length: Tensor
+    text_row: Tensor
+    text_place: Tensor
+    """The place of a text among those of its row."""
+    text_key: Tensor
+    """Equal for identical texts."""
+    image: Tensor
+    """(B, 3, S, S) uint8 pixels, or (B, W) float32 stored features."""
+
+    def rows(self, start: int, stop: int) -> Self:
+        """The rows start..stop-1 with their texts."""
+        of_row = {name: getattr(self, name)[start:stop] for name in ("row", "valid", "label", "image", "group")}
+        mine = torch.isin(self.text_row, of_row["row"])
+        names = ("text_ids", "text_length", "text_row", "text_place", "text_key")
+        return replace(self, bad=(), **of_row, **{name: getattr(self, name)[mine] for name in names})
+
+
+def pair_batch(step: int, table: pa.Table, image_shape: tuple[int, ...]) -> PairBatch:
+    """A step's share from its rows."""
+    row, valid, bad = row_fields(table)
+    raw_ids, raw_length = pad(whole(table["raw"]))
+    long_ids, long_length = pad(whole(table["long"]))
+    image = _image(table, image_shape)
+    return PairBatch(step, row, valid, bad, tensor(table["epoch"]), raw_ids, raw_length, long_ids, long_length, image)
+
+
+def evaluation_batch(step: int, table: pa.Table, image_shape: tuple[int, ...]) -> EvaluationBatch:
+    """The usable rows of an evaluation block: masked places and bad rows are left out; bad ones are named."""
+    _, _, bad = row_fields(table)
+    table = table.filter(table["valid"])
+    row, valid, _ = row_fields(table)
+    texts = whole(table["texts"])
+    ids, lengths = pad(texts.flatten())
+    counts = texts.value_lengths().to_numpy(zero_copy_only=False)
+    places = [np.arange(count) for count in counts]
+    return EvaluationBatch(
+        step=step,
+        row=row,
+        valid=valid,
+        bad=bad,
+        label=tensor(table["label"]),
+        group=tuple(table["group"].to_pylist()),
+        text_ids=ids,
+        text_length=lengths,
+        text_row=row[torch.from_numpy(np.repeat(np.arange(len(counts)), counts))],
+        text_place=torch.from_numpy(np.concatenate([np.zeros(0, dtype=np.int64), *places])),
+        text_key=torch.from_numpy(np.array(whole(table["keys"]).flatten().to_numpy())),
+        image=_image(table, image_shape),
+    )
+
+
+def _image(table: pa.Table, shape: tuple[int, ...]) -> Tensor:
+    return shared(whole(table["image"]).flatten()).view(-1, *shape)

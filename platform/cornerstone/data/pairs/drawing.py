@@ -1,0 +1,61 @@
+"""Which captions of a row a step sees: every draw belongs to (seed, epoch, row)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cornerstone.data import draws
+from cornerstone.data.pairs.views import View
+from cornerstone.data.source import Ints
+from cornerstone.data.texts import sub_captions
+
+Captions = Sequence[dict[str, str]]
+"""The captions of a row as its shard holds them: source, role, text."""
+Sentences = list[str]
+
+
+@dataclass(frozen=True)
+class TextDraws:
+    """How the captions of a training step are drawn."""
+
+    seed: int
+    sub_captions: int
+    """Consecutive sentences of a long caption; 0 draws no long caption."""
+    captioners: tuple[str, ...] = ()
+    """Sources of long captions to draw from; empty for all."""
+
+    def of(self, captions: Sequence[Captions], epochs: Ints, rows: Ints) -> list[tuple[Sentences, Sentences]]:
+        """For each row the sentences of a drawn raw caption, and k consecutive ones of a drawn long caption (LoTLIP, 4.2)."""
+        raw_u = draws.uniform(self.seed, "raw", epochs, rows)
+        captioner_u = draws.uniform(self.seed, "captioner", epochs, rows)
+        first_u = draws.uniform(self.seed, "first sub-caption", epochs, rows)
+        numbers = zip(captions, raw_u.tolist(), captioner_u.tolist(), first_u.tolist(), strict=True)
+        return [(self._raw(of_row, u), self._long(of_row, v, w)) for of_row, u, v, w in numbers]
+
+    def _raw(self, captions: Captions, u: float) -> Sentences:
+        texts = [c["text"] for c in captions if c["role"] == "raw"]
+        return sub_captions(texts[int(u * len(texts))]) if texts else []
+
+    def _long(self, captions: Captions, captioner_u: float, first_u: float) -> Sentences:
+        k, wanted = self.sub_captions, self.captioners
+        if k == 0:
+            return []
+        texts = [c["text"] for c in captions if c["role"] == "long" and (not wanted or c["source"] in wanted)]
+        if not texts:
+            return []
+        sentences = sub_captions(texts[int(captioner_u * len(texts))])
+        first = int(first_u * max(len(sentences) - k + 1, 1))
+        return sentences[first : first + k]
+
+
+def viewed(captions: Captions, view: View) -> list[str]:
+    """The texts of a row that an evaluation judges."""
+    texts: list[str] = []
+    for wanted in view:
+        found = [c["text"] for c in captions if c["role"] == wanted.role]
+        found = found if wanted.every else [next(iter(found), "")]
+        if wanted.sentences:
+            found = [". ".join(sub_captions(text)[: wanted.sentences]) for text in found]
+        texts += found
+    return texts

@@ -1,0 +1,140 @@
+"""What every contrastive image-text method shares: two towers, a temperature, encoding, saving and rebuilding.
+
+B pairs, S pixels a side, W the image tower's width, T tokens, D = W width of the features, M = 1 + m: [CLS] and the text
+tower's m extra features.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, Self, TypeVar
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+from cornerstone.data.pairs.batch import PairBatch
+from cornerstone.errors import CornerstoneError
+from cornerstone.models.bert import bert_from, build_bert
+from cornerstone.models.corner_text import CornerBert
+from cornerstone.models.image_tower import TimmTower
+from cornerstone.models.method import Inputs, Method
+from cornerstone.objectives.contrastive import at_least_fp32
+from cornerstone.recipes.dual_encoder import DualEncoderConfig
+from cornerstone.recipes.towers import CornerText
+
+F = TypeVar("F", bound=tuple[Any, ...])
+
+
+class DualEncoder(Method[PairBatch, F]):
+    """An image tower, a text tower and a temperature. Methods add `forward`, `losses`, and the temperature's range.
+
+    A locked image tower is kept aside: it moves and changes its type with the module, but its weights are not among the
+    module's parameters or state, so that nothing shards, saves or updates them. A trained one is an ordinary part.
+    """
+
+    config: DualEncoderConfig
+
+    def __init__(
+        self, config: DualEncoderConfig, inputs: Inputs, seed: int = 0, *, bert: Mapping[str, Any] | None = None
+    ) -> None:
+        """All that is drawn belongs to `seed`, and the number of corners shifts nothing else.
+
+        `bert`, a `BertConfig.to_dict`, stands for the text tower that the recipe names: its weights are then to be loaded.
+        """
+        super().__init__()
+        tower = inputs.image_tower
+        if tower is None and not config.image.locked:
+            raise CornerstoneError(
+                "The image tower is to be trained, but none is given: build it, or lock it (method.image.locked)."
+            )
+        if tower is not None and tower.width != inputs.image_width:
+            raise CornerstoneError(
+                f"Image features have width {inputs.image_width}, but the image tower {config.image.name!r} has width "
+                f"{tower.width}: compute the features with this tower, or name the one that computed them."
+            )
+        self.config, self.inputs = config, inputs
+        self._aside: tuple[TimmTower, ...] = ()
+        if tower is not None and config.image.locked:
+            self._aside = (tower.lock(),)  # in a tuple, so that nn.Module does not register it
+        else:
+            self.visual = tower
+        encoder = build_bert(config.text, inputs.vocab_size, seed) if bert is None else bert_from(bert)
+        masked = config.text.corner_mask if isinstance(config.text, CornerText) else True
+        self.text = CornerBert(
+            encoder, corners=config.text.reserved_tokens, masked=masked, width=inputs.image_width, seed=seed
+        )
+        initial, _ = self.scale_range
+        self.logit_scale = nn.Parameter(torch.tensor([math.log(initial)]))  # (1,): DeepSpeed cannot shard a scalar
+
+    @classmethod
+    def build(cls, config: Any, inputs: Inputs, seed: int) -> Self:
+        """The module to train."""
+        return cls(config, inputs, seed)
+
+    @property
+    @abstractmethod
+    def scale_range(self) -> tuple[float, float]:
+        """The temperature's exp at the start, and its cap."""
+
+    @property
+    def image_tower(self) -> TimmTower | None:
+        """The image tower, aside or not; None if there are only stored features."""
+        return self._aside[0] if self._aside else self.visual
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        for tower in self._aside:
+            tower._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+    def scale(self) -> Tensor:
+        """exp of `logit_scale`, at most the cap; shape (1,).
+
+        At the cap the gradient is that of the cap, not 0: a parameter that overshot can come back.
+        """
+        above = (self.logit_scale.detach() - math.log(self.scale_range[1])).clamp(min=0)
+        return (self.logit_scale - above).exp()
+
+    def scale_reports(self, scale: Tensor) -> dict[str, Tensor]:
+        """`logit_scale` (its exp), and whether it is at its cap: the mean over steps is the share of steps there."""
+        at_cap = scale >= self.scale_range[1] * (1 - 1e-6)
+        return {"logit_scale": scale.detach().squeeze(), "logit_scale_at_cap": at_cap.float().squeeze()}
+
+    def encode_image(self, image: Tensor) -> Tensor:
+        """(B, D), L2-normalised, from images (B, 3, S, S), uint8 or normalised, or from stored features (B, W)."""
+        if image.ndim == 2:
+            return functional.normalize(at_least_fp32(image), dim=-1)
+        if self.image_tower is None:
+            raise CornerstoneError(
+                "Images were given, but this model has no image tower: it takes stored features (B, W)."
+            )
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._aside):
+            pooled = self.image_tower(image).pooled
+        if pooled is None:
+            raise CornerstoneError("The image tower pools nothing: set --recipe.method.image.pooling to token.")
+        return functional.normalize(at_least_fp32(pooled), dim=-1)
+
+    def encode_text(self, ids_BT: Tensor, length_B: Tensor, corners: bool = False) -> Tensor:
+        """(B, D) of [CLS], or (B, M, D) with the tower's extra features, L2-normalised. Ids hold no reserved tokens."""
+        text = self.text(ids_BT, length_B, extra=corners, buckets=self.inputs.length_buckets)
+        return text.all_BMD if corners else text.pooled_BD
+
+    def similarity(self, image_BD: Tensor, text_ND: Tensor) -> Tensor:
+        """(B, N): the cosine of every image and every text, from encoded features."""
+        return image_BD @ text_ND.T
+
+    def described(self) -> dict[str, Any]:
+        """What `rebuilt` needs besides the configuration."""
+        return {
+            "vocab_size": self.inputs.vocab_size,
+            "image_width": self.inputs.image_width,
+            "bert": self.text.bert.config.to_dict(),
+        }
+
+    @classmethod
+    def rebuilt(cls, config: Any, described: Mapping[str, Any], image_tower: TimmTower | None) -> Self:
+        """The module of a saved model, its weights still to be loaded."""
+        inputs = Inputs(described["vocab_size"], described["image_width"], image_tower)
+        return cls(config, inputs, bert=described["bert"])

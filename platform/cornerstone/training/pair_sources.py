@@ -1,0 +1,127 @@
+"""Pairs become sources: captioners checked, stored features found or computed, evaluation sets made ready to stream."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import replace
+from typing import Any, ClassVar, Protocol
+
+from cornerstone.data.images import Transform
+from cornerstone.data.manifest import FILE as MANIFEST
+from cornerstone.data.mixture import Mixture
+from cornerstone.data.pairs.drawing import TextDraws
+from cornerstone.data.pairs.feature_store import FeatureKeys, check_store
+from cornerstone.data.pairs.image_input import DecodedImages, ImageInput, StoredFeatures
+from cornerstone.data.pairs.source import PairEvaluation, PairSource
+from cornerstone.data.shards import DataSet, Reader
+from cornerstone.data.texts import TextInput
+from cornerstone.errors import CornerstoneError
+from cornerstone.evaluation.sets import EvaluationSet
+from cornerstone.jobs.built_in_scenes import timed
+from cornerstone.jobs.features import FeatureJob, write_features
+from cornerstone.recipes.pairs import PairData
+from cornerstone.recipes.recipe import Recipe
+from cornerstone.recipes.towers import ImageTower
+from cornerstone.runtime.home import home
+
+
+class Preparing(Protocol):
+    """What the preparation of a recipe shares with that of others; a `Preparer` is one."""
+
+    compute_features: bool
+
+    def say(self, text: str, /) -> None:
+        """Show a line."""
+        ...
+
+    def once(self, key: Hashable, make: Any, /) -> Any:
+        """The result of `make`, which is called only the first time that somebody asks with this key."""
+        ...
+
+    def tower(self, config: ImageTower, /) -> tuple[int, str]:
+        """Length of an image tower's feature, and a digest of its weights."""
+        ...
+
+
+class PairSources:
+    """The sources of a recipe that is trained on pairs."""
+
+    manifest_kind: ClassVar = "pairs"
+
+    def __init__(
+        self, recipe: Recipe, data: Mixture, tokenizer: str, sets: tuple[EvaluationSet, ...], preparer: Preparing
+    ) -> None:
+        pairs, image, text = recipe.data, recipe.method.image_tower, recipe.method.text_tower
+        if not isinstance(pairs, PairData) or image is None or text is None:
+            raise CornerstoneError(f"The method {recipe.method.kind!r} has no image and text tower to train on pairs.")
+        preparer.once(("captioners", data.location, pairs.captioners), lambda: _check_captioners(pairs, data))
+        transform = Transform(image.size, pairs.crop_scale)
+        texts = TextInput.of(text, tokenizer)
+        stores = _stores(pairs, image, transform, data, sets, preparer) if pairs.features == "stored" else {}
+        self.stored_features = bool(stores)
+        images: ImageInput = DecodedImages(transform)
+        if stores:
+            images = StoredFeatures(tuple(stores[one.location.uri] for one in data.sets), preparer.tower(image)[0])
+        draws = TextDraws(recipe.seed, pairs.sub_captions, pairs.captioners)
+        self.train = PairSource(data.folders, data.parts, images, texts, draws)
+        self.evaluations: tuple[PairEvaluation, ...] = tuple(
+            PairEvaluation(one.folder, one.rows, images.for_evaluation(stores.get(one.folder, "")), texts, one.view)
+            for one in sets
+        )
+
+    @staticmethod
+    def special_ids(tokenizer: str) -> None:
+        """Pairs have no special tokens between their words."""
+
+
+def _stores(
+    pairs: PairData,
+    image: ImageTower,
+    transform: Transform,
+    data: Mixture,
+    sets: tuple[EvaluationSet, ...],
+    preparer: Preparing,
+) -> dict[str, str]:
+    """The feature store of each data set by its folder, computed now if none fits; {} if a dry run lacks any."""
+    width, tower_digest = preparer.tower(image)
+    fixed = replace(transform, train=False)
+    sources = [*data.sets, *(preparer.once(("open", s.folder), lambda s=s: DataSet.open(s.folder)) for s in sets)]
+    named = {
+        store.manifest.keys.get("data"): store
+        for store in (DataSet.open(folder, "features") for folder in pairs.feature_stores)
+    }
+    jobs: dict[str, FeatureJob] = {}
+    for one in sources:
+        keys = FeatureKeys(one.manifest.content_hash, tower_digest, fixed.key(), pairs.feature_dtype)
+        given = named.get(keys.data)
+        jobs[one.location.uri] = FeatureJob(
+            one, given.location if given else home().join("features", keys.digest()), keys
+        )
+    if unused := [str(s.location) for key, s in named.items() if key not in {job.keys.data for job in jobs.values()}]:
+        raise CornerstoneError(
+            f"The features at {unused[0]} are of none of this run's data sets: compute them again from the data as it is now "
+            f"(`cornerstone features`), or leave out --features {unused[0]}."
+        )
+    missing = {job.out: job for job in jobs.values() if not job.out.join(MANIFEST).exists()}
+    if missing and not preparer.compute_features:
+        return {}
+    if missing:
+        images = sum(len(job.data) for job in missing.values())
+        what = f"features: {images:,} images of {len(missing)} data sets through the locked tower, once for all trials"
+        with timed(preparer.say, what):
+            write_features(list(missing.values()), image, fixed, width=width)
+    return {folder: check_store(job.out, job.keys).location.uri for folder, job in jobs.items()}
+
+
+def _check_captioners(pairs: PairData, data: Mixture) -> None:
+    if not pairs.captioners:
+        return
+    tables = [Reader(one, ["captions"]).group(0) for one in data.sets]
+    captions = (c for table in tables for row in table["captions"].to_pylist() for c in row or [])
+    sources = {caption["source"] for caption in captions if caption["role"] == "long"}
+    unknown = [name for name in pairs.captioners if name not in sources]
+    if unknown:
+        raise CornerstoneError(
+            f"No long caption by {unknown[0]!r} in {data.location}: its captioners are {', '.join(sorted(sources)) or 'none'} "
+            f"(--recipe.data.captioners)."
+        )

@@ -1,0 +1,71 @@
+"""Names in a recipe become absolute paths and URIs, and empty ones the built-in scenes: workers run in other folders."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any, Protocol
+
+from cornerstone.data.storage import absolute
+from cornerstone.errors import CornerstoneError
+from cornerstone.evaluation.sets import split_name
+from cornerstone.jobs.built_in_scenes import prepare_scenes
+from cornerstone.recipes.pairs import PairData
+from cornerstone.recipes.recipe import Recipe
+
+
+class Once(Protocol):
+    """Computes things once, and says what it is doing; a `Preparer` is one."""
+
+    def say(self, text: str, /) -> None:
+        """Show a line."""
+        ...
+
+    def once(self, key: Hashable, make: Any, /) -> Any:
+        """The result of `make`, which is called only the first time that somebody asks with this key."""
+        ...
+
+
+def resolved(recipe: Recipe, preparer: Once) -> Recipe:
+    """The recipe with absolute names, and with the built-in data set, evaluation sets and tower if it names none."""
+    recipe = _with_absolute_names(recipe)
+    if recipe.data.train:
+        if (image := recipe.method.image_tower) is not None and not image.name:
+            raise CornerstoneError(
+                f"The preset {recipe.name!r} takes its image tower from the built-in scenes; with your own --train name one: "
+                f"--image-tower vit_small_patch16_224.augreg_in21k, or a folder in timm's layout; or use --preset photos."
+            )
+        return recipe
+    return _with_scenes(recipe, preparer)
+
+
+def _with_absolute_names(recipe: Recipe) -> Recipe:
+    """Towers too: a folder given as a relative path would not be found when the model is saved, on another machine."""
+    if recipe.data.train:
+        recipe = recipe.with_data(train=absolute(recipe.data.train))
+    image, text = recipe.method.image_tower, recipe.method.text_tower
+    if image is not None and _is_folder(image.name):
+        recipe = recipe.with_image(name=absolute(image.name))
+    if text is not None and _is_folder(text.name):
+        recipe = recipe.with_text(name=absolute(text.name))
+    sets = tuple(f"{name}={folder}" if name else folder for name, folder in map(split_name, recipe.evaluation.sets))
+    return recipe.with_evaluation(sets=sets)
+
+
+def _is_folder(name: str) -> bool:
+    return bool(name) and ("://" in name or Path(name).expanduser().is_dir())
+
+
+def _with_scenes(recipe: Recipe, preparer: Once) -> Recipe:
+    data, image = recipe.data, recipe.method.image_tower
+    if not isinstance(data, PairData) or image is None or (image.name and data.tokenizer):
+        raise CornerstoneError(
+            f"The preset {recipe.name!r} trains on your own data: name them with --train DIR and --eval DIR (`cornerstone data "
+            f"import` makes such folders). The presets smoke, scenes and scenes-long bring their own."
+        )
+    scenes, size = data.scenes, image.size
+    built_in = preparer.once(("scenes", scenes, size), lambda: prepare_scenes(scenes, size, preparer.say))
+    recipe = recipe.with_data(train=built_in.train)
+    if not image.name:
+        recipe = recipe.with_image(name=built_in.tower)
+    return recipe.with_evaluation(sets=recipe.evaluation.sets or built_in.sets)
