@@ -16,7 +16,7 @@ from cornerstone.data.shards import DataSet, ShardWriter
 from cornerstone.data.statistics import Tally, statistics
 from cornerstone.data.statistics_page import render, sample_rows
 from cornerstone.data.storage import Location
-from cornerstone.data.texts import TextTokenizer, sub_captions
+from cornerstone.data.texts import SentenceFormat, sub_captions
 from cornerstone.errors import CornerstoneError
 from cornerstone.runtime import tokenizer as tokenizer_module
 
@@ -65,9 +65,9 @@ def test_counts_of_pairs(here, pairs_folder, wordpiece):
     }
     listed = [(e["role"], e["source"], e["texts"]) for e in numbers["texts"]]
     assert listed == [("long", "a", 50), ("long", "b", 50), ("long", "c", 50), ("long", "", 150), ("raw", "web", 50)]
-    tokenizer = TextTokenizer(wordpiece.read_text(), limit=1000, corners=0)
+    tokenizer = SentenceFormat(wordpiece.read_text(), 1000)
     texts = [". ".join(f"a {i} {word}" for word in ("one", "two", "three", "four", "five")) + "." for i in range(50)]
-    lengths = np.array([len(ids) for ids in tokenizer.encode_uncut(texts)])
+    lengths = np.array([len(ids) for ids in tokenizer.encode_uncut(map(sub_captions, texts))])
     tokens = of(counted, "long", "a")["tokens"]
     assert tokens["mean"] == pytest.approx(lengths.mean())
     assert (tokens["p50"], tokens["max"]) == (np.quantile(lengths, 0.5, method="inverted_cdf"), lengths.max())
@@ -118,8 +118,10 @@ def test_counts_of_documents(here, documents, wordpiece):
     each = numbers["each_document"]
     assert each["images"] == {"mean": 2, "p50": 2, "p90": 3, "max": 3}
     assert each["texts"]["mean"] == 2
-    tokenizer = TextTokenizer(wordpiece.read_text(), limit=1000, corners=0)
-    wanted = [sum(map(len, tokenizer.encode_uncut([f"one <i>{i}</i>. two", "three"]))) for i in range(3)]
+    tokenizer = SentenceFormat(wordpiece.read_text(), 1000)
+    wanted = [
+        sum(map(len, tokenizer.encode_uncut(map(sub_captions, [f"one <i>{i}</i>. two", "three"])))) for i in range(3)
+    ]
     assert each["tokens"] == {
         "mean": pytest.approx(np.mean(wanted)),
         "p50": np.quantile(wanted, 0.5, method="inverted_cdf"),

@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sources import LONG, RAW, pair_evaluation, pair_source
 
 from cornerstone.data.images import Transform
-from cornerstone.data.layout import EvaluationSource, Layout, StreamSpec
-from cornerstone.data.mixture import Mixture
-from cornerstone.data.pairs.samples import Draws, Pictures, Texts, View
-from cornerstone.data.plan import MASKED, Plan
-from cornerstone.data.stream import Stream, UnitMaker
+from cornerstone.data.layout import Layout, StreamSpec
+from cornerstone.data.plan import Plan
+from cornerstone.data.source import MASKED
+from cornerstone.data.stream import Stream, UnitMaker, unit_of
 from cornerstone.errors import CornerstoneError
 
 STEPS, EVERY, BATCH = 27, 18, 7
@@ -35,7 +35,7 @@ def run(spec: StreamSpec, workers: int, start: int = 0) -> Seen:
     streams = [Stream.local(layout, worker, start) for worker in range(workers)]
     for step in range(start, spec.steps):
         for stream in streams:
-            batch = stream.training(step)
+            batch = stream.batch(step)
             assert batch.step == step
             kept = [place for place, row in enumerate(batch.row.tolist()) if row != MASKED]
             seen.rows.setdefault(step, []).extend(batch.row[kept].tolist())
@@ -50,8 +50,8 @@ def run(spec: StreamSpec, workers: int, start: int = 0) -> Seen:
             )
         if spec.evaluates_after(step):
             for stream in streams:
-                for batch in stream.evaluation(step):
-                    seen.judged.setdefault(step, []).extend((batch.set, row) for row in batch.row.tolist())
+                for place, batch in stream.evaluation(step):
+                    seen.judged.setdefault(step, []).extend((place, row) for row in batch.row.tolist())
     return seen
 
 
@@ -59,16 +59,15 @@ def run(spec: StreamSpec, workers: int, start: int = 0) -> Seen:
 def spec(pairs_folder, wordpiece, tmp_path_factory, small_data) -> StreamSpec:
     """27 steps of 7 rows out of 50, two evaluation sets of 50 and 11 rows."""
     other = small_data.write(tmp_path_factory.mktemp("eval"), map(small_data.pair, range(60, 71)))
+    tokenizer, transform = wordpiece.read_text(), Transform(8, crop_scale=(0.5, 1.0))
+    train = pair_source(pairs_folder, tokenizer, transform, seed=4)
     return StreamSpec(
-        data=(pairs_folder,),
-        plan=Plan(Mixture.open(pairs_folder).parts, BATCH, seed=4),
-        draws=Draws(4, sub_captions=2),
-        pictures=Pictures(Transform(8, crop_scale=(0.5, 1.0))),
-        texts=Texts(wordpiece.read_text(), 32, corners=2),
+        train=train,
+        plan=Plan(train.parts, BATCH, seed=4),
         steps=STEPS,
         evaluations=(
-            EvaluationSource("long", pairs_folder, 50, View("long")),
-            EvaluationSource("other", other, 11, View("raw")),
+            pair_evaluation(pairs_folder, tokenizer, transform, LONG),
+            pair_evaluation(other, tokenizer, transform, RAW),
         ),
         every=EVERY,
     )
@@ -127,16 +126,16 @@ def test_an_evaluation_covers_every_row_of_every_set_once(spec, workers):
 def test_texts_of_an_evaluation_are_those_of_its_view(spec):
     layout = Layout(replace(spec, steps=1, every=0), 1)
     stream = Stream.local(layout, 0, 0)
-    stream.training(0)
+    stream.batch(0)
     counts = Counter()
-    for batch in stream.evaluation(0):
-        counts[batch.set] += len(batch.text_row)
+    for place, batch in stream.evaluation(0):
+        counts[place] += len(batch.text_row)
     assert counts == {0: 150, 1: 11}
 
 
 def test_another_seed_is_another_order_with_other_draws(spec, alone):
     assert run(replace(spec, plan=replace(spec.plan, seed=5)), 1).rows != alone.rows
-    other = run(replace(spec, draws=replace(spec.draws, seed=5)), 1)
+    other = run(replace(spec, train=replace(spec.train, draws=replace(spec.train.draws, seed=5))), 1)
     assert other.rows == alone.rows
     assert other.drawn != alone.drawn
 
@@ -155,7 +154,7 @@ def test_a_row_is_drawn_anew_in_its_next_epoch(alone):
 def test_a_worker_without_a_row_gets_masked_places(spec):
     """7 rows over 4 workers are 2 each, 1 for the last; over 6 workers the last two have none."""
     for worker, valid in ((3, 1), (4, 0), (5, 0)):
-        batch = Stream.local(Layout(spec, 6 if worker > 3 else 4), worker, 0).training(0)
+        batch = Stream.local(Layout(spec, 6 if worker > 3 else 4), worker, 0).batch(0)
         assert batch.valid.tolist() == [True] * valid + [False] * (2 - valid)
         assert batch.bad == ()
 
@@ -164,69 +163,125 @@ def test_no_step_is_left(spec):
     """A run that was cut off after its last checkpoint has an empty stream, which is still a stream."""
     for workers in (1, 2):
         layout = Layout(spec, workers)
-        assert layout.segments(STEPS) == [(STEPS, STEPS)]
+        assert layout.executions(STEPS) == [(STEPS, STEPS)]
         (units,) = layout.rounds(STEPS, STEPS)
         assert len(units) == workers
-        assert UnitMaker(layout).make(units[0]).num_rows == layout.unit_rows
+        assert UnitMaker(layout).make(units[0]).num_rows == 0
 
 
-@settings(deadline=None, max_examples=150)
+@dataclass(frozen=True)
+class Sized:
+    """A source of which only the size is asked."""
+
+    rows: int
+    row_bytes: int
+    parts: tuple = ()
+
+
+@settings(deadline=None, max_examples=200)
 @given(
     steps=st.integers(1, 300),
     every=st.integers(0, 90),
     workers=st.integers(1, 7),
     start=st.integers(0, 299),
     batch=st.integers(2, 50),
-    sizes=st.lists(st.integers(1, 200), max_size=2),
+    sizes=st.lists(st.tuples(st.integers(1, 200), st.sampled_from([10, 1 << 20, 5 << 20])), max_size=2),
+    row_bytes=st.sampled_from([10, 1 << 20, 3 << 20, 100 << 20]),
 )
-def test_units_of_any_run(spec, steps, every, workers, start, batch, sizes):
-    sets = tuple(EvaluationSource(f"{i}", "", rows, View("raw")) for i, rows in enumerate(sizes))
-    spec = replace(spec, steps=steps, every=every, plan=replace(spec.plan, batch_size=batch), evaluations=sets)
+def test_units_of_any_run(spec, steps, every, workers, start, batch, sizes, row_bytes):
+    plan = replace(spec.plan, batch_size=batch)
+    spec = StreamSpec(Sized(50, row_bytes), plan, steps, tuple(Sized(*size) for size in sizes), every)
     layout, start = Layout(spec, workers), min(start, steps - 1)
-    segments = layout.segments(start)
-    assert [first for first, _ in segments] == [start, *(stop for _, stop in segments[:-1])]
-    units = [unit for segment in segments for units in layout.rounds(*segment) for unit in units]
-    assert [unit["worker"] for unit in units] == list(range(workers)) * (len(units) // workers)
-    mine = [unit for unit in units if unit["worker"] == workers - 1]
-    trained = [step for unit in mine if unit["set"] < 0 for step in range(unit["step"], unit["stop"])]
-    assert trained == list(range(start, steps))
-    assert all(unit["stop"] - unit["step"] <= layout.steps_per_unit for unit in mine)
+    executions = layout.executions(start)
+    assert [first for first, _ in executions] == [start, *(stop for _, stop in executions[:-1])]
+    units = [unit for execution in executions for units in layout.rounds(*execution) for unit in units]
+    assert [unit.worker for unit in units] == list(range(workers)) * (len(units) // workers)
+    mine = [unit for unit in units if unit.worker == workers - 1]
+    trained = [
+        (step, place)
+        for unit in mine
+        if unit.evaluation is None
+        for step in range(unit.step, unit.stop)
+        for place in range(unit.first, unit.first + unit.rows)
+    ]
+    assert trained == [(step, place) for step in range(start, steps) for place in range(layout.share)]
+    assert all(unit.stop - unit.step <= layout.steps_per_unit for unit in mine)
     done = start - 1
     for unit in mine:  # an evaluation stands behind the last step that it judges, before the next one
-        if unit["set"] < 0:
-            done = unit["stop"] - 1
+        if unit.evaluation is None:
+            done = unit.stop - 1
         else:
-            assert unit["step"] == done
+            assert unit.step == done
             assert spec.evaluates_after(done)
-    judged = [unit["step"] for unit in mine if unit["set"] >= 0]
+    judged = [unit.step for unit in mine if unit.evaluation is not None]
     assert sorted(set(judged)) == [step for step in range(start, steps) if spec.evaluates_after(step)]
-    batches = len(judged) * layout.steps_per_unit
-    assert batches == len(set(judged)) * layout.evaluation_batches()
+    assert len(judged) == len(set(judged)) * layout.evaluation_units()
+    due = len(set(judged))
+    for index, (rows, _) in enumerate(sizes):
+        seen = [unit for unit in units if unit.evaluation == index]
+        places = Counter(place for unit in seen for place in range(unit.first, unit.first + unit.rows))
+        assert places == dict.fromkeys(range(rows), due) or not due
+
+
+@pytest.mark.parametrize(
+    ("row_bytes", "workers", "parts"), [(10, 1, 1), (1 << 20, 1, 4), (1 << 20, 2, 2), (40 << 20, 1, 50)]
+)
+def test_a_large_share_travels_in_parts(spec, row_bytes, workers, parts):
+    """16 MiB a unit: so several decode actors work on the first batch, and no block is larger than the object store likes."""
+    layout = Layout(replace(spec, train=Sized(50, row_bytes), plan=replace(spec.plan, batch_size=50)), workers)
+    assert len(layout.parts) == parts
+    assert sum(rows for _, rows in layout.parts) == layout.share
+    assert max(rows for _, rows in layout.parts) * row_bytes <= max(layout.unit_bytes, row_bytes)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_a_share_in_parts_is_the_share_in_one(spec, alone, workers, monkeypatch):
+    from cornerstone.data import layout as module
+
+    monkeypatch.setattr(module, "UNIT_ROWS", 2)
+    assert len(Layout(spec, workers).parts) > 1
+    seen = run(spec, workers)
+    assert seen.rows == alone.rows
+    assert seen.drawn == alone.drawn
+    assert {step: Counter(rows) for step, rows in seen.judged.items()} == {
+        step: Counter(rows) for step, rows in alone.judged.items()
+    }
+
+
+def test_a_block_says_which_unit_it_holds(spec):
+    layout = Layout(spec, 2)
+    for units in layout.rounds(0, STEPS):
+        for unit in units:
+            block = UnitMaker(layout).make(unit)
+            assert unit_of(block) == unit
+            assert block.num_rows == unit.rows * (unit.stop - unit.step)
 
 
 def test_a_block_of_another_step_is_refused(spec):
     stream = Stream.local(Layout(spec, 2), 0, 6)
-    with pytest.raises(CornerstoneError, match="expected training rows of step 5, got training rows of step 6"):
-        stream.training(5)
+    with pytest.raises(CornerstoneError, match=r"expected training rows of step 5 .*, got training rows of step 6"):
+        stream.batch(5)
 
 
 def test_evaluation_rows_are_no_training_rows(spec):
     layout = Layout(spec, 1)
     stream = Stream.local(layout, 0, EVERY - 1)
-    stream.training(EVERY - 1)
-    with pytest.raises(CornerstoneError, match=f"expected training rows of step {EVERY}, got evaluation rows of step"):
-        stream.training(EVERY)
+    stream.batch(EVERY - 1)
+    with pytest.raises(
+        CornerstoneError, match=f"expected training rows of step {EVERY} .*, got evaluation rows of step"
+    ):
+        stream.batch(EVERY)
     early = Stream.local(layout, 0, 0)
-    with pytest.raises(CornerstoneError, match="expected evaluation rows of step 0, got training rows of step 0"):
+    with pytest.raises(CornerstoneError, match="expected evaluation rows after step 0, got training rows of step 0"):
         next(early.evaluation(0))
 
 
 def test_a_stream_that_ends_early_says_so(spec):
     with pytest.raises(CornerstoneError, match="ended before the run did"):
-        Stream(Layout(spec, 1), iter(())).training(0)
+        Stream(Layout(spec, 1), iter(())).batch(0)
 
 
 def test_a_batch_is_ready_for_a_device(spec):
-    batch = Stream.local(Layout(spec, 1), 0, 0).training(0)
+    batch = Stream.local(Layout(spec, 1), 0, 0).batch(0)
     assert batch.image.dtype == torch.uint8
     assert batch.image.shape == (BATCH, 3, 8, 8)

@@ -14,10 +14,12 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from cornerstone.data.pairs.batch import PairBatch
 from cornerstone.errors import CornerstoneError
-from cornerstone.inference.lotlip_checkpoint import from_authors, without_corners
+from cornerstone.inference.lotlip_checkpoint import from_checkpoint, without_corners
 from cornerstone.models.image_tower import build_image_tower
 from cornerstone.models.lotlip import Lotlip
+from cornerstone.models.method import Inputs
 from cornerstone.recipes.lotlip import LotlipConfig, LotlipLoss
 from cornerstone.recipes.towers import CornerText, ImageTower
 
@@ -31,7 +33,9 @@ def read(path: Path):
 
 
 def build(state, about, vocab_size, tower=None):
-    weights = from_authors({name: v for name, v in state.items() if name.startswith("model.")}, vocab_size=vocab_size)
+    weights = from_checkpoint(
+        {name: v for name, v in state.items() if name.startswith("model.")}, vocab_size=vocab_size
+    )
     if tower is not None:
         tower.model.load_state_dict(weights.image)
     bert = json.loads(about["bert_config"]) | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -41,14 +45,15 @@ def build(state, about, vocab_size, tower=None):
         text=CornerText(name="", corner_tokens=weights.corners, token_limit=48),
         loss=LotlipLoss(reduction="mean"),
     )
-    model = Lotlip(config, vocab_size=vocab_size, image_width=64, image_tower=tower, bert=bert)
+    model = Lotlip(config, Inputs(vocab_size, 64, tower), bert=bert)
     model.load_state_dict(weights.method)
     return model.eval()
 
 
-def a_batch(tokens, vocab_size):
+def a_batch(tokens, vocab_size, image) -> PairBatch:
     texts = [without_corners(tokens[:, i], vocab_size=vocab_size, corners=2) for i in range(2)]
-    return dict(zip(("raw_ids", "raw_length", "long_ids", "long_length"), (*texts[0], *texts[1]), strict=True))
+    row = torch.arange(len(tokens))
+    return PairBatch(0, row, row >= 0, (), torch.zeros_like(row), *texts[0], *texts[1], image)
 
 
 def assert_theirs(model, batch, state, about):
@@ -58,7 +63,7 @@ def assert_theirs(model, batch, state, about):
     texts = torch.cat([features.raw_BD[:, None], features.long_BMD], dim=1)
     torch.testing.assert_close(texts, state["io.text_features"], rtol=0, atol=1e-5)
     torch.testing.assert_close(features.image_BD, state["io.image_features"], rtol=0, atol=1e-5)
-    for name, loss in losses.items():
+    for name, loss in losses.parts.items():
         torch.testing.assert_close(loss.item(), float(about[f"{name}_loss"]), rtol=0, atol=1e-5)
     torch.testing.assert_close(features.scale.item(), float(about["logit_scale"]), rtol=0, atol=1e-5)
 
@@ -68,7 +73,7 @@ def test_text_features_and_losses_are_the_authors():
     rows = state["rows"]
     ids = torch.arange(int(about["corner_tokens"])) + 30522  # in the fixture, word ids are places in `rows`
     tokens = torch.searchsorted(torch.cat([rows, ids]), state["io.tokens"])
-    batch = a_batch(tokens, len(rows)) | {"feature": state["io.image_features"]}
+    batch = a_batch(tokens, len(rows), state["io.image_features"])
     assert_theirs(build(state, about, len(rows)), batch, state, about)
 
 
@@ -78,10 +83,10 @@ def test_image_features_are_the_authors_too(test_data):
         pytest.skip(f"no {path}")
     state, about = read(path)
     model = build(state, about, 30522, build_image_tower(ImageTower("test_vit", pretrained=False, size=160)))
-    batch = a_batch(state["io.tokens"], 30522) | {"image": state["io.images"]}
+    batch = a_batch(state["io.tokens"], 30522, state["io.images"])
     assert_theirs(model, batch, state, about)
     torch.testing.assert_close(
-        model.encode_text(batch["long_ids"], batch["long_length"]), state["io.cls_features"], rtol=0, atol=1e-5
+        model.encode_text(batch.long_ids, batch.long_length), state["io.cls_features"], rtol=0, atol=1e-5
     )
 
 
@@ -99,16 +104,16 @@ def test_a_checkpoint_of_another_kind_is_refused():
     state, _ = read(FIXTURE)
     state = {name.removeprefix("model."): v for name, v in state.items() if name.startswith("model.")}
     assert (
-        from_authors({f"module.{name}": v for name, v in state.items()}, vocab_size=10).corners
+        from_checkpoint({f"module.{name}": v for name, v in state.items()}, vocab_size=10).corners
         == len(state[WORDS[6:]]) - 10
     )
-    assert "text.corners" not in from_authors(state, vocab_size=len(state[WORDS[6:]])).method
+    assert "text.corners" not in from_checkpoint(state, vocab_size=len(state[WORDS[6:]])).method
     with pytest.raises(CornerstoneError, match="it has no logit_scale"):
-        from_authors({name: v for name, v in state.items() if name != "logit_scale"}, vocab_size=10)
+        from_checkpoint({name: v for name, v in state.items() if name != "logit_scale"}, vocab_size=10)
     with pytest.raises(CornerstoneError, match=r"unknown weight text\.head\.bias"):
-        from_authors(state | {"text.head.bias": torch.zeros(1)}, vocab_size=10)
+        from_checkpoint(state | {"text.head.bias": torch.zeros(1)}, vocab_size=10)
     with pytest.raises(CornerstoneError, match="fewer than the tokenizer's 30522"):
-        from_authors(state, vocab_size=30522)
+        from_checkpoint(state, vocab_size=30522)
 
 
 def test_ids_without_corners():

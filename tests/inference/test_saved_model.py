@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -14,6 +15,7 @@ from cornerstone.errors import CornerstoneError
 from cornerstone.inference.saved_model import load, save_model
 from cornerstone.models.image_tower import build_image_tower
 from cornerstone.models.lotlip import Lotlip
+from cornerstone.models.method import Inputs
 from cornerstone.recipes.lotlip import LotlipConfig
 from cornerstone.recipes.towers import CornerText, ImageTower
 
@@ -33,7 +35,7 @@ def build(locked: bool = True) -> Lotlip:
         text=CornerText(name="", width=16, layers=1, heads=2, token_limit=14),
     )
     tower = build_image_tower(config.image, seed=3)
-    return Lotlip(config, vocab_size=len(WORDS), image_width=64, image_tower=tower, seed=3).eval()
+    return Lotlip.build(config, Inputs(len(WORDS), 64, tower), seed=3).eval()
 
 
 def save(folder, model, **changes):
@@ -48,7 +50,7 @@ def test_a_saved_model_gives_the_same_features(tmp_path, locked):
     loaded = load(str(tmp_path))  # a run's folder opens too
     images = torch.randn(3, 3, 64, 64)
     torch.testing.assert_close(loaded.encode_image(images), model.encode_image(images), rtol=0, atol=0)
-    (ids,) = loaded.tokenizer.encode(TEXTS[:1])
+    (ids,) = loaded.text_format.encode_texts(TEXTS[:1])
     expected = model.encode_text(torch.tensor([ids]), torch.tensor([len(ids)]), corners=True)
     torch.testing.assert_close(loaded.encode_text(TEXTS[:1], corners=True), expected, rtol=0, atol=1e-6)
     assert loaded.recipe == {"name": "test"}
@@ -65,8 +67,8 @@ def test_texts_and_ids_as_the_authors_lay_them_out_agree(tmp_path):
     torch.testing.assert_close(features[:, 0], loaded.encode_text(TEXTS), rtol=0, atol=1e-6)
     vocabulary = len(WORDS)
     laid_out = torch.zeros(4, 16, dtype=torch.long)
-    for row, ids in zip(laid_out, loaded.tokenizer.encode(TEXTS), strict=True):
-        ids = ids or [loaded.tokenizer.cls, loaded.tokenizer.sep]
+    for row, ids in zip(laid_out, loaded.text_format.encode_texts(TEXTS), strict=True):
+        ids = ids or [loaded.text_format.first, loaded.text_format.last]
         ids = [ids[0], vocabulary, vocabulary + 1, *ids[1:]]
         row[: len(ids)] = torch.tensor(ids)
     torch.testing.assert_close(loaded.encode_text(laid_out, corners=True), features, rtol=0, atol=1e-6)
@@ -128,8 +130,10 @@ def test_what_is_no_model_is_refused(tmp_path):
 
     with pytest.raises(CornerstoneError, match="update it"):
         with_config(version=99)
-    with pytest.raises(CornerstoneError, match=r"needs 'somewhere\.else:Method'"):
-        with_config(implementation="somewhere.else:Method")
+    with pytest.raises(CornerstoneError, match=r"'somewhere\.else:Config' cannot be imported"):
+        with_config(method=described["method"] | {"kind": "elsewhere"}, config_class="somewhere.else:Config")
+    with pytest.raises(CornerstoneError, match=r"has no field 'novelty'.*update this one"):
+        with_config(method=described["method"] | {"novelty": 1})
     with pytest.raises(CornerstoneError, match="do not fit"):
         with_config(
             build=described["build"] | {"vocab_size": 20, "bert": described["build"]["bert"] | {"vocab_size": 20}}
@@ -137,3 +141,48 @@ def test_what_is_no_model_is_refused(tmp_path):
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(CornerstoneError, match=r"lacks tokenizer\.json"):
         with_config()
+
+
+def test_a_model_of_version_1_still_opens(tmp_path):
+    """What runs left before methods had short names: the class is named, the temperature has another name."""
+    model = build()
+    save(tmp_path, model)
+    described = json.loads((tmp_path / "config.json").read_text())
+    new_fields = ("pooling", "projection", "drop_path", "layer_scale")
+    method = {name: value for name, value in described["method"].items() if name != "kind"}
+    method["image"] = {name: value for name, value in method["image"].items() if name not in new_fields}
+    old = {"version": 1, "implementation": "cornerstone.models.lotlip:Lotlip", "method": method}
+    kept = {name: described[name] for name in ("build", "image_tower")}
+    (tmp_path / "config.json").write_text(json.dumps(old | kept))
+    weights = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    weights["log_scale"] = weights.pop("logit_scale")
+    safetensors.torch.save_file(weights, tmp_path / "model.safetensors")
+    loaded = load(str(tmp_path))
+    images = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(loaded.encode_image(images), model.encode_image(images), rtol=0, atol=0)
+    assert torch.equal(loaded.module.logit_scale, model.logit_scale)
+
+
+def test_a_method_of_ones_own_comes_back_as_itself(tmp_path):
+    """A subclass is saved under its own kind, and found by it in a process that has not imported it."""
+    from recording import RecordedConfig
+
+    model = build()
+    config = RecordedConfig(image=model.config.image, text=model.config.text, seen=str(tmp_path))
+    save(tmp_path, model, config=config)
+    loaded = load(str(tmp_path))
+    assert type(loaded.module).__name__ == "RecordedLotlip"
+    assert loaded.module.config == config
+
+
+def test_a_method_without_a_name_of_its_own_is_refused():
+    with pytest.raises(TypeError, match="needs a `kind` and an `implementation` of its own"):
+
+        class Nameless(LotlipConfig):
+            pass
+
+    with pytest.raises(TypeError, match="the kind 'lotlip' is"):
+
+        class Taken(LotlipConfig):
+            kind = "lotlip"
+            implementation = "x:Y"

@@ -15,12 +15,19 @@ VOCABULARY, TOKENS, WIDTH = 40, 11, 12
 LENGTHS = [7, 11, 3, 1, 9]
 
 
+class Flat(CornerBert):
+    """The tower, with its pooled and extra features as one tensor (B, 1 + m, D)."""
+
+    def forward(self, ids, length, *, corners=True, **options):
+        return super().forward(ids, length, extra=corners, **options).all_BMD
+
+
 def tower(corners: int, masked: bool = True, layers: int = 2, seed: int = 0, dropout: float = 0.0) -> CornerBert:
     config = CornerText(
         name="", width=16, layers=layers, heads=2, corner_tokens=corners, token_limit=64, dropout=dropout
     )
     bert = build_bert(config, VOCABULARY, seed)
-    model = CornerBert(bert, corners=corners, masked=masked, width=WIDTH, seed=seed).double().eval()
+    model = Flat(bert, corners=corners, masked=masked, width=WIDTH, seed=seed).double().eval()
     with torch.no_grad():  # biases start at 0 and norms at 1: moved, so that a wrong use of them shows
         generator = torch.Generator().manual_seed(5)
         for parameter in model.parameters():
@@ -55,7 +62,7 @@ def assert_same(model: CornerBert, ours: torch.Tensor, theirs: torch.Tensor, but
 
 
 KINDS = ("CLS", "corner", "text", "PAD")
-SEES = {  # query → what it reads, from the paper's A(q, k); a corner's entry for corners is itself alone
+ATTENDS_TO = {  # query → what it attends to, from the paper's A(q, k); a corner's entry for corners is itself alone
     "CLS": {"CLS", "text"},
     "corner": {"itself", "text"},
     "text": {"CLS", "text"},
@@ -66,7 +73,7 @@ def table(kinds: list[str]) -> torch.Tensor:
     """The mask in the order of `kinds`, entry by entry; padding reads as text does."""
     rows = []
     for q, query in enumerate(kinds):
-        reads = SEES["text" if query == "PAD" else query]
+        reads = ATTENDS_TO["text" if query == "PAD" else query]
         rows.append(
             [key in reads if key != "corner" else (q == k and "itself" in reads) for k, key in enumerate(kinds)]
         )
@@ -104,12 +111,12 @@ def test_the_dense_mask_is_the_papers_table(corners):
 
 
 @pytest.mark.parametrize("form", ["split", "dense", "no mask"])
-def test_who_sees_whom_in_one_layer(form):
+def test_what_attends_to_what_in_one_layer(form):
     """A place reads another exactly where moving the other moves its output (its own it reads as residual anyway)."""
     corners, tokens, lengths = 2, 6, torch.tensor([6, 4])
     model = tower(corners, masked=form != "no mask", layers=1)
     x = torch.randn(2, corners + tokens, 16, dtype=torch.float64, requires_grad=True)
-    views = model._views(lengths, corners, tokens, "dense" if form == "dense" else "split")
+    views = model._calls(lengths, corners, tokens, "dense" if form == "dense" else "split")
     assert len(views) == (2 if form == "split" else 1)
     out = _run(model.bert.encoder.layer[0], x, views, corners + tokens)
     for i, length in enumerate(lengths.tolist()):
@@ -250,3 +257,26 @@ def test_dropout_acts_in_training_alone(where):
     torch.testing.assert_close(model(ids, length), model(ids, length), rtol=0, atol=0)
     model.train()
     assert not torch.allclose(model(ids, length), model(ids, length))
+
+
+@pytest.mark.parametrize("corners", [0, 2])
+@pytest.mark.parametrize("buckets", [1, 2])
+def test_tokens_are_the_last_hidden_state_and_change_no_feature(corners, buckets):
+    model, (ids, length) = tower(corners), texts()
+    found = CornerBert.forward(model, ids, length, tokens=True, buckets=buckets)
+    torch.testing.assert_close(found.all_BMD, model(ids, length), rtol=0, atol=1e-12)
+    assert found.tokens_BTE.shape[:2] == ids.shape
+    place = torch.arange(ids.shape[1])
+    if corners == 0:
+        mask = place < length[:, None]
+        expected = model.bert(input_ids=ids, attention_mask=mask).last_hidden_state
+        torch.testing.assert_close(found.tokens_BTE[:, : ids.shape[1]][mask], expected[mask], rtol=0, atol=1e-10)
+    pooled = F.normalize(model.project(torch.tanh(model.bert.pooler.dense(found.tokens_BTE[:, 0]))), dim=-1)
+    torch.testing.assert_close(pooled, found.pooled_BD, rtol=0, atol=1e-12)
+
+
+def test_a_plain_tower_has_no_extra_feature():
+    model, (ids, length) = tower(0), texts()
+    assert CornerBert.forward(model, ids, length).extra_BmD is None
+    assert model.reserved_tokens == 0
+    assert tower(3).reserved_tokens == 3

@@ -36,7 +36,7 @@ def images(dtype=torch.float32):
 
 def test_the_feature_is_the_class_token_behind_the_last_norm():
     tower = build_image_tower(TINY)
-    feature = tower(images())
+    feature = tower(images()).pooled
     assert feature.shape == (2, tower.width)
     torch.testing.assert_close(feature, tower.model.forward_features(images())[:, 0], rtol=0, atol=0)
 
@@ -54,8 +54,8 @@ def test_pixels_are_normalised_by_the_towers_own_mean_and_std():
     tower = TimmTower.rebuilt(described | {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]})
     pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     by_hand = torch.stack([(pixels[:, c] / 255 - tower.mean[c]) / tower.std[c] for c in range(3)], dim=1)
-    torch.testing.assert_close(tower(pixels), tower(by_hand), rtol=0, atol=1e-5)
-    assert tower.bfloat16()(pixels).dtype == torch.bfloat16
+    torch.testing.assert_close(tower(pixels).pooled, tower(by_hand).pooled, rtol=0, atol=1e-5)
+    assert tower.bfloat16()(pixels).pooled.dtype == torch.bfloat16
 
 
 def test_a_seed_decides_new_weights_and_nothing_else():
@@ -69,14 +69,14 @@ def test_a_folder_in_timms_layout_is_loaded_and_rebuilt_without_it(tmp_path):
     source = timm.create_model("test_vit", num_classes=0, img_size=64, init_values=0.1)
     tower = build_image_tower(ImageTower(saved(tmp_path / "tower", source, init_values=0.1), size=64))
     source.eval()
-    torch.testing.assert_close(tower(images()), source(images()), rtol=0, atol=0)
+    torch.testing.assert_close(tower(images()).pooled, source(images()), rtol=0, atol=0)
     assert tower.mean == (0.1, 0.2, 0.3)
     described = json.loads(json.dumps(tower.described()))
     for file in (tmp_path / "tower").iterdir():
         file.unlink()
     again = TimmTower.rebuilt(described)
     again.load_state_dict(tower.state_dict())
-    torch.testing.assert_close(again.eval()(images()), tower(images()), rtol=0, atol=0)
+    torch.testing.assert_close(again.eval()(images()).pooled, tower(images()).pooled, rtol=0, atol=0)
     assert (again.mean, again.std, again.size, again.width) == (tower.mean, tower.std, tower.size, tower.width)
 
 
@@ -131,3 +131,59 @@ def test_the_hash_sees_every_value_and_name():
     assert second != first
     assert state_hash(torch.nn.Sequential(model[1], model[0])) != second
     assert state_hash(model.bfloat16()) != second
+
+
+@pytest.mark.parametrize("pooling", ["token", "average", "attention", "none"])
+def test_poolings_and_patches(pooling):
+    tower = build_image_tower(ImageTower("test_vit", pretrained=False, size=64, pooling=pooling))
+    pooled, patches = tower(images())
+    tokens = tower.model.forward_features(images())
+    assert torch.equal(patches, tokens[:, 1:])
+    assert patches.shape[1] == (64 // 16) ** 2
+    if pooling == "none":
+        assert pooled is None
+    elif pooling == "average":
+        torch.testing.assert_close(pooled, tower.model.fc_norm(patches.mean(1)), rtol=0, atol=1e-6)
+    else:
+        assert pooled.shape == (2, tower.width)
+
+
+def test_a_projection_is_trained_saved_and_rebuilt():
+    config = ImageTower("test_vit", pretrained=False, size=64, locked=False, projection=24)
+    tower, again = build_image_tower(config, seed=3), build_image_tower(config, seed=3)
+    assert tower.width == 24
+    assert tower(images()).pooled.shape == (2, 24)
+    assert state_hash(tower) == state_hash(again)
+    rebuilt = TimmTower.rebuilt(json.loads(json.dumps(tower.described())))
+    rebuilt.load_state_dict(tower.state_dict())
+    torch.testing.assert_close(rebuilt.eval()(images()).pooled, tower.eval()(images()).pooled, rtol=0, atol=0)
+
+
+def test_drop_path_and_layer_scale_are_timms():
+    config = ImageTower("test_vit", pretrained=False, size=64, locked=False, drop_path=0.5, layer_scale=1e-4)
+    tower = build_image_tower(config)
+    assert [block.ls1.gamma.unique().item() for block in tower.model.blocks] == pytest.approx([1e-4] * 6)
+    assert tower.model.blocks[-1].drop_path1.drop_prob == 0.5
+    assert not torch.equal(tower(images()).pooled, tower(images()).pooled)
+    assert torch.equal(tower.eval()(images()).pooled, tower(images()).pooled)
+
+
+def test_a_locked_tower_has_no_projection_to_train():
+    with pytest.raises(CornerstoneError, match="locked image tower does not train a projection"):
+        ImageTower(projection=24)
+
+
+def test_a_tower_comes_from_another_run(tmp_path):
+    from cornerstone.inference.saved_model import save_model
+    from cornerstone.models.lotlip import Lotlip
+    from cornerstone.models.method import Inputs
+    from cornerstone.recipes import CornerText, LotlipConfig
+
+    source = build_image_tower(TINY, seed=5)
+    method = LotlipConfig(image=TINY, text=CornerText(name="", width=16, layers=1, heads=2))
+    model = Lotlip.build(method, Inputs(30, source.width, source), seed=0)
+    save_model(str(tmp_path / "model"), model, recipe={}, tokenizer_json="{}")
+    tower = build_image_tower(ImageTower(str(tmp_path / "model"), size=64))
+    torch.testing.assert_close(tower(images()).pooled, source(images()).pooled, rtol=0, atol=0)
+    with pytest.raises(CornerstoneError, match="sees 64 pixels, the recipe says 224"):
+        build_image_tower(ImageTower(str(tmp_path / "model")))

@@ -8,19 +8,21 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from recording import KILLED, MENDED, RecordedConfig
 
+from cornerstone.data.pairs.batch import PairBatch
 from cornerstone.models.lotlip import Features, Lotlip
 
 
 class RecordedLotlip(Lotlip):
     """One line a training step and worker, in the order in which they were seen."""
 
-    def forward(self, batch: Any) -> Features:
+    config: RecordedConfig
+
+    def forward(self, batch: PairBatch) -> Features:
         """The features of LoTLIP, after the trouble that is due."""
         config, rank = self.config, dist.get_rank() if dist.is_initialized() else 0
         folder = Path(config.seen)

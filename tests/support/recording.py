@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from cornerstone.data.layout import Layout
-from cornerstone.data.plan import MASKED
+from cornerstone.data.source import MASKED
 from cornerstone.recipes import LotlipConfig
 from cornerstone.training.job import Job
 
@@ -23,6 +23,7 @@ KILLED, MENDED = "killed", "mended"
 class RecordedConfig(LotlipConfig):
     """LoTLIP's own fields, the folder of the records, and steps at which something goes wrong."""
 
+    kind: ClassVar[str] = "recorded-lotlip"
     implementation: ClassVar[str] = "recorded_lotlip:RecordedLotlip"
 
     seen: str = ""
@@ -43,14 +44,14 @@ class RecordedConfig(LotlipConfig):
 
 
 @dataclass(frozen=True)
-class SegmentedJob(Job):
-    """A job whose stream is a chain of short segments."""
+class ShortExecutionsJob(Job):
+    """A job whose stream is a chain of short executions."""
 
-    segment_units: int = 4
+    units_per_execution: int = 4
 
     def layout(self) -> Layout:
         """The stream's cut."""
-        return replace(super().layout(), segment_units=self.segment_units)
+        return replace(super().layout(), units_per_execution=self.units_per_execution)
 
 
 def lines(folder: Path, rank: int) -> list[dict[str, Any]]:

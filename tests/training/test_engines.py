@@ -16,17 +16,21 @@ import pyarrow as pa
 import pytest
 import torch
 
-from cornerstone.data.images import Transform
 from cornerstone.data.layout import Layout, StreamSpec
 from cornerstone.data.manifest import Manifest
+from cornerstone.data.pairs.drawing import TextDraws
 from cornerstone.data.pairs.feature_store import feature_schema
-from cornerstone.data.pairs.samples import Draws, Pictures, Texts
-from cornerstone.data.plan import Part, Plan
+from cornerstone.data.pairs.image_input import StoredFeatures
+from cornerstone.data.pairs.source import PairSource
+from cornerstone.data.plan import Plan
 from cornerstone.data.records import Caption
 from cornerstone.data.shards import DataSet, write_features_shard
+from cornerstone.data.source import Part
 from cornerstone.data.storage import Location
 from cornerstone.data.stream import Stream
+from cornerstone.data.texts import TextInput
 from cornerstone.errors import CornerstoneError
+from cornerstone.models.method import Group
 from cornerstone.recipes import CornerText, ImageTower, LotlipConfig
 from cornerstone.recipes.recipe import Optimization
 from cornerstone.training.engine import PlainEngine
@@ -74,15 +78,15 @@ def given(tmp_path_factory, small_data, wordpiece) -> SimpleNamespace:
         image=ImageTower(size=16),
         text=CornerText(name="", width=32, layers=2, heads=2, corner_tokens=2, token_limit=32),
     )
+    train = PairSource(
+        (data.location.uri,),
+        (Part(tuple(shard.row_groups for shard in data.manifest.shards)),),
+        StoredFeatures((store_of(folder / "store", data),), WIDTH),
+        TextInput("sentences", wordpiece.read_text(), 30),
+        TextDraws(1, sub_captions=2),
+    )
     specs = {
-        name: StreamSpec(
-            data=(data.location.uri,),
-            plan=Plan((Part(tuple(shard.row_groups for shard in data.manifest.shards)),), batch_size, seed=1),
-            draws=Draws(1, sub_captions=2),
-            pictures=Pictures(Transform(16, (1.0, 1.0)), (store_of(folder / "store", data),), WIDTH),
-            texts=Texts(wordpiece.read_text(), 32, corners=2),
-            steps=STEPS + 1,
-        )
+        name: StreamSpec(train, Plan(train.parts, batch_size, seed=1), STEPS + 1)
         for name, batch_size in BATCHES.items()
     }
     return SimpleNamespace(folder=folder, config=config, specs=specs, optimization=OPTIMIZATION)
@@ -121,12 +125,12 @@ def worker_module():
     return module
 
 
-def plain(given, batch: str, optimization=OPTIMIZATION) -> SimpleNamespace:
+def plain(given, batch: str, optimization=OPTIMIZATION, micro_batch=0) -> SimpleNamespace:
     """The same steps with the whole batch, by PyTorch alone."""
     model = worker_module().build(given.config, given.specs[batch])
-    engine = PlainEngine(model, optimization)
+    engine = PlainEngine(model, optimization, micro_batch=micro_batch)
     stream = Stream.local(Layout(given.specs[batch], 1), 0, 0)
-    gradients, losses, masked = [], [], []
+    gradients, losses, norms, masked = [], [], [], []
     clip = torch.nn.utils.clip_grad_norm_
 
     def look_and_clip(parameters, norm):
@@ -136,13 +140,15 @@ def plain(given, batch: str, optimization=OPTIMIZATION) -> SimpleNamespace:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.nn.utils, "clip_grad_norm_", look_and_clip)
         for step in range(STEPS):
-            whole = stream.training(step)
+            whole = stream.batch(step)
             masked.append(int((~whole.valid).sum()))
-            losses.append(engine.step(whole, optimization.learning_rate))
+            report = engine.step(whole, optimization.learning_rate)
+            losses.append(report.parts)
+            norms.append(float(report.grad_norm))
         after = {name: value.clone() for name, value in engine.weights().items()}
-        engine.step(stream.training(STEPS), optimization.learning_rate)
+        engine.step(stream.batch(STEPS), optimization.learning_rate)
     return SimpleNamespace(
-        gradients=gradients[:STEPS], losses=losses, after=after, went_on=engine.weights(), bad=masked
+        gradients=gradients[:STEPS], losses=losses, norms=norms, after=after, went_on=engine.weights(), bad=masked
     )
 
 
@@ -171,7 +177,7 @@ def test_two_workers_give_the_gradients_of_the_whole_batch(two, reference, batch
     for worker in two:
         for found, gradients in zip(worker[batch, stage]["gradients"], wanted.gradients, strict=True):
             largest = max(float(g.abs().max()) for g in gradients.values())
-            assert all(gradients[name].abs().max() > 1e-2 * largest for name in ("log_scale", "text.corners"))
+            assert all(gradients[name].abs().max() > 1e-2 * largest for name in ("logit_scale", "text.corners"))
             close(found, gradients, 1e-5 * largest)
 
 
@@ -182,6 +188,25 @@ def test_two_workers_give_the_parameters_and_the_loss_of_the_whole_batch(two, re
     close(first["after"], wanted.after, 1e-5)
     for losses, *theirs in zip(wanted.losses, first["losses"], second["losses"], strict=True):
         close({name: sum(part[name] for part in theirs) / 2 for name in losses}, losses, 1e-5)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("batch", "stage"), CASES)
+def test_micro_batches_give_the_step_of_the_whole_batch(two, reference, batch, stage):
+    """Exact: two passes, in which every row is compared with all rows of all workers."""
+    wanted, (first, second) = reference[batch], (worker[batch, stage]["cached"] for worker in two)
+    close(first["after"], wanted.after, 1e-5)
+    assert first["grad_norms"] == pytest.approx(wanted.norms, rel=1e-4)
+    for losses, *theirs in zip(wanted.losses, first["losses"], second["losses"], strict=True):
+        close({name: sum(part[name] for part in theirs) / 2 for name in losses}, losses, 1e-5)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("batch", "stage"), CASES)
+def test_the_gradients_norm_is_that_of_the_whole_before_clipping(two, reference, batch, stage):
+    assert min(reference[batch].norms) > 2 * OPTIMIZATION.clip_norm
+    for worker in two:
+        assert worker[batch, stage]["grad_norms"] == pytest.approx(reference[batch].norms, rel=1e-4)
 
 
 @pytest.mark.timeout(300)
@@ -235,9 +260,46 @@ def test_the_rows_are_as_hard_as_they_should_be(given, reference):
     assert distance(reference["odd"].after, reference["even"].after) > 1e-3
 
 
+@pytest.mark.parametrize("micro_batch", [1, 2, 5, 11, 100])
+def test_micro_batches_alone_change_nothing(given, reference, micro_batch):
+    cached = plain(given, "odd", micro_batch=micro_batch)
+    close(cached.after, reference["odd"].after, 1e-5)
+    assert cached.norms == pytest.approx(reference["odd"].norms, rel=1e-5)
+
+
+def test_dropout_is_the_same_in_both_passes(given):
+    """Only if the second pass draws what the first one drew are its gradients those of the features compared."""
+    config = replace(given.config, text=replace(given.config.text, dropout=0.3))
+    spec, found = given.specs["even"], []
+    batch = Stream.local(Layout(spec, 1), 0, 0).batch(0)
+    method = worker_module().build(config, spec).train()
+    torch.manual_seed(0)
+    engine = PlainEngine(method, OPTIMIZATION, micro_batch=4)
+    forward = engine._forward
+    engine._forward = lambda micro: found.append(forward(micro)) or found[-1]
+    engine.step(batch, 0.0)
+    for first, second in zip(found[:3], found[3:], strict=True):
+        for name, value in first._asdict().items():
+            torch.testing.assert_close(value, getattr(second, name).detach(), rtol=0, atol=0, msg=name)
+
+
+def test_groups_have_their_own_learning_rate_and_may_be_frozen(given):
+    model = worker_module().build(given.config, given.specs["even"])
+    slow, frozen = [model.text.project.weight], [model.text.corners]
+    rest = [p for p in model.parameters() if p is not slow[0] and p is not frozen[0]]
+    model.parameter_groups = lambda: [Group(slow, lr_scale=0.1), Group(frozen, frozen=True), Group(rest, decays=False)]
+    engine = PlainEngine(model, OPTIMIZATION)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    engine.step(Stream.local(Layout(given.specs["even"], 1), 0, 0).batch(0), 0.05)
+    assert [(g["lr"], g["weight_decay"]) for g in engine.optimizer.param_groups] == [(0.05 * 0.1, 0.1), (0.05, 0.0)]
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert "text.corners" not in moved
+    assert {"text.project.weight", "logit_scale"} <= moved
+
+
 def test_plain_goes_on_after_loading(given, tmp_path):
     build, spec = worker_module().build, given.specs["odd"]
-    batches = [Stream.local(Layout(spec, 1), 0, step).training(step) for step in range(STEPS)]
+    batches = [Stream.local(Layout(spec, 1), 0, step).batch(step) for step in range(STEPS)]
     first = PlainEngine(build(given.config, spec), OPTIMIZATION)
     for step, batch in enumerate(batches[:2]):
         first.step(batch, 0.05 / (step + 1))
@@ -255,4 +317,4 @@ def test_norms_biases_and_the_temperature_do_not_decay(given):
     assert (decaying["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
     names = {id(p): name for name, p in model.named_parameters()}
     assert {names[id(p)] for p in others["params"]} == {name for name, p in model.named_parameters() if p.ndim < 2}
-    assert "log_scale" in {names[id(p)] for p in others["params"]}
+    assert "logit_scale" in {names[id(p)] for p in others["params"]}

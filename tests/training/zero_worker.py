@@ -17,9 +17,10 @@ from cornerstone.data.layout import Layout, StreamSpec
 from cornerstone.data.stream import Stream
 from cornerstone.errors import CornerstoneError
 from cornerstone.models.lotlip import Lotlip
+from cornerstone.models.method import Inputs
 from cornerstone.recipes import LotlipConfig
 from cornerstone.recipes.recipe import Optimization
-from cornerstone.training.engine import DeepSpeedEngine
+from cornerstone.training.deepspeed_engine import DeepSpeedEngine
 
 STAGES = range(4)
 STEPS = 3
@@ -28,7 +29,7 @@ VOCABULARY = 4096
 
 
 def build(config: LotlipConfig, spec: StreamSpec, seed: int = 0) -> Lotlip:
-    return Lotlip(config, vocab_size=VOCABULARY, image_width=spec.pictures.width, seed=seed)
+    return Lotlip.build(config, Inputs(VOCABULARY, spec.train.images.width), seed)
 
 
 def recorded_gradients(engine: DeepSpeedEngine) -> list[dict[str, torch.Tensor]]:
@@ -38,7 +39,8 @@ def recorded_gradients(engine: DeepSpeedEngine) -> list[dict[str, torch.Tensor]]
     found, step = [], engine.engine.step
 
     def look_and_step() -> None:
-        found.append({name: safe_get_full_grad(p).clone() for name, p in engine.engine.module.named_parameters()})
+        if engine.engine.is_gradient_accumulation_boundary():
+            found.append({name: safe_get_full_grad(p).clone() for name, p in engine.engine.module.named_parameters()})
         step()
 
     engine.engine.step = look_and_step
@@ -55,25 +57,40 @@ def trained(folder: Path, stage: int, config: LotlipConfig, spec: StreamSpec, op
     first = engine(seed=0)
     gradients = recorded_gradients(first)
     stream = Stream.local(layout, dist.get_rank(), 0)
-    losses = [first.step(stream.training(step), rate) for step in range(STEPS)]
+    reports = [first.step(stream.batch(step), rate) for step in range(STEPS)]
     after, gradients = first.weights(), list(gradients)
     after = {name: value.clone() for name, value in after.items()}
     first.save(str(folder), STEPS)
     dist.barrier()
-    last = stream.training(STEPS)
+    last = stream.batch(STEPS)
     first.step(last, rate)
     second = engine(seed=1)
     step = second.load(str(folder))
     second.step(last, rate)
     whole = second.whole_module(lambda: build(config, spec, seed=2)).state_dict()
     return {
-        "losses": losses,
+        "losses": [report.parts for report in reports],
+        "grad_norms": [float(report.grad_norm) for report in reports],
+        "cached": cached_steps(stage, config, spec, optimization),
         "gradients": gradients,
         "after": after,
         "step": step,
         "went_on": {name: value.clone() for name, value in first.weights().items()},
         "loaded": second.weights(),
         "whole": {name: value.clone() for name, value in whole.items()},
+    }
+
+
+def cached_steps(stage: int, config: LotlipConfig, spec: StreamSpec, optimization: Optimization) -> dict:
+    """The same steps with micro-batches of 2 rows: exact gradient caching in two passes."""
+    layout = Layout(spec, dist.get_world_size())
+    engine = DeepSpeedEngine(build(config, spec), optimization, stage, layout.share, micro_batch=2)
+    stream = Stream.local(layout, dist.get_rank(), 0)
+    reports = [engine.step(stream.batch(step), optimization.learning_rate) for step in range(STEPS)]
+    return {
+        "after": {name: value.clone() for name, value in engine.weights().items()},
+        "losses": [report.parts for report in reports],
+        "grad_norms": [float(report.grad_norm) for report in reports],
     }
 
 
@@ -93,7 +110,7 @@ def loaded_alone(folder: Path, stage: int, config: LotlipConfig, spec: StreamSpe
     if stage == 3:
         return {"refused": refusal(engine, folder)}
     step = engine.load(str(folder))
-    engine.step(Stream.local(layout, 0, step).training(step), optimization.learning_rate)
+    engine.step(Stream.local(layout, 0, step).batch(step), optimization.learning_rate)
     other = DeepSpeedEngine(build(config, spec, seed=1), optimization, (stage + 1) % 4, layout.share)
     return {
         "refused": refusal(other, folder),

@@ -157,9 +157,9 @@ def _create(arguments: Mapping[str, Any], pretrained: bool, seed: int = 0) -> nn
             return timm.create_model(**arguments, pretrained=pretrained)
         except (AssertionError, TypeError) as error:
             raise CornerstoneError(
-                f"The image tower {name!r} cannot be pooled so, or has no settable size ({error}): choose a vision transformer "
-                f"with a class token, for example vit_base_patch16_224.augreg_in21k (--recipe.method.image.name), or another "
-                f"--recipe.method.image.pooling."
+                f"The image tower {name!r} has no class token to pool, or no settable size ({error}): choose a vision "
+                f"transformer with one, for example vit_base_patch16_224.augreg_in21k (--recipe.method.image.name), or "
+                f"another --recipe.method.image.pooling."
             ) from error
         except (RuntimeError, ValueError, KeyError, OSError) as error:
             raise CornerstoneError(

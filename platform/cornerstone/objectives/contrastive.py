@@ -113,11 +113,10 @@ class Pairs(NamedTuple):
     def sum_of(self, loss: Chunk, rows: Side, columns: Side, scale: Tensor | float, chunk: int | None) -> Tensor:
         """The sum of a loss over this worker's rows against all columns, some rows at a time."""
         rows_BD, columns_ND = rows.local_BD, columns.all_ND
-        if len(rows_BD) == 0:  # a graph all the same: other workers wait for this one in the backward pass
-            return rows_BD.sum() + 0 * columns_ND.sum()
-        size = chunk or max(1, _LOGITS // len(columns_ND))
+        size = chunk or max(1, _LOGITS // max(len(columns_ND), 1))
         sums = []
-        for start in range(0, len(rows_BD), size):
+        # Without a row there is one empty chunk: its graph has this worker take part in the backward pass of the others.
+        for start in range(0, max(len(rows_BD), 1), size):
             arguments = (rows_BD[start : start + size], columns_ND, scale, self.start + start)
             if size < len(rows_BD):
                 sums.append(checkpoint(loss, *arguments, use_reentrant=False, preserve_rng_state=False))

@@ -38,6 +38,11 @@ class ImageTower:
             )
         if not 0 <= self.drop_path < 1:
             raise CornerstoneError(f"Drop-path {self.drop_path} is not in [0, 1) (--recipe.method.image.drop-path).")
+        if self.locked and self.projection:
+            raise CornerstoneError(
+                f"A locked image tower does not train a projection to {self.projection}: set "
+                f"--recipe.method.image.no-locked, or --recipe.method.image.projection 0."
+            )
         if self.projection < 0 or self.layer_scale < 0:
             raise CornerstoneError(
                 f"Projection {self.projection}, layer scale {self.layer_scale}: expected 0 or more "

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from cornerstone.data.documents import PackedSequences, PackingConfig, SpecialIds, targets
-from cornerstone.data.documents.index import plain_tokenizer
 from cornerstone.data.images import Transform
+from cornerstone.data.texts import plain_tokenizer
 from cornerstone.errors import CornerstoneError
 
 CONFIG = PackingConfig(token_budget=32, image_tokens=3)
@@ -19,9 +19,9 @@ def numpy(table, name):
 
 
 def read(words, data, index, config=CONFIG, rows=None, epoch=0, **options):
-    opened = PackedSequences([data], [index], words.tokenizer, config, **options)
+    opened = PackedSequences([data], [index], words.tokenizer, config, **{"seed": SEED, **options})
     rows = np.arange(opened._ends[-1]) if rows is None else np.asarray(rows)
-    return opened.take(rows, np.full(len(rows), epoch), SEED)
+    return opened.take(rows, np.full(len(rows), epoch))
 
 
 class Spelled:
@@ -173,11 +173,11 @@ def test_rows_of_several_sets_are_counted_one_after_another(words):
     alone = [PackedSequences([d], [i], words.tokenizer, CONFIG) for d, i in zip(sets, indexes, strict=True)]
     count = len(read_index(indexes[0]))
     rows = np.array([count + 1, 0, count, count - 1])
-    found = both.take(rows, np.zeros(4, np.int64), SEED)
-    first, second = (one.take(np.arange(count), np.zeros(count, np.int64), SEED)["images"].to_pylist() for one in alone)
+    found = both.take(rows, np.zeros(4, np.int64))
+    first, second = (one.take(np.arange(count), np.zeros(count, np.int64))["images"].to_pylist() for one in alone)
     assert found["images"].to_pylist() == [second[1], first[0], second[0], first[count - 1]]
-    other = alone[1].take(np.arange(count), np.zeros(count, np.int64), SEED)["token_ids"].to_pylist()
-    mixed = both.take(count + np.arange(count), np.zeros(count, np.int64), SEED)["token_ids"].to_pylist()
+    other = alone[1].take(np.arange(count), np.zeros(count, np.int64))["token_ids"].to_pylist()
+    mixed = both.take(count + np.arange(count), np.zeros(count, np.int64))["token_ids"].to_pylist()
     assert mixed != other  # the draws are those of rows 9 to 17
 
 
@@ -210,4 +210,4 @@ def test_another_tokenizer_than_at_packing_time_is_noticed(words):
     opened = PackedSequences([data], [index], words.tokenizer, CONFIG)
     opened._tokenizer.enable_truncation(1)
     with pytest.raises(CornerstoneError, match=r"Document 0 has 9 tokens here and had 10 when it was packed"):
-        opened.take(np.array([0]), np.array([0]), SEED)
+        opened.take(np.array([0]), np.array([0]))

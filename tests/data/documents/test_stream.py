@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from cornerstone.data.batches import SequenceBatch
-from cornerstone.data.documents import Packed, PackedSequences, PackingConfig
+from cornerstone.data.documents import PackedSequences, PackedSource, PackingConfig
+from cornerstone.data.documents.batch import SequenceBatch
 from cornerstone.data.execution import ray_datasets, ray_stream
 from cornerstone.data.images import Transform
 from cornerstone.data.layout import Layout, StreamSpec
 from cornerstone.data.mixture import Mixture, write_mixture
-from cornerstone.data.pairs.samples import Draws, Pictures, Texts
 from cornerstone.data.plan import Plan
 from cornerstone.data.stream import Stream
 from cornerstone.errors import CornerstoneError
@@ -30,17 +29,8 @@ def spec_of(words):
 
     def make(index: str, **changes) -> StreamSpec:
         mixture = Mixture.open(index, "packing")
-        documents, packed = Packed.of(mixture.sets, words.tokenizer)
-        return StreamSpec(
-            data=documents,
-            plan=Plan(mixture.parts, BATCH, SEED),
-            draws=Draws(SEED, sub_captions=0),
-            pictures=Pictures(TRANSFORM),
-            texts=Texts(words.tokenizer, 32, corners=0),
-            steps=STEPS,
-            packed=packed,
-            **changes,
-        )
+        train = PackedSource.of(mixture.sets, mixture.parts, words.tokenizer, TRANSFORM, SEED)
+        return StreamSpec(train, Plan(mixture.parts, BATCH, SEED), STEPS, **changes)
 
     return make
 
@@ -60,7 +50,7 @@ def values(batch: SequenceBatch) -> dict:
 def seen(spec: StreamSpec, workers: int = 1, start: int = 0, stop: int = STEPS) -> list[list[dict]]:
     """The batches of all workers, step by step."""
     streams = [Stream.local(Layout(spec, workers), worker, start) for worker in range(workers)]
-    return [[values(stream.sequences(step)) for stream in streams] for step in range(start, stop)]
+    return [[values(stream.batch(step)) for stream in streams] for step in range(start, stop)]
 
 
 def joined(shares: list[dict]) -> dict:
@@ -80,7 +70,7 @@ def test_a_batch_is_its_sequences(spec_of, index, words):
     spec = spec_of(index)
     (batch,) = seen(spec)[3]
     rows, epochs = spec.plan.batch(3)
-    table = PackedSequences(spec.data, [index], words.tokenizer, CONFIG, TRANSFORM).take(rows, epochs, SEED)
+    table = PackedSequences(spec.train.documents, [index], words.tokenizer, CONFIG, TRANSFORM, SEED).take(rows, epochs)
     assert (batch["step"], batch["row"], batch["epoch"]) == (3, rows.tolist(), epochs.tolist())
     for name in ("token_ids", "document", "target"):
         assert batch[name] == table[name].to_pylist()
@@ -96,9 +86,11 @@ def test_a_batch_is_its_sequences(spec_of, index, words):
 
 def test_images_that_cannot_be_read_are_black_and_named(spec_of, index):
     batches = [batch for (batch,) in seen(spec_of(index))]
-    bad = [(row, reason) for batch in batches for row, reason in batch["bad"]]
+    bad = [one for batch in batches for one in batch["bad"]]
     assert bad
-    assert all("truncated" in reason or "not readable" in reason for _, reason in bad)
+    assert all("truncated" in reason or "not readable" in reason for _, _, reason in bad)
+    assert all(what.startswith("image ") for _, what, _ in bad)
+    assert all(all(batch["valid"]) for batch in batches)  # a bad image is no bad row
     for batch in batches:
         black = [not np.any(image) for image in batch["image"]]
         assert [not valid for valid in batch["image_valid"]] == black
@@ -145,7 +137,7 @@ def test_packings_of_several_rules_are_mixed_by_weight(spec_of, words, tmp_path)
     write_mixture(tmp_path / "both", [(sets[0], "1"), (sets[1], "2")])
     spec = spec_of(str(tmp_path / "both"))
     sizes = [len(Mixture.open(folder, "packing")) for folder in sets]
-    assert spec.data == (pairs, documents)
+    assert spec.train.documents == (pairs, documents)
     counts = [0, 0]
     for (batch,) in seen(spec):
         for row, document, ids in zip(batch["row"], batch["document"], batch["token_ids"], strict=True):
@@ -174,14 +166,23 @@ def test_through_ray_it_is_the_same(ray_cluster, spec_of, index):
     datasets = ray_datasets(layout, lambda: 2, actors=2, cpus_per_actor=0.25)
     shards = {name: build().streaming_split(1, equal=True)[0] for name, build in datasets.items()}
     stream = ray_stream(layout, 2, shards.__getitem__)
-    found = [values(stream.sequences(step)) for step in range(2, STEPS)]
+    found = [values(stream.batch(step)) for step in range(2, STEPS)]
     assert found == [batch for (batch,) in seen(layout.spec, start=2)]
-    assert stream.seconds_to_first_batch is not None
+    assert stream.seconds_to_first_block is not None
+
+
+def test_a_micro_batch_has_the_images_of_its_sequences(spec_of, index):
+    batch = Stream.local(Layout(spec_of(index), 1), 0, 0).batch(0)
+    parts = batch.split(2)
+    assert [len(part) for part in parts] == [3, 2]
+    assert torch.equal(torch.cat([part.image for part in parts]), batch.image)
+    assert torch.equal(torch.cat([parts[0].image_row, parts[1].image_row + 3]), batch.image_row)
+    assert batch.counted() == {"row": BATCH, "image": len(batch.image)}
 
 
 def test_units_hold_as_many_sequences_as_fit_their_bytes(spec_of, index):
     layout = Layout(replace(spec_of(index), steps=1000), 1)
-    assert layout.spec.row_bytes == 9 * 32 + 6 * 3 * 8 * 8
-    assert layout.unit_rows <= 1024
-    large = replace(layout.spec, pictures=Pictures(Transform(224)), steps=1000)
-    assert Layout(large, 1).unit_rows == 3 * BATCH  # 6 images of 150 kB a row, 16 MiB a unit
+    assert layout.spec.train.row_bytes == 9 * 32 + 6 * 3 * 8 * 8
+    assert layout.share * layout.steps_per_unit <= 1024
+    large = replace(layout.spec, train=replace(layout.spec.train, transform=Transform(224)), steps=1000)
+    assert Layout(large, 1).steps_per_unit == 3  # 6 images of 150 kB a row, 16 MiB a unit

@@ -24,7 +24,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from recording import RecordedConfig, SegmentedJob, counted, lines
+from recording import RecordedConfig, ShortExecutionsJob, counted, lines
 
 from cornerstone.data.layout import SEGMENT_UNITS
 from cornerstone.recipes import CornerText, Evaluation, ImageTower, Optimization, PairData, Placement, Recipe
@@ -53,7 +53,7 @@ NOTICED_SOON = {
 class Trial:
     """A run, started as often as it takes."""
 
-    job: SegmentedJob
+    job: ShortExecutionsJob
     folder: Path
     process: subprocess.Popen[bytes] | None = None
     resumed: list[int] = field(default_factory=list)
@@ -154,7 +154,7 @@ def trial_of(shards, tmp_path) -> Iterator[Callable[..., Trial]]:
         steps: int = STEPS,
         every: int = EVERY,
         pause: float = 0.15,
-        segment_units: int = SEGMENT_UNITS,
+        units_per_execution: int = SEGMENT_UNITS,
         **trouble: Any,
     ) -> Trial:
         identity, folder = Identity(), tmp_path / f"trial-{len(trials)}"
@@ -183,7 +183,7 @@ def trial_of(shards, tmp_path) -> Iterator[Callable[..., Trial]]:
             health_check_interval=0.2,
             max_failures=5,
         )
-        job = SegmentedJob(prepare(recipe), placement, identity, segment_units)
+        job = ShortExecutionsJob(prepare(recipe), placement, identity, units_per_execution)
         trials.append(Trial(job, folder))
         return trials[-1]
 
@@ -343,7 +343,7 @@ def test_a_kill_in_the_step_where_an_epoch_ends(trial_of):
 
 @pytest.mark.parametrize("strike", [a_worker, a_data_actor], ids=["worker", "data actor"])
 def test_a_kill_where_one_segment_of_the_stream_follows_another(trial_of, large, strike):
-    trial = trial_of(large, segment_units=4).start(2)
+    trial = trial_of(large, units_per_execution=4).start(2)
     edges = [stop for _, stop in replace(trial.job.layout(), workers=2).segments(0)][:-1]
     assert len(edges) > 2
     for edge in edges[1:3]:

@@ -74,8 +74,9 @@ class PackedSequences:
     """Reads the sequences of one index, or of several whose rows are counted one after another.
 
     `data` are the folders of documents, `indexes` their packings, one for each, made with this tokenizer (the text of a
-    `tokenizer.json`) and config, one for all or one each; anything else is refused, saying what differs. Pictures come
-    through the transform, or as stored bytes if there is none. Draws belong to `seed`. Budget and tokens of an image are the same for all.
+    `tokenizer.json`) and config, one for all or one each; anything else is refused, saying what differs. Images come
+    through the transform, or as stored bytes if there is none. Draws belong to `seed`. Budget and tokens of an image are
+    the same for all.
     """
 
     def __init__(

@@ -1,30 +1,41 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from sources import LONG, pair_evaluation, pair_source
 
-from cornerstone.data.batches import evaluation_batch, pad, pad_lists, training_batch
+from cornerstone.data.batch import Bad, pad, pad_lists
 from cornerstone.data.images import Transform
-from cornerstone.data.pairs.samples import Draws, Pictures, Samples, Texts, View
-from cornerstone.data.plan import MASKED
+from cornerstone.data.source import MASKED
 
 SIZE = 8
 
 
 @pytest.fixture(scope="module")
-def samples(tmp_path_factory, small_data, wordpiece) -> Samples:
+def samples(tmp_path_factory, small_data, wordpiece) -> SimpleNamespace:
     """8 rows; row 2 has a corrupt image, row 5 no caption."""
     changes = {2: {"image": b"broken"}, 5: {"captions": ()}}
-    folder = tmp_path_factory.mktemp("batches")
+    folder = str(tmp_path_factory.mktemp("batches"))
     small_data.write(folder, (small_data.pair(i, group=f"g{i % 2}", **changes.get(i, {})) for i in range(8)))
-    return Samples((str(folder),), Pictures(Transform(SIZE)), Texts(wordpiece.read_text(), 64, corners=2))
+    tokenizer = wordpiece.read_text()
+    return SimpleNamespace(
+        train=pair_source(folder, tokenizer, Transform(SIZE), limit=64),
+        judged=pair_evaluation(folder, tokenizer, Transform(SIZE), LONG, limit=64),
+    )
 
 
 def block(samples, rows):
     rows = np.array(rows)
-    return samples.training(np.full_like(rows, 4), rows, np.full_like(rows, 1), Draws(0, 2))
+    return samples.train.open().take(rows, np.full_like(rows, 1))
+
+
+def judged(samples, rows):
+    rows = np.array(rows)
+    return samples.judged.batch(4, samples.judged.open().take(rows, np.zeros_like(rows)))
 
 
 @pytest.mark.parametrize(("longest", "width"), [(0, 8), (1, 8), (8, 8), (9, 16), (40, 40), (41, 48)])
@@ -48,7 +59,7 @@ def test_lists_that_are_a_slice_or_null():
 def test_a_step_has_its_rows_texts_and_pixels_in_place(samples):
     rows = [6, 0, 2, MASKED, 5, 1]
     table = block(samples, rows)
-    batch = training_batch(table)
+    batch = samples.train.batch(4, table)
     expected = table.to_pylist()
     assert batch.step == 4
     assert len(batch) == 6
@@ -56,40 +67,40 @@ def test_a_step_has_its_rows_texts_and_pixels_in_place(samples):
     assert batch.epoch.tolist() == [1] * 6
     assert batch.valid.tolist() == [True, True, False, False, False, True]
     for place, sample in enumerate(expected):
-        raw, long = sample["texts"] or ([], [])
+        raw, long = sample["raw"], sample["long"]
         assert batch.raw_ids[place, : batch.raw_length[place]].tolist() == raw
         assert batch.long_ids[place, : batch.long_length[place]].tolist() == long
         assert batch.image[place].flatten().tolist() == sample["image"]
     assert batch.image.shape == (6, 3, SIZE, SIZE)
     assert batch.image.dtype == torch.uint8
-    assert batch.feature is None
     assert batch.long_ids.shape[1] > batch.raw_ids.shape[1]  # raw texts are not padded to the length of long ones
 
 
 def test_a_part_of_a_block_is_a_batch_of_its_own(samples):
     table = block(samples, [6, 0, 2, MASKED, 5, 1])
-    whole, part = training_batch(table), training_batch(table.slice(2, 3))
+    whole, part = samples.train.batch(4, table), samples.train.batch(4, table.slice(2, 3))
     assert part.row.tolist() == whole.row[2:5].tolist()
     assert torch.equal(part.image, whole.image[2:5])
-    assert part.bad == ((2, part.bad[0][1]), (5, "no text"))
+    assert part.bad == (Bad(2, "row", part.bad[0].reason), Bad(5, "row", "no text"))
 
 
 def test_bad_rows_are_named_and_masked_places_are_not(samples):
-    batch = training_batch(block(samples, [MASKED, 2, 0, 5]))
-    assert [row for row, _ in batch.bad] == [2, 5]
-    assert all(reason for _, reason in batch.bad)
+    batch = samples.train.batch(4, block(samples, [MASKED, 2, 0, 5]))
+    assert [bad.row for bad in batch.bad] == [2, 5]
+    assert all(bad.reason for bad in batch.bad)
+    assert batch.counted() == {"row": 3}  # a masked place is no row
 
 
 def test_moving_a_batch_moves_its_tensors(samples):
-    batch = training_batch(block(samples, [0, 1]))
+    batch = samples.train.batch(4, block(samples, [0, 1]))
     moved = batch.to("meta")
     assert moved.image.device.type == moved.long_ids.device.type == moved.valid.device.type == "meta"
-    assert (moved.step, moved.bad, moved.feature) == (batch.step, batch.bad, None)
+    assert (moved.step, moved.bad) == (batch.step, batch.bad)
 
 
 def test_an_evaluation_holds_usable_rows_with_their_texts(samples):
-    batch = evaluation_batch(samples.evaluation(4, 3, np.array([7, 2, 5, MASKED, 0]), View("long")))
-    assert batch.set == 3
+    batch = judged(samples, [7, 2, 5, MASKED, 0])
+    assert batch.step == 4
     assert batch.row.tolist() == [7, 5, 0]
     assert batch.label.tolist() == [3, 1, 0]
     assert batch.group == ("g1", "g1", "g0")
@@ -98,12 +109,35 @@ def test_an_evaluation_holds_usable_rows_with_their_texts(samples):
     assert len(set(batch.text_key.tolist())) == 6
     assert batch.text_length.tolist() == [22] * 6
     assert len(batch.image) == 3
-    assert [row for row, _ in batch.bad] == [2]
+    assert [bad.row for bad in batch.bad] == [2]
 
 
 def test_an_evaluation_without_a_usable_row_is_empty(samples):
     for rows in ([MASKED, MASKED], [2]):
-        batch = evaluation_batch(samples.evaluation(0, 0, np.array(rows), View("long")))
+        batch = judged(samples, rows)
         assert len(batch.row) == len(batch.text_row) == len(batch.text_place) == len(batch.group) == 0
         assert batch.image.shape == (0, 3, SIZE, SIZE)
         assert len(batch.text_ids) == 0
+
+
+def test_micro_batches_are_the_rows_in_their_order(samples):
+    batch = samples.train.batch(4, block(samples, [6, 0, 2, MASKED, 5, 1, 7]))
+    for parts in (1, 2, 3, 7, 20):
+        split = batch.split(parts)
+        assert len(split) == min(parts, 7)
+        for name in ("row", "valid", "image", "raw_ids", "long_length"):
+            assert torch.equal(torch.cat([getattr(part, name) for part in split]), getattr(batch, name))
+    assert [len(part) for part in batch.split(3)] == [3, 2, 2]
+
+
+def test_a_part_of_an_evaluation_has_the_texts_of_its_rows(samples):
+    batch = judged(samples, [7, 6, 0])
+    first, second = batch.split(2)
+    assert (first.row.tolist(), second.row.tolist()) == ([7, 6], [0])
+    assert first.text_row.tolist() == [7, 7, 7, 6, 6, 6]
+    assert torch.equal(torch.cat([first.text_ids, second.text_ids]), batch.text_ids)
+
+
+def test_a_field_that_a_batch_does_not_have_is_an_error(samples):
+    with pytest.raises(AttributeError):
+        _ = samples.train.batch(4, block(samples, [0])).valids
