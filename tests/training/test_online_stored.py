@@ -42,21 +42,22 @@ def recipe(shards) -> Recipe:
 def losses(prepared) -> torch.Tensor:
     engine = PlainEngine(build_method(prepared, build_tower(prepared)), prepared.recipe.optimization)
     stream = Stream.local(Layout(prepared.stream(), 1), 0, 0)
-    parts = [engine.step(stream.training(step), 1e-2) for step in range(STEPS)]
+    parts = [engine.step(stream.batch(step), 1e-2).parts for step in range(STEPS)]
     return torch.tensor([[part["raw"], part["long"]] for part in parts])
 
 
 def bad(prepared) -> list:
     stream = Stream.local(Layout(prepared.stream(), 1), 0, 0)
-    return [stream.training(step).bad for step in range(STEPS)]
+    return [stream.batch(step).bad for step in range(STEPS)]
 
 
 @pytest.mark.timeout(240)
 def test_online_and_stored_give_the_same_losses(ray_cluster, recipe):
     online = prepare(recipe)
     stored = prepare(recipe.with_data(features="stored", feature_dtype="float32"))
-    assert (online.features, build_tower(stored)) == ((), None)
-    assert Manifest.read(stored.features[0], "features").rows == 100
+    assert (online.stored_features, build_tower(stored)) == (False, None)
+    (store,) = stored.train.images.stores
+    assert Manifest.read(store, "features").rows == 100
     wanted = losses(online)
     torch.testing.assert_close(losses(stored), wanted, rtol=0, atol=1e-5)
     assert bad(stored) == bad(online)
@@ -68,10 +69,11 @@ def test_online_and_stored_give_the_same_losses(ray_cluster, recipe):
     coarse = prepare(recipe.with_data(features="stored"))
     assert 1e-5 < (losses(coarse) - wanted).abs().max() < 1e-3
     with pytest.raises(CornerstoneError, match="the numbers' type"):
-        check_store(coarse.features[0], FeatureKeys(**Manifest.read(stored.features[0], "features").keys))
+        check_store(coarse.train.images.stores[0], FeatureKeys(**Manifest.read(store, "features").keys))
 
     told = []
-    assert prepare(stored.given, told.append).features == stored.features
+    again = prepare(recipe.with_data(features="stored", feature_dtype="float32"), told.append)
+    assert again.train.images.stores == (store,)
     assert told == []  # found again, not computed again
 
 
@@ -84,8 +86,8 @@ def test_a_mixture_is_trained_on_with_a_store_for_each_of_its_data_sets(
     mixed = recipe.with_data(train=str(tmp_path / "both"), tokenizer=shards.train)
     online = prepare(mixed)
     stored = prepare(mixed.with_data(features="stored", feature_dtype="float32"))
-    assert len(stored.features) == 2
-    assert [Manifest.read(store).rows for store in stored.features] == [100, 30]
+    assert len(stored.train.images.stores) == 2
+    assert [Manifest.read(store).rows for store in stored.train.images.stores] == [100, 30]
     torch.testing.assert_close(losses(stored), losses(online), rtol=0, atol=1e-5)
     rows = [row for step in range(STEPS) for row in online.stream().plan.batch(step)[0].tolist()]
     assert online.rows == 160

@@ -12,22 +12,29 @@ import torch
 from cornerstone.data.layout import Layout
 from cornerstone.data.manifest import Manifest
 from cornerstone.data.pairs.feature_store import FeatureKeys, feature_schema
-from cornerstone.data.pairs.samples import View
+from cornerstone.data.pairs.views import Wanted
 from cornerstone.data.shards import DataSet, write_features_shard
 from cornerstone.data.storage import Location
 from cornerstone.data.stream import Stream
 from cornerstone.errors import CornerstoneError
-from cornerstone.jobs.built_in_scenes import Embedded
+from cornerstone.jobs.built_in_scenes import BuiltInScenes
 from cornerstone.recipes import preset
+from cornerstone.recipes.lotlip import with_sub_captions
 from cornerstone.runtime.home import home
-from cornerstone.training import prepare as module
-from cornerstone.training.prepare import again, describe_tower, prepare
+from cornerstone.training import prepare as prepare_module
+from cornerstone.training import resolve as resolve_module
+from cornerstone.training.prepare import Preparer, describe_tower, prepare
 
 WIDTH = 64  # of the little tower
 
 
 def quiet(text):
     pass
+
+
+def offline(recipe):
+    """Prepared as a dry run does it: no features are computed."""
+    return Preparer(quiet, compute_features=False).prepare(recipe)
 
 
 @pytest.fixture
@@ -44,9 +51,8 @@ def test_every_name_becomes_something_that_opens_anywhere(recipe, pairs_folder, 
     prepared = prepare(relative, quiet)
     assert prepared.recipe.data.train == pairs_folder
     assert prepared.recipe.evaluation.sets == (f"dci={pairs_folder}", pairs_folder)
-    assert prepared.given == relative
     assert prepared.tokenizer == wordpiece.read_text()
-    assert prepared.vocabulary == prepared.texts.build().vocab_size
+    assert prepared.vocab_size == prepared.train.texts.open().vocab_size
     assert prepared.image_width == WIDTH
     assert prepared.rows == 50
     assert [s.name for s in prepared.sets] == ["dci", "dci-short", "dci", "pairs", "pairs-short", "pairs"]
@@ -61,8 +67,8 @@ def test_every_name_becomes_something_that_opens_anywhere(recipe, pairs_folder, 
 def test_what_is_prepared_streams(recipe):
     spec = prepare(recipe.with_evaluation(sets=(recipe.data.train,), every=2), quiet).stream()
     assert (spec.steps, spec.every, spec.plan.batch_size, spec.plan.seed) == (4, 2, 8, 0)
-    assert spec.evaluations[0].view == View("long")
-    batch = Stream.local(Layout(spec, 1), 0, 0).training(0)
+    assert spec.evaluations[0].view == (Wanted("long"),)
+    batch = Stream.local(Layout(spec, 1), 0, 0).batch(0)
     assert batch.image.shape == (8, 3, 32, 32)
     assert batch.valid.all()
 
@@ -107,7 +113,7 @@ REFUSED = {
     "chosen by 'eval/dci/i2t_r1', which no evaluation set gives: there is none": lambda r: r.with_evaluation(
         best="eval/dci/i2t_r1"
     ),
-    "'scenes' takes its image tower from the embedded scenes": lambda r: replace(r, name="scenes").with_image(name=""),
+    "'scenes' takes its image tower from the built-in scenes": lambda r: replace(r, name="scenes").with_image(name=""),
     r"'photos' trains on your own data: name them with --train": lambda r: r.with_data(
         train="", tokenizer="bert-base-uncased"
     ),
@@ -130,11 +136,11 @@ def test_shards_without_a_tokenizer_need_one_named(recipe, tmp_path, small_data,
 
 
 def test_without_train_the_scenes_are_the_data(recipe, pairs_folder, monkeypatch):
-    embedded = Embedded(pairs_folder, (pairs_folder,), "test_vit.r160_in1k")
+    built_in = BuiltInScenes(pairs_folder, (pairs_folder,), "test_vit.r160_in1k")
     asked = []
-    monkeypatch.setattr(module, "prepare_scenes", lambda *a: asked.append(a) or embedded)
+    monkeypatch.setattr(resolve_module, "prepare_scenes", lambda *a: asked.append(a) or built_in)
     prepared = prepare(recipe.with_data(train="").with_image(name=""), quiet)
-    assert asked == [(recipe.data.scenes, 32, quiet)]
+    assert [a[:2] for a in asked] == [(recipe.data.scenes, 32)]
     assert prepared.recipe.data.train == pairs_folder
     assert prepared.recipe.method.image.name == "test_vit.r160_in1k"
     assert prepared.recipe.evaluation.sets == (pairs_folder,)
@@ -151,8 +157,8 @@ def stored(recipe):
 
 def test_a_dry_run_computes_no_features(stored, tmp_path, monkeypatch):
     monkeypatch.setenv("CORNERSTONE_HOME", str(tmp_path))
-    prepared = prepare(stored, quiet, features=False)
-    assert prepared.features == ()
+    prepared = offline(stored)
+    assert not prepared.stored_features
     assert list(tmp_path.iterdir()) == []
 
 
@@ -176,21 +182,20 @@ def write_store(recipe, data, folder=None):
 def test_a_store_that_fits_is_used_and_one_of_another_tower_is_not(stored, pairs_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("CORNERSTONE_HOME", str(tmp_path))
     folder = write_store(stored, pairs_folder)
-    prepared = prepare(stored.with_evaluation(sets=(pairs_folder,)), quiet, features=False)
-    assert prepared.features == (folder.uri,)
-    assert {s.source.features for s in prepared.sets} == {folder.uri}
-    batch = Stream.local(Layout(prepared.stream(), 1), 0, 0).training(0)
-    assert batch.image is None
-    assert torch.equal(batch.feature, torch.ones(8, WIDTH))
-    assert prepare(stored.with_image(size=64), quiet, features=False).features == ()
-    assert prepare(stored.with_data(feature_dtype="float32"), quiet, features=False).features == ()
+    prepared = offline(stored.with_evaluation(sets=(pairs_folder,)))
+    assert prepared.train.images.stores == (folder.uri,)
+    assert {source.images.stores for source in prepared.evaluations} == {(folder.uri,)}
+    batch = Stream.local(Layout(prepared.stream(), 1), 0, 0).batch(0)
+    assert torch.equal(batch.image, torch.ones(8, WIDTH))
+    assert not offline(stored.with_image(size=64)).stored_features
+    assert not offline(stored.with_data(feature_dtype="float32")).stored_features
 
 
 def test_stores_that_are_named_are_used_or_refused(stored, pairs_folder, tmp_path, monkeypatch, small_data):
     monkeypatch.setenv("CORNERSTONE_HOME", str(tmp_path / "home"))
     named = write_store(stored, pairs_folder, Location.of(tmp_path / "mine"))
-    prepared = prepare(stored.with_data(feature_stores=(named.uri,)), quiet, features=False)
-    assert prepared.features == (named.uri,)
+    prepared = offline(stored.with_data(feature_stores=(named.uri,)))
+    assert prepared.train.images.stores == (named.uri,)
     assert prepared.recipe_hash == replace(prepared, recipe=stored).recipe_hash
     with pytest.raises(CornerstoneError, match=r"do not fit this run.* the transform: stored 'centre-32-bicubic'"):
         prepare(stored.with_image(size=64).with_data(feature_stores=(named.uri,)), quiet)
@@ -202,47 +207,66 @@ def test_stores_that_are_named_are_used_or_refused(stored, pairs_folder, tmp_pat
         prepare(stored.with_data(feature_stores=(pairs_folder,)), quiet)
 
 
-def test_points_that_differ_in_text_loss_draws_or_seed_share_what_is_prepared(recipe, monkeypatch):
-    prepared = prepare(recipe, quiet)
-    monkeypatch.setattr(module, "prepare", lambda *a: pytest.fail("it was prepared again"))
-    shared = [
+@pytest.fixture
+def opened(monkeypatch) -> list[str]:
+    """Everything that takes time, as it is done."""
+    done: list[str] = []
+
+    def noted(module, name):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, **k: done.append(name) or real(*a, **k))
+
+    for name in ("describe_tower", "open_sets", "load_tokenizer"):
+        noted(prepare_module, name)
+    real = prepare_module.Mixture.open
+    monkeypatch.setattr(prepare_module.Mixture, "open", lambda *a: done.append("open") or real(*a))
+    return done
+
+
+def test_the_points_of_a_sweep_share_what_they_have_in_common(recipe, opened):
+    preparer = Preparer(quiet)
+    points = [
         recipe,
         recipe.with_seed(3),
         recipe.with_text(corner_tokens=0, token_limit=16),
         recipe.with_loss(long_weight=3.0),
-        recipe.with_sub_captions(0),
+        with_sub_captions(recipe, 0),
         recipe.with_data(captioners=("b",)),
         recipe.with_optimization(learning_rate=1e-2),
-    ]
-    found = [again(prepared, point, quiet) for point in shared]
-    assert [p.given for p in found] == shared
-    assert all(p.data is prepared.data and p.tokenizer is prepared.tokenizer for p in found)
-    assert found[1].recipe_hash == prepared.recipe_hash  # the seed is no part of it
-    assert len({p.recipe_hash for p in found}) == len(shared) - 1
-    assert found[2].texts.corners == 0
-    assert found[5].stream().draws.captioners == ("b",)
-    with pytest.raises(CornerstoneError, match="No long caption by 'llava'"):
-        again(prepared, recipe.with_data(captioners=("llava",)), quiet)
-    with pytest.raises(CornerstoneError, match="batch of 51 is larger than the 50 rows"):
-        again(prepared, recipe.with_optimization(batch_size=51), quiet)
-
-
-def test_points_that_differ_in_data_or_tower_are_prepared_by_themselves(recipe, pairs_folder, monkeypatch):
-    prepared = prepare(recipe, quiet)
-    asked = []
-    monkeypatch.setattr(module, "prepare", lambda point, say: asked.append(point))
-    others = [
         recipe.with_data(limit_rows=20),
-        recipe.with_data(tokenizer=pairs_folder),
+    ]
+    found = [preparer.prepare(point) for point in points]
+    assert sorted(opened) == ["describe_tower", "open", "open_sets"]
+    assert all(p.data is found[0].data and p.tokenizer is found[0].tokenizer for p in found)
+    assert found[1].recipe_hash == found[0].recipe_hash  # the seed is no part of it
+    assert found[1].train.draws.seed == 3
+    assert len({p.recipe_hash for p in found}) == len(points) - 1
+    assert found[2].train.texts.max_tokens == 16
+    assert found[5].train.draws.captioners == ("b",)
+    assert found[7].rows == 20
+    with pytest.raises(CornerstoneError, match="No long caption by 'llava'"):
+        preparer.prepare(recipe.with_data(captioners=("llava",)))
+    with pytest.raises(CornerstoneError, match="batch of 51 is larger than the 50 rows"):
+        preparer.prepare(recipe.with_optimization(batch_size=51))
+
+
+def test_what_a_point_has_of_its_own_is_prepared_for_it(recipe, pairs_folder, opened):
+    """In any order: nothing depends on which point came first."""
+    points = [
+        recipe,
         recipe.with_image(size=64),
         recipe.with_evaluation(sets=(pairs_folder,)),
+        recipe.with_image(size=64),
     ]
-    for point in others:
-        again(prepared, point, quiet)
-    assert asked == others
+    for order in (points, points[::-1]):
+        opened.clear()
+        preparer = Preparer(quiet)
+        found = [preparer.prepare(point) for point in order]
+        assert sorted(opened) == ["describe_tower", "describe_tower", "open", "open_sets", "open_sets"]
+        assert [p.recipe_hash for p in found] == [prepare(point, quiet).recipe_hash for point in order]
 
 
-def test_a_point_prepared_again_has_the_hash_that_it_has_alone(recipe):
-    first = prepare(recipe, quiet)
-    for point in (recipe.with_text(corner_tokens=1), recipe.with_sub_captions(2)):
-        assert again(first, point, quiet).recipe_hash == prepare(point, quiet).recipe_hash
+def test_a_tower_in_a_relative_folder_is_found_from_anywhere(recipe, tiny_tower, monkeypatch):
+    monkeypatch.chdir(Path(tiny_tower).parent)
+    prepared = prepare(recipe.with_image(name=Path(tiny_tower).name), quiet)
+    assert prepared.recipe.method.image.name == tiny_tower

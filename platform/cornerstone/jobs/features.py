@@ -22,6 +22,7 @@ from cornerstone.hashing import digest
 from cornerstone.jobs import shard_jobs
 from cornerstone.jobs.built_in_scenes import scenes_tower
 from cornerstone.models.image_tower import build_image_tower, state_hash
+from cornerstone.recipes.pairs import PairData, Scenes
 from cornerstone.recipes.recipe import Recipe
 from cornerstone.recipes.towers import ImageTower
 
@@ -84,10 +85,18 @@ class _Tower:
             schema=self.schema,
         )
 
+    def _pooled(self, images: torch.Tensor) -> torch.Tensor:
+        pooled = self.tower(images).pooled
+        if pooled is None:
+            raise CornerstoneError(
+                "This image tower pools nothing, so that it has no feature to store (method.image.pooling)."
+            )
+        return pooled
+
     @torch.inference_mode()
     def _encode(self, pixels: np.ndarray) -> np.ndarray:
         parts = torch.from_numpy(pixels).split(IMAGES_AT_ONCE)
-        return torch.cat([self.tower(part.to(self.device)).float().cpu() for part in parts]).numpy()
+        return torch.cat([self._pooled(part.to(self.device)).float().cpu() for part in parts]).numpy()
 
 
 def write_features(
@@ -140,9 +149,12 @@ def store_features(
 ) -> Manifest:
     """`write_features` of one data set for a preset's tower and image size. Presets of scenes take the embedded tower."""
     data = DataSet.open(folder, "pairs")
-    config = recipe.method.image
+    config = recipe.method.image_tower
+    if config is None:
+        raise CornerstoneError(f"The method of the preset {recipe.name!r} has no image tower: name another --recipe.")
     if not config.name:
-        config = replace(config, name=scenes_tower(recipe.data.scenes, config.size, say))
+        scenes = recipe.data.scenes if isinstance(recipe.data, PairData) else Scenes()
+        config = replace(config, name=scenes_tower(scenes, config.size, say))
     tower = build_image_tower(config)
     transform = Transform(config.size, train=False)
     keys = FeatureKeys(data.manifest.content_hash, state_hash(tower), transform.key(), dtype)

@@ -10,16 +10,19 @@ from collections.abc import Iterator
 
 import torch
 
-from cornerstone.data.batches import Batch
+from cornerstone.data.batch import Batch
+from cornerstone.data.documents.batch import SequenceBatch
 from cornerstone.data.layout import Layout
+from cornerstone.data.pairs.batch import PairBatch
 from cornerstone.data.stream import Stream
+from cornerstone.recipes.pairs import PairData
 from cornerstone.recipes.placement import Placement
 from cornerstone.recipes.recipe import Recipe
 from cornerstone.runtime.home import home
 from cornerstone.tracking.mlflow_records import tracking_uri
 from cornerstone.training.build import build_method, build_tower, length_buckets
 from cornerstone.training.engine import PlainEngine, pick_device
-from cornerstone.training.prepare import prepare
+from cornerstone.training.prepare import Preparer
 from cornerstone.training.schedule import learning_rate
 
 ADAM_BYTES = 16  # a trained parameter in fp32: value, gradient and two moments
@@ -27,19 +30,20 @@ TIMED_STEPS = 3
 
 
 def dry_run(recipe: Recipe, placement: Placement, *, trials: int, experiment: str) -> Iterator[str]:
-    """Lines that say what a run would be. The embedded scenes are made where they are missing; features are not."""
+    """Lines that say what a run would be. The built-in scenes are made if they are missing; features are not."""
     lines: list[str] = []
-    prepared = prepare(recipe, lines.append, features=False)
+    prepared = Preparer(lines.append, compute_features=False).prepare(recipe)
     yield from lines
     recipe = prepared.recipe
     optimization, layout = recipe.optimization, Layout(prepared.stream(), placement.workers)
     yield f"recipe      {recipe.name}, hash {prepared.recipe_hash}, evaluation {prepared.eval_hash}, seed {recipe.seed}"
     yield (
-        f"data        {prepared.rows:,} pairs of {prepared.data.name} ({prepared.data.location}), {prepared.passes()}"
+        f"data        {prepared.rows:,} {recipe.data.kind} of {prepared.data.name} ({prepared.data.location}), "
+        f"{prepared.passes()}"
     )
-    if recipe.data.features == "stored" and not prepared.features:
+    if isinstance(recipe.data, PairData) and recipe.data.features == "stored" and not prepared.stored_features:
         yield "features    none stored yet: a run computes them first; this step runs the tower online"
-    sets = ", ".join(f"{s.name} ({s.task}, {s.source.rows:,})" for s in prepared.sets)
+    sets = ", ".join(f"{s.name} ({s.task}, {s.rows:,})" for s in prepared.sets)
     every = recipe.evaluation.every
     yield f"evaluation  {sets or 'none'}; {f'every {every:,} steps' if every else 'at the end'}"
 
@@ -47,46 +51,55 @@ def dry_run(recipe: Recipe, placement: Placement, *, trials: int, experiment: st
     device = pick_device()
     tower = build_tower(prepared)
     model = build_method(prepared, tower, length_buckets(placement, device)).to(device)
-    engine = PlainEngine(model, optimization, recipe.precision)
-    batch = Stream.local(layout, worker=0, start=0).training(0).to(device)
-    losses = [sum(engine.step(batch, learning_rate(0, optimization)).values())]
-    seconds = _timed(engine, batch, recipe)
+    engine = PlainEngine(model, optimization, recipe.precision, placement.micro_batch)
+    batch = Stream.local(layout, worker=0, start=0).batch(0).to(device)
+    loss = float(engine.step(batch, learning_rate(0, optimization)).loss)
+    seconds = _timed(engine, batch)
 
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    locked = sum(p.numel() for p in tower.parameters()) if tower is not None and recipe.method.image.locked else 0
-    tokens = int(batch.raw_length.sum() + batch.long_length.sum())
-    yield f"model       {trained:,} trained parameters, {locked:,} locked ({recipe.method.implementation})"
+    locked = sum(p.numel() for p in tower.parameters() if not p.requires_grad) if tower is not None else 0
+    tokens = _tokens(batch)
+    each = f"; {tokens / len(batch):.0f} tokens each" if tokens else ""
+    yield f"model       {trained:,} trained parameters, {locked:,} locked (method {recipe.method.kind})"
     yield (
-        f"batch       {optimization.batch_size:,} pairs = {placement.workers} workers × {layout.share:,}; "
-        f"{tokens / len(batch):.0f} tokens a pair"
+        f"batch       {optimization.batch_size:,} {recipe.data.kind} = {placement.workers} workers × {layout.share:,}"
+        + (f" in micro-batches of {placement.micro_batch:,}" if 0 < placement.micro_batch < layout.share else "")
+        + each
     )
     yield f"memory      {_memory(device)} for this step; weights, gradients and AdamW {_sharded(trained, placement)} a worker"
     yield (
-        f"speed       loss {float(losses[0]):.3f}; {seconds:.3f} s a step of {layout.share:,} on {_machine(device)}: "
-        f"{len(batch) / seconds:,.0f} samples/s, {tokens / seconds:,.0f} tokens/s a worker; "
+        f"speed       loss {loss:.3f}; {seconds:.3f} s a step of {layout.share:,} on {_machine(device)}: "
+        f"{len(batch) / seconds:,.0f} samples/s{f', {tokens / seconds:,.0f} tokens/s' if tokens else ''} a worker; "
         f"{optimization.steps:,} steps take {optimization.steps * seconds / 60:,.1f} min of computing"
     )
     yield f"placement   {placement.arithmetic()}; ZeRO stage {placement.zero_stage}, {recipe.precision}"
     yield f"trials      {trials}"
     yield f"records     MLflow experiment {experiment} at {tracking_uri()}; runs, models and checkpoints under {home()}"
-    if recipe.method.text.dropout:
+    image, text = recipe.method.image_tower, recipe.method.text_tower
+    if (text is not None and text.dropout) or (image is not None and not image.locked and image.drop_path):
         yield "dropout     is on: numbers then depend on how many workers share a batch"
     yield "dry run     nothing was started and nothing recorded"
 
 
-def _timed(engine: PlainEngine, batch: Batch, recipe: Recipe) -> float:
+def _timed(engine: PlainEngine, batch: Batch) -> float:
     """Seconds of a step, the fastest of a few."""
     times = []
     for _ in range(TIMED_STEPS):
         start = time.perf_counter()
-        parts = engine.step(batch, 0.0)
-        float(sum(parts.values()))  # waits for the device
+        float(engine.step(batch, 0.0).loss)  # waits for the device
         times.append(time.perf_counter() - start)
     return min(times)
 
 
+def _tokens(batch: Batch) -> int:
+    """Text tokens of a batch; 0 for a kind of batch that does not tell."""
+    if isinstance(batch, PairBatch):
+        return int(batch.raw_length.sum() + batch.long_length.sum())
+    return int((batch.document >= 0).sum()) if isinstance(batch, SequenceBatch) else 0
+
+
 def _sharded(trained: int, placement: Placement) -> str:
-    """Bytes of a worker's training state under its ZeRO stage: what each stage shards is divided by the workers."""
+    """Bytes of a worker's training state under its ZeRO stage: what a stage shards is divided by the workers."""
     per_parameter = {0: (ADAM_BYTES, 0), 1: (8, 8), 2: (4, 12), 3: (0, 16)}[placement.zero_stage]
     kept, sharded = per_parameter
     return _size(trained * (kept + sharded / placement.workers))

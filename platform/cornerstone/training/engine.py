@@ -119,4 +119,4 @@ class PlainEngine:
 
 
 def _backward(loss: Tensor, last: bool) -> None:
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()

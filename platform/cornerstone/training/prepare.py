@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable
 from typing import Any, Protocol, TypeVar
 
 from cornerstone.data.mixture import Mixture
+from cornerstone.data.plan import Plan
 from cornerstone.data.source import Source
 from cornerstone.data.storage import Location
 from cornerstone.data.texts import FILE as TOKENIZER
@@ -78,6 +79,7 @@ class Preparer:
         data = self.once(
             ("data", recipe.data.train, recipe.data.kind), lambda: Mixture.open(recipe.data.train, kind.manifest_kind)
         )
+        Plan(data.parts, recipe.optimization.batch_size, recipe.seed, recipe.data.limit_rows)  # refuses too large a batch
         tokenizer = self._tokenizer(recipe, data)
         sets = self.once(("sets", recipe.evaluation.sets), lambda: open_sets(recipe.evaluation.sets))
         _check_best(recipe, sets)

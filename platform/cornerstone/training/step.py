@@ -51,7 +51,7 @@ def _two_passes(
             cached.append(forward(micro))
     features, rows = _joined(cached)
     losses = method.losses(features, batch)
-    _total(losses).backward()  # type: ignore[no-untyped-call]
+    _total(losses).backward()
     for number, (micro, state) in enumerate(zip(micros, states, strict=True)):
         state.restore()  # dropout draws what it drew in the first pass
         again = forward(micro)
