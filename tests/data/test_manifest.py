@@ -95,7 +95,7 @@ def test_an_unknown_task_is_met_with_the_nearest(folder):
 
 
 def test_the_content_hash_is_that_of_rows_and_classes_alone():
-    same = replace(MANIFEST.named("other"), source={"src": "y"}, tasks=("retrieval",), pool=10)
+    same = replace(MANIFEST, name="other", source={"src": "y"}, tasks=("retrieval",), pool=10)
     assert same.content_hash == MANIFEST.content_hash
     others = [
         replace(MANIFEST, shards=SHARDS[::-1]),

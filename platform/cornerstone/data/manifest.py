@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -130,10 +130,6 @@ class Manifest:
         """Raise CornerstoneError where the folder that was read holds another kind."""
         if self.kind != kind:
             raise CornerstoneError(f"{folder} holds {self.kind}, but {kind} are needed here.")
-
-    def named(self, name: str) -> Manifest:
-        """The same data set under another name."""
-        return replace(self, name=name)
 
 
 class _Shared:
