@@ -23,7 +23,7 @@ from cornerstone.data.pairs.feature_store import feature_schema
 from cornerstone.data.pairs.samples import Draws, Pictures, Texts
 from cornerstone.data.plan import Part, Plan
 from cornerstone.data.records import Caption
-from cornerstone.data.shards import DataSet, write_features_shard
+from cornerstone.data.shards import DataSet, write_row_groups
 from cornerstone.data.storage import Location
 from cornerstone.data.stream import Stream
 from cornerstone.errors import CornerstoneError
@@ -60,7 +60,7 @@ def store_of(folder: Path, data: DataSet) -> str:
             columns = [pa.FixedSizeListArray.from_arrays(vectors, WIDTH), pa.array(reasons)]
             groups.append(pa.Table.from_arrays(columns, schema=schema))
             first += rows
-        files.append(write_features_shard(Location.of(folder), shard.file, groups))
+        files.append(write_row_groups(Location.of(folder), shard.file, groups))
     Manifest("features", data.name, tuple(files)).write(Location.of(folder))
     return str(folder)
 

@@ -13,11 +13,11 @@ from cornerstone.data.layout import Layout
 from cornerstone.data.manifest import Manifest
 from cornerstone.data.pairs.feature_store import FeatureKeys, feature_schema
 from cornerstone.data.pairs.samples import View
-from cornerstone.data.shards import DataSet, write_features_shard
+from cornerstone.data.shards import DataSet, write_row_groups
 from cornerstone.data.storage import Location
 from cornerstone.data.stream import Stream
 from cornerstone.errors import CornerstoneError
-from cornerstone.jobs.built_in_scenes import Embedded
+from cornerstone.jobs.built_in_scenes import BuiltInScenes
 from cornerstone.recipes import preset
 from cornerstone.runtime.home import home
 from cornerstone.training import prepare as module
@@ -130,7 +130,7 @@ def test_shards_without_a_tokenizer_need_one_named(recipe, tmp_path, small_data,
 
 
 def test_without_train_the_scenes_are_the_data(recipe, pairs_folder, monkeypatch):
-    embedded = Embedded(pairs_folder, (pairs_folder,), "test_vit.r160_in1k")
+    embedded = BuiltInScenes(pairs_folder, (pairs_folder,), "test_vit.r160_in1k")
     asked = []
     monkeypatch.setattr(module, "prepare_scenes", lambda *a: asked.append(a) or embedded)
     prepared = prepare(recipe.with_data(train="").with_image(name=""), quiet)
@@ -168,7 +168,7 @@ def write_store(recipe, data, folder=None):
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(rows * width, np.float16)), width)
         return pa.Table.from_arrays([vectors, pa.array([""] * rows)], schema=schema)
 
-    shards = [write_features_shard(folder, s.file, map(group, s.row_groups)) for s in data.manifest.shards]
+    shards = [write_row_groups(folder, s.file, map(group, s.row_groups)) for s in data.manifest.shards]
     Manifest("features", "pairs", tuple(shards), source={"width": width}, keys=asdict(keys)).write(folder)
     return folder
 

@@ -17,7 +17,7 @@ from cornerstone.data.documents import PackedSequences, PackingConfig, PackingKe
 from cornerstone.data.importers import import_pairs
 from cornerstone.data.manifest import Manifest
 from cornerstone.data.parallel import map_tasks
-from cornerstone.data.shards import DataSet, Reader, write_features_shard
+from cornerstone.data.shards import DataSet, Reader, write_row_groups
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
 
@@ -154,7 +154,7 @@ def test_verify_looks_at_sequences_too(words, documents, monkeypatch, tmp_path):
     rows[1]["pieces"] = []
     Location.of(folder).join("manifest.json").remove()
     groups = [pa.Table.from_pylist(rows, schema=table.schema)]
-    shard = write_features_shard(Location.of(folder), manifest.shards[0].file, groups)
+    shard = write_row_groups(Location.of(folder), manifest.shards[0].file, groups)
     replace(manifest, shards=(shard,)).write(Location.of(folder))
     found = [(problem.kind, problem.row) for problem in verify_module.verify(folder).problems]
     assert found == [("other length", 0), ("empty sequence", 1)]

@@ -24,7 +24,7 @@ from cornerstone.data.documents.pieces import Counted, Lengths, Piece, measured,
 from cornerstone.data.manifest import Manifest, Shard
 from cornerstone.data.output import Done, finish, finished, writing
 from cornerstone.data.parallel import Progress, map_tasks
-from cornerstone.data.shards import DataSet, write_features_shard
+from cornerstone.data.shards import DataSet, write_row_groups
 from cornerstone.data.storage import Location
 from cornerstone.data.texts import FILE as TOKENIZER
 from cornerstone.errors import CornerstoneError
@@ -141,7 +141,7 @@ def _packed(
     made = _Made()
     tables = _tables(data.join(item[0]), item[1], plain_tokenizer(tokenizer), config, made)
     first = next(tables, None)
-    shards = () if first is None else (write_features_shard(out, item[0], chain([first], tables)),)
+    shards = () if first is None else (write_row_groups(out, item[0], chain([first], tables)),)
     done = Done(shards, made.told())
     finish(out, item[0], settings, done)
     return done
