@@ -5,7 +5,7 @@ stores the answer, `sequences` reads it back as token ids and pixels.
 """
 
 from cornerstone.data.documents.config import PackingConfig, PackingKeys, SpecialIds
-from cornerstone.data.documents.index import check_packing, write_packing
+from cornerstone.data.documents.index import check_packing
 from cornerstone.data.documents.sequences import Packed, PackedSequences, targets
 
 __all__ = [
@@ -16,5 +16,4 @@ __all__ = [
     "SpecialIds",
     "check_packing",
     "targets",
-    "write_packing",
 ]
