@@ -350,8 +350,9 @@ def memory_alone(folder: str, steps: int, pause: float = 0.0) -> None:
 
 def packing(folder: Path, pairs: list[Pair]) -> None:
     """Share of padding, packed and with one document a sequence."""
-    from cornerstone.data.documents import PackingConfig, write_packing
+    from cornerstone.data.documents import PackingConfig
     from cornerstone.data.importers import import_pairs
+    from cornerstone.jobs.packing import write_packing
 
     source, tokenizer = DATA / "openstax", vocabulary()
     import_pairs("mmc4", source / "docs_mmc4.jsonl", folder / "docs", images=str(source / "images"))

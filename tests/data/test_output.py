@@ -147,7 +147,7 @@ def test_a_piece_is_finished_by_its_settings_and_whole_files_alone(tmp_path, sma
 
 
 def test_what_was_left_half_goes_when_the_data_set_is_finished(tmp_path, small_data):
-    left = ("piece-00000.done.json", "shard-00000.parquet.part-12-ab", "notes.txt")
+    left = ("task-00000.done.json", "shard-00000.parquet.part-12-ab", "notes.txt")
     for name in left:
         (tmp_path / name).write_text("{}")
     with pytest.raises(KeyError), writing(Location.of(tmp_path)):

@@ -17,7 +17,7 @@ from cornerstone.data import verify as module
 from cornerstone.data.manifest import Manifest, Shard
 from cornerstone.data.pairs.feature_store import feature_schema
 from cornerstone.data.records import DOCUMENTS, PAIRS, Caption, Document, Segment
-from cornerstone.data.shards import ShardWriter, write_features_shard
+from cornerstone.data.shards import ShardWriter, write_row_groups
 from cornerstone.data.storage import Location
 from cornerstone.data.verify import verify
 from cornerstone.errors import CornerstoneError
@@ -47,7 +47,7 @@ def folder(pairs_folder, tmp_path) -> Path:
 def rewrite(folder: Path, file: str, table: pa.Table, rows_per_group: int = 4) -> None:
     """Another content for a shard, with a manifest whose bytes and hash fit it."""
     groups = (table.slice(i, rows_per_group) for i in range(0, len(table), rows_per_group))
-    shard = write_features_shard(Location.of(str(folder)), file, groups)
+    shard = write_row_groups(Location.of(str(folder)), file, groups)
     manifest = Manifest.read(str(folder))
     replace(manifest, shards=tuple(shard if s.file == file else s for s in manifest.shards)).write(
         Location.of(str(folder))
@@ -203,7 +203,7 @@ def store(folder: Path, vectors: np.ndarray) -> Path:
     schema = feature_schema(3, "float16")
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.astype(np.float16).reshape(-1)), 3)
     table = pa.Table.from_arrays([column, pa.array([""] * len(vectors))], schema=schema)
-    shard = write_features_shard(Location.of(str(folder)).make(), FIRST, [table])
+    shard = write_row_groups(Location.of(str(folder)).make(), FIRST, [table])
     Manifest("features", "f", (shard,), source={"width": 3}, keys={"dtype": "float16"}).write(Location.of(str(folder)))
     return folder
 

@@ -11,8 +11,8 @@ import cornerstone.models  # noqa: F401 - mends torchvision before timm is impor
 from cornerstone.data.scenes.draw import paint
 from cornerstone.data.scenes.world import Scene, Thing
 from cornerstone.errors import CornerstoneError
-from cornerstone.jobs.scenes_tower import TowerPlan, content_of, pixels, pretrain_tower
-from cornerstone.training import scenes_tower
+from cornerstone.jobs import scenes_tower
+from cornerstone.jobs.scenes_tower import TowerTraining, content_of, pixels, pretrain_tower
 
 TINY = {"width": 64, "heads": 4, "depth": 1, "images": 96, "epochs": 1, "held_out": 60}
 
@@ -100,8 +100,8 @@ def test_pixels_are_normalised_with_a_half():
 
 
 def test_the_towers_pictures_are_of_its_own_and_held_out_ones_too():
-    plan = TowerPlan()
-    train, held_out = (plan.scenes(stream, np.arange(200)) for stream in ("train", "held-out"))
+    settings = TowerTraining()
+    train, held_out = (settings.scenes(stream, np.arange(200)) for stream in ("train", "held-out"))
     assert len({repr(scene) for scene in train + held_out}) == 400
 
 

@@ -24,7 +24,7 @@ from cornerstone.data.pairs.image_input import StoredFeatures
 from cornerstone.data.pairs.source import PairSource
 from cornerstone.data.plan import Plan
 from cornerstone.data.records import Caption
-from cornerstone.data.shards import DataSet, write_features_shard
+from cornerstone.data.shards import DataSet, write_row_groups
 from cornerstone.data.source import Part
 from cornerstone.data.storage import Location
 from cornerstone.data.stream import Stream
@@ -64,7 +64,7 @@ def store_of(folder: Path, data: DataSet) -> str:
             columns = [pa.FixedSizeListArray.from_arrays(vectors, WIDTH), pa.array(reasons)]
             groups.append(pa.Table.from_arrays(columns, schema=schema))
             first += rows
-        files.append(write_features_shard(Location.of(folder), shard.file, groups))
+        files.append(write_row_groups(Location.of(folder), shard.file, groups))
     Manifest("features", data.name, tuple(files)).write(Location.of(folder))
     return str(folder)
 

@@ -13,7 +13,7 @@ from cornerstone.data.layout import Layout
 from cornerstone.data.manifest import Manifest
 from cornerstone.data.pairs.feature_store import FeatureKeys, feature_schema
 from cornerstone.data.pairs.views import Wanted
-from cornerstone.data.shards import DataSet, write_features_shard
+from cornerstone.data.shards import DataSet, write_row_groups
 from cornerstone.data.storage import Location
 from cornerstone.data.stream import Stream
 from cornerstone.errors import CornerstoneError
@@ -174,7 +174,7 @@ def write_store(recipe, data, folder=None):
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(rows * width, np.float16)), width)
         return pa.Table.from_arrays([vectors, pa.array([""] * rows)], schema=schema)
 
-    shards = [write_features_shard(folder, s.file, map(group, s.row_groups)) for s in data.manifest.shards]
+    shards = [write_row_groups(folder, s.file, map(group, s.row_groups)) for s in data.manifest.shards]
     Manifest("features", "pairs", tuple(shards), source={"width": width}, keys=asdict(keys)).write(folder)
     return folder
 

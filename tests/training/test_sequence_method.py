@@ -12,12 +12,13 @@ from recording import MENDED, counted, lines
 from token_mean import TokenMeanConfig
 
 import cornerstone
-from cornerstone.data.documents import PackingConfig, write_packing
+from cornerstone.data.documents import PackingConfig
 from cornerstone.data.layout import Layout
 from cornerstone.data.records import Document, Segment
 from cornerstone.data.shards import ShardWriter
 from cornerstone.data.stream import Stream
 from cornerstone.errors import CornerstoneError
+from cornerstone.jobs.packing import write_packing
 from cornerstone.recipes import DocumentData, LotlipConfig, Optimization, Placement, Recipe
 from cornerstone.training.build import build_method, build_tower
 from cornerstone.training.engine import PlainEngine

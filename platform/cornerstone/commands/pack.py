@@ -43,10 +43,11 @@ class PackCommand:
 
     def run(self) -> None:
         """Pack with Ray Data and say how full the sequences are and what is in none."""
-        from cornerstone.data.documents import PackingConfig, write_packing
+        from cornerstone.data.documents import PackingConfig
         from cornerstone.data.output import refuse_existing
         from cornerstone.data.shards import DataSet
         from cornerstone.data.storage import Location
+        from cornerstone.jobs.packing import write_packing
         from cornerstone.runtime.cluster import connect, stoppable
         from cornerstone.runtime.tokenizer import load_tokenizer
 

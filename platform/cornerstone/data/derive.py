@@ -11,8 +11,8 @@ from typing import Any
 
 from cornerstone.data import draws
 from cornerstone.data.images import BadImage, probe
-from cornerstone.data.importers.core import ImportOptions, ImportReport, Plan, Progress, Refused, run_import
-from cornerstone.data.importers.files import WINDOW, shuffled
+from cornerstone.data.importers.core import ImportOptions, ImportPlan, ImportProgress, ImportReport, Refused, run_import
+from cornerstone.data.importers.files import SHUFFLE_BUFFER, shuffled
 from cornerstone.data.manifest import Kind
 from cornerstone.data.output import refuse_existing
 from cornerstone.data.records import Caption, Document, Pair, Role, Segment
@@ -34,9 +34,9 @@ class LaionRandom:
     def __init__(self, data: DataSet, options: ImportOptions, role: Role = "raw") -> None:
         self.data, self.options, self.role = data, options, role
 
-    def plan(self) -> Plan:
+    def plan(self) -> ImportPlan:
         """A piece of work for each shard, whose rows lie in random order already."""
-        return Plan(list(range(len(self.data.manifest.shards))), _of_parent(self.data, role=self.role), source=())
+        return ImportPlan(list(range(len(self.data.manifest.shards))), _of_parent(self.data, role=self.role), source=())
 
     def read(self, task: int) -> Iterator[Document | Refused]:
         """The documents of a shard; a pair without such a text gives none."""
@@ -58,11 +58,11 @@ class Mmc4Pair:
     def __init__(self, data: DataSet, options: ImportOptions, min_similarity: float = MIN_SIMILARITY) -> None:
         self.data, self.options, self.min_similarity = data, options, min_similarity
 
-    def plan(self) -> Plan:
+    def plan(self) -> ImportPlan:
         """A piece of work for each shard; images of one document are shuffled apart."""
         order = _of_parent(self.data, min_similarity=self.min_similarity)
-        order |= {"window": WINDOW, "seed": self.options.seed}
-        return Plan(list(range(len(self.data.manifest.shards))), order, source=())
+        order |= {"shuffle_buffer": SHUFFLE_BUFFER, "seed": self.options.seed}
+        return ImportPlan(list(range(len(self.data.manifest.shards))), order, source=())
 
     def read(self, task: int) -> Iterator[Pair | Refused]:
         """The pairs of a shard."""
@@ -120,7 +120,7 @@ def derive(
     min_similarity: float = MIN_SIMILARITY,
     seed: int = 0,
     name: str | None = None,
-    progress: Progress | None = None,
+    progress: ImportProgress | None = None,
 ) -> ImportReport:
     """Write the derived data set of a folder of shards. Needs Ray to be started.
 

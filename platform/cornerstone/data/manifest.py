@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
 from cornerstone.data.storage import Location
-from cornerstone.errors import CornerstoneError, did_you_mean
+from cornerstone.errors import CornerstoneError
 
 FILE = "manifest.json"
 WRITER = ".writer"
@@ -18,7 +18,9 @@ RECORD = ".done.json"
 """What ends the name of a finished piece's record, while the folder is unfinished."""
 VERSION = 1
 Kind = Literal["pairs", "documents", "features", "mixture", "packing"]
-TASKS = ("retrieval", "classification", "lookalike")
+RETRIEVAL, CLASSIFICATION, LOOKALIKE = "retrieval", "classification", "lookalike"
+"""Names of evaluation tasks, as importers and the built-in data set write them into manifests. Nothing here knows what they
+mean: the names are checked when a data set is opened for evaluation."""
 
 
 @dataclass(frozen=True)
@@ -121,19 +123,12 @@ class Manifest:
             manifest.require(kind, folder)
         if manifest.rows == 0:
             raise CornerstoneError(f"{folder} holds a data set without rows. Import some, or name another folder.")
-        for task in manifest.tasks:
-            if task not in TASKS:
-                raise CornerstoneError(f"{path}: unknown task {task!r}{did_you_mean(task, TASKS)}")
         return manifest
 
     def require(self, kind: Kind, folder: Location) -> None:
         """Raise CornerstoneError where the folder that was read holds another kind."""
         if self.kind != kind:
             raise CornerstoneError(f"{folder} holds {self.kind}, but {kind} are needed here.")
-
-    def named(self, name: str) -> Manifest:
-        """The same data set under another name."""
-        return replace(self, name=name)
 
 
 class _Shared:

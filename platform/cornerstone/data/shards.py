@@ -99,7 +99,7 @@ def write_shard(
     return _write_groups(folder, f"shard-{index:05d}.parquet", groups())
 
 
-def write_features_shard(folder: Location, name: str, groups: Iterable[pa.Table]) -> Shard:
+def write_row_groups(folder: Location, name: str, groups: Iterable[pa.Table]) -> Shard:
     """Write one shard (stored features, new captions) that mirrors the row groups of the shard it was computed from."""
     shard = _write_groups(folder, name, iter(groups))
     assert shard is not None, "a shard has rows, and so has its mirror"

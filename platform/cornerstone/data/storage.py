@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from pyarrow import fs
 
@@ -107,11 +107,6 @@ class Location:
         """A random-access file to read from."""
         filesystem, path = self.resolve()
         return filesystem.open_input_file(path)
-
-    def open_output(self) -> IO[bytes] | Any:
-        """A stream to write to; the file appears when it is closed (object stores), or grows (local disks)."""
-        filesystem, path = self.resolve()
-        return filesystem.open_output_stream(path)
 
     def read_bytes(self) -> bytes:
         """The whole file."""

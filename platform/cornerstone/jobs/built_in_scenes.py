@@ -23,7 +23,7 @@ TOWER = ("config.json", "model.safetensors")
 
 
 @dataclass(frozen=True)
-class Embedded:
+class BuiltInScenes:
     """Where the parts of the embedded data set lie."""
 
     train: str
@@ -31,7 +31,7 @@ class Embedded:
     tower: str
 
 
-def prepare_scenes(scenes: Scenes, image_size: int, say: Say) -> Embedded:
+def prepare_scenes(scenes: Scenes, image_size: int, say: Say) -> BuiltInScenes:
     """Make what is missing, each part finished before the next; what is there is used as it is."""
     root = home().join("scenes")
     world = {"seed": scenes.seed, "image_size": image_size}
@@ -49,7 +49,7 @@ def prepare_scenes(scenes: Scenes, image_size: int, say: Say) -> Embedded:
             write_evaluation_sets(
                 sets, images=scenes.evaluation_images, seed=scenes.seed, image_size=image_size, sets=missing
             )
-    return Embedded(
+    return BuiltInScenes(
         train.uri, tuple(sets.join(name).uri for name in EVALUATION_SETS), scenes_tower(scenes, image_size, say)
     )
 

@@ -62,7 +62,7 @@ class _Tower:
         job, index = self.jobs[int(block["job"][0])], int(block["shard"][0])
         reader, shard = Reader(job.data, ["image"], keep_groups=1), job.data.manifest.shards[index]
         groups = (self._group(reader.group(group)) for group in shard_jobs.groups_of(job.data, index))
-        shard_jobs.write_mirror(job.out, shard.file, groups, job.settings(shard), {})
+        shard_jobs.write_derived_shard(job.out, shard.file, groups, job.settings(shard), {})
         return block
 
     def _group(self, rows: pa.Table) -> pa.Table:

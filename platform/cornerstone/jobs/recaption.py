@@ -100,7 +100,7 @@ class _Actor:
         self.counted = {"undecodable": 0, "without_text": 0}
         first_row = sum(shard.rows for shard in shards[:index])
         captioned = self._captioned(Reader(job.data, keep_groups=1), groups, first_row)
-        shard_jobs.write_mirror(
+        shard_jobs.write_derived_shard(
             job.out, shards[index].file, captioned, job.settings(shards[index].sha256), self.counted
         )
         return {"shard": [index]}

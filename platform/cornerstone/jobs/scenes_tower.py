@@ -46,7 +46,7 @@ _POSITIONS = 1.0  # with timm's .02 places are too alike for the class token to 
 
 
 @dataclass(frozen=True)
-class TowerPlan:
+class TowerTraining:
     """How the tower is built and trained. The defaults take about half a minute on one core."""
 
     seed: int = 0
@@ -134,21 +134,21 @@ class Dense(nn.Module):
 
     cell_of_patch_P: Tensor
 
-    def __init__(self, plan: TowerPlan) -> None:
+    def __init__(self, settings: TowerTraining) -> None:
         super().__init__()
-        self.tower: Any = _new_tower(plan)
-        self.cells = plan.cells**2
+        self.tower: Any = _new_tower(settings)
+        self.cells = settings.cells**2
         colours, shapes = EMPTY_COLOUR + 1, EMPTY_SHAPE + 1
-        self.colour = nn.Linear(plan.width, self.cells * colours)
-        self.shape = nn.Linear(plan.width, self.cells * shapes)
-        self.background = nn.Linear(plan.width, len(BACKGROUNDS))
-        self.salient = nn.Linear(plan.width, SPECIES)
-        self.patch_colour = nn.Linear(plan.width, colours)
-        self.patch_shape = nn.Linear(plan.width, shapes)
-        side = plan.image_size // plan.patch_size
-        middle = (torch.arange(side) + 0.5) * plan.patch_size * plan.cells / plan.image_size
+        self.colour = nn.Linear(settings.width, self.cells * colours)
+        self.shape = nn.Linear(settings.width, self.cells * shapes)
+        self.background = nn.Linear(settings.width, len(BACKGROUNDS))
+        self.salient = nn.Linear(settings.width, SPECIES)
+        self.patch_colour = nn.Linear(settings.width, colours)
+        self.patch_shape = nn.Linear(settings.width, shapes)
+        side = settings.image_size // settings.patch_size
+        middle = (torch.arange(side) + 0.5) * settings.patch_size * settings.cells / settings.image_size
         cell = middle.long()
-        self.register_buffer("cell_of_patch_P", (cell[:, None] * plan.cells + cell).flatten())
+        self.register_buffer("cell_of_patch_P", (cell[:, None] * settings.cells + cell).flatten())
 
     def named(self, cls_BD: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Logits of colour (B, C, K) and shape (B, C, K) in every cell, background and salient species."""
@@ -173,16 +173,16 @@ class Dense(nn.Module):
 
 
 def pretrain_tower(
-    out_folder: Path | str, *, progress: Callable[[int, int], None] | None = None, **plan: Any
+    out_folder: Path | str, *, progress: Callable[[int, int], None] | None = None, **fields: Any
 ) -> dict[str, float]:
     """Pretrain a tower and save it in timm's folder layout, for `timm.create_model("local-dir:" + folder)`.
 
-    `plan` are fields of `TowerPlan`; `progress` is told steps done and steps in all. Returns what linear heads on the
+    `fields` are those of `TowerTraining`; `progress` is told steps done and steps in all. Returns what linear heads on the
     class token get right on held-out pictures: `salient` (of 96), `background` (of 6), `colour` and `shape` of the
     objects that are not salient, `empty` cells found empty; and the last `loss`. The same plan gives the same tower;
     torch's own generator and number of threads are left as they were.
     """
-    settings = TowerPlan(**plan)
+    settings = TowerTraining(**fields)
     threads = torch.get_num_threads()
     torch.set_num_threads(settings.threads)
     try:
@@ -200,7 +200,7 @@ def pixels(pictures: list[npt.NDArray[np.uint8]]) -> Tensor:
     return ((image_BSS3.permute(0, 3, 1, 2).float() / 255 - _MEAN) / _STD).contiguous()
 
 
-def _trained(settings: TowerPlan, progress: Callable[[int, int], None] | None) -> tuple[Dense, float]:
+def _trained(settings: TowerTraining, progress: Callable[[int, int], None] | None) -> tuple[Dense, float]:
     """The tower with its heads after the last step, and that step's loss."""
     device = torch.device(settings.device)
     with torch.random.fork_rng(devices=[]):
@@ -229,24 +229,24 @@ def _trained(settings: TowerPlan, progress: Callable[[int, int], None] | None) -
     return dense.eval(), loss.item()
 
 
-def _batches(plan: TowerPlan) -> Iterator[npt.NDArray[np.int64]]:
+def _batches(settings: TowerTraining) -> Iterator[npt.NDArray[np.int64]]:
     """Row numbers of each batch."""
-    for epoch in range(plan.epochs):
-        order = permutation(plan.images, plan.seed, "scenes/tower/order", epoch)
-        for start in range(0, max(1, plan.images - plan.batch + 1), plan.batch):
-            yield order[start : start + plan.batch]
+    for epoch in range(settings.epochs):
+        order = permutation(settings.images, settings.seed, "scenes/tower/order", epoch)
+        for start in range(0, max(1, settings.images - settings.batch + 1), settings.batch):
+            yield order[start : start + settings.batch]
 
 
 @torch.no_grad()
-def _judge(dense: Dense, plan: TowerPlan) -> dict[str, float]:
+def _judge(dense: Dense, settings: TowerTraining) -> dict[str, float]:
     """Accuracies of the heads on held-out pictures."""
     right: dict[str, list[Tensor]] = {}
-    for start in range(0, plan.held_out, 250):
-        scenes = plan.scenes("held-out", np.arange(start, min(start + 250, plan.held_out)))
-        files = [encode(paint(scene, plan.image_size)) for scene in scenes]
+    for start in range(0, settings.held_out, 250):
+        scenes = settings.scenes("held-out", np.arange(start, min(start + 250, settings.held_out)))
+        files = [encode(paint(scene, settings.image_size)) for scene in scenes]
         pictures = [np.asarray(Image.open(io.BytesIO(file))) for file in files]
         truth = content_of(scenes)
-        logits = dense.named(dense.tower(pixels(pictures).to(plan.device)))
+        logits = dense.named(dense.tower(pixels(pictures).to(settings.device)))
         colour_BC, shape_BC, background_B, salient_B = (x.argmax(-1).cpu() for x in logits)
         found = {
             "salient": salient_B == truth.salient_B,
@@ -260,35 +260,35 @@ def _judge(dense: Dense, plan: TowerPlan) -> dict[str, float]:
     return {name: torch.cat(hits).float().mean().item() for name, hits in right.items()}
 
 
-def _new_tower(plan: TowerPlan) -> nn.Module:
+def _new_tower(settings: TowerTraining) -> nn.Module:
     import timm
 
-    tower: Any = timm.create_model(_ARCHITECTURE, pretrained=False, num_classes=0, **_arguments(plan))
+    tower: Any = timm.create_model(_ARCHITECTURE, pretrained=False, num_classes=0, **_arguments(settings))
     nn.init.normal_(tower.pos_embed, std=_POSITIONS)
     return tower
 
 
-def _arguments(plan: TowerPlan) -> dict[str, Any]:
+def _arguments(settings: TowerTraining) -> dict[str, Any]:
     return {
-        "img_size": plan.image_size,
-        "patch_size": plan.patch_size,
-        "embed_dim": plan.width,
-        "depth": plan.depth,
-        "num_heads": plan.heads,
+        "img_size": settings.image_size,
+        "patch_size": settings.patch_size,
+        "embed_dim": settings.width,
+        "depth": settings.depth,
+        "num_heads": settings.heads,
         "mlp_ratio": 2.0,
         "global_pool": "token",
     }
 
 
-def _save(tower: nn.Module, folder: Path, plan: TowerPlan) -> None:
+def _save(tower: nn.Module, folder: Path, settings: TowerTraining) -> None:
     """config.json and model.safetensors, as timm reads them."""
     from timm.models import save_for_hf
 
     config = {
-        "model_args": _arguments(plan),
+        "model_args": _arguments(settings),
         "pretrained_cfg": {
             "tag": "scenes",
-            "input_size": (3, plan.image_size, plan.image_size),
+            "input_size": (3, settings.image_size, settings.image_size),
             "mean": (_MEAN,) * 3,
             "std": (_STD,) * 3,
             "interpolation": "bicubic",

@@ -12,13 +12,15 @@ import pyarrow as pa
 
 from cornerstone.data.output import Done, finish
 from cornerstone.data.parallel import Progress, in_order
-from cornerstone.data.shards import DataSet, write_features_shard
+from cornerstone.data.shards import DataSet, write_row_groups
 from cornerstone.data.storage import Location
 
 
-def write_mirror(out: Location, file: str, groups: Iterable[pa.Table], settings: str, counted: dict[str, int]) -> None:
+def write_derived_shard(
+    out: Location, file: str, groups: Iterable[pa.Table], settings: str, counted: dict[str, int]
+) -> None:
     """Write one shard, a row group in memory at a time, and say that it is finished. `groups` may still add to `counted`."""
-    shard = write_features_shard(out, file, groups)
+    shard = write_row_groups(out, file, groups)
     finish(out, file, settings, Done((shard,), counted))
 
 

@@ -30,9 +30,9 @@ class RunOptions:
     preset: str = "scenes"
     """smoke, scenes, scenes-long, photos, lotlip-3m, lotlip-12m, lotlip-30m or lotlip-100m."""
     train: str = ""
-    """Folder or URI of training shards; empty for the embedded scenes."""
+    """Folder or URI of training shards; empty for the built-in scenes."""
     eval: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[NAME=]DIR ..")] = ()
-    """Evaluation sets, `[NAME=]DIR`; empty for the embedded scenes' own."""
+    """Evaluation sets, `[NAME=]DIR`; empty for the built-in scenes' own."""
     steps: int | None = None
     """Optimizer steps; the warmup follows in proportion."""
     workers: int | None = None

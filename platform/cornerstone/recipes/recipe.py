@@ -58,7 +58,7 @@ class Evaluation:
     """What is measured, and when. It has a hash of its own: more sets change no number of the training."""
 
     sets: tuple[str, ...] = ()
-    """`[NAME=]DIR`; empty for the embedded scenes' own sets."""
+    """`[NAME=]DIR`; empty for the built-in scenes' own sets."""
     every: int = 0
     """Steps between evaluations; 0 evaluates at the end alone."""
     best: str = ""

@@ -79,7 +79,9 @@ class Preparer:
         data = self.once(
             ("data", recipe.data.train, recipe.data.kind), lambda: Mixture.open(recipe.data.train, kind.manifest_kind)
         )
-        Plan(data.parts, recipe.optimization.batch_size, recipe.seed, recipe.data.limit_rows)  # refuses too large a batch
+        Plan(
+            data.parts, recipe.optimization.batch_size, recipe.seed, recipe.data.limit_rows
+        )  # refuses too large a batch
         tokenizer = self._tokenizer(recipe, data)
         sets = self.once(("sets", recipe.evaluation.sets), lambda: open_sets(recipe.evaluation.sets))
         _check_best(recipe, sets)

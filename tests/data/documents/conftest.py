@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from cornerstone.data.documents import index
 from cornerstone.data.records import Document, Segment
 from cornerstone.data.shards import ShardWriter
+from cornerstone.jobs import packing
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def words(wordpiece, small_data, tmp_path, monkeypatch) -> SimpleNamespace:
     def in_line(work, items, failed, progress=None):
         return map(work, items)
 
-    monkeypatch.setattr(index, "map_tasks", in_line)
+    monkeypatch.setattr(packing, "map_tasks", in_line)
     tokenizer = wordpiece.read_text()
 
     def segment(part):
@@ -38,6 +38,6 @@ def words(wordpiece, small_data, tmp_path, monkeypatch) -> SimpleNamespace:
 
     def pack(data, config, out=""):
         folder = str(tmp_path / (out or f"{Path(data).name}-{len(list(tmp_path.iterdir()))}"))
-        return folder, index.write_packing(data, folder, tokenizer, config)
+        return folder, packing.write_packing(data, folder, tokenizer, config)
 
     return SimpleNamespace(write=write, pack=pack, tokenizer=tokenizer, picture=small_data.picture)

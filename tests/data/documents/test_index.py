@@ -13,13 +13,15 @@ import pytest
 
 from cornerstone import cli
 from cornerstone.data import verify as verify_module
-from cornerstone.data.documents import PackedSequences, PackingConfig, PackingKeys, check_packing, index, write_packing
+from cornerstone.data.documents import PackedSequences, PackingConfig, PackingKeys, check_packing
 from cornerstone.data.importers import import_pairs
 from cornerstone.data.manifest import Manifest
 from cornerstone.data.parallel import map_tasks
-from cornerstone.data.shards import DataSet, Reader, write_features_shard
+from cornerstone.data.shards import DataSet, Reader, write_row_groups
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
+from cornerstone.jobs import packing
+from cornerstone.jobs.packing import write_packing
 
 CONFIG = PackingConfig(token_budget=32, image_tokens=3, groups_together=2)
 
@@ -52,7 +54,7 @@ def test_a_row_group_is_read_from_the_groups_it_was_packed_from(words, documents
 @pytest.mark.usefixtures("ray_cluster")
 def test_ray_makes_the_same_bytes(words, documents, monkeypatch, tmp_path):
     _, alone = words.pack(documents, CONFIG)
-    monkeypatch.setattr(index, "map_tasks", map_tasks)
+    monkeypatch.setattr(packing, "map_tasks", map_tasks)
     told = []
     parallel = write_packing(documents, tmp_path / "ray", words.tokenizer, CONFIG, lambda *done: told.append(done))
     assert parallel == alone
@@ -116,16 +118,16 @@ def test_real_documents(test_data, wordpiece, tmp_path, capsys, rule):
 
 def test_an_interrupted_packing_goes_on_after_its_finished_files(words, documents, monkeypatch):
     whole, manifest = words.pack(documents, CONFIG, "whole")
-    in_line = index.map_tasks
+    in_line = packing.map_tasks
 
     def interrupted(work, items, failed, progress=None):
         yield work(items[1])
         raise CornerstoneError("away")
 
-    monkeypatch.setattr(index, "map_tasks", interrupted)
+    monkeypatch.setattr(packing, "map_tasks", interrupted)
     with pytest.raises(CornerstoneError, match="away"):
         words.pack(documents, CONFIG, "out")
-    monkeypatch.setattr(index, "map_tasks", in_line)
+    monkeypatch.setattr(packing, "map_tasks", in_line)
     out = Path(whole).with_name("out")
     (kept,) = out.glob("*.parquet")
     written = kept.stat().st_mtime_ns
@@ -134,10 +136,10 @@ def test_an_interrupted_packing_goes_on_after_its_finished_files(words, document
     assert again == manifest  # what was packed and left out, too, is counted as if nothing had happened
     assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in Path(whole).iterdir())
 
-    monkeypatch.setattr(index, "map_tasks", interrupted)
+    monkeypatch.setattr(packing, "map_tasks", interrupted)
     with pytest.raises(CornerstoneError, match="away"):
         words.pack(documents, CONFIG, "other")
-    monkeypatch.setattr(index, "map_tasks", in_line)
+    monkeypatch.setattr(packing, "map_tasks", in_line)
     other = replace(CONFIG, token_budget=40)
     assert words.pack(documents, other, "other")[1].shards == words.pack(documents, other, "fresh")[1].shards
 
@@ -154,7 +156,7 @@ def test_verify_looks_at_sequences_too(words, documents, monkeypatch, tmp_path):
     rows[1]["pieces"] = []
     Location.of(folder).join("manifest.json").remove()
     groups = [pa.Table.from_pylist(rows, schema=table.schema)]
-    shard = write_features_shard(Location.of(folder), manifest.shards[0].file, groups)
+    shard = write_row_groups(Location.of(folder), manifest.shards[0].file, groups)
     replace(manifest, shards=(shard,)).write(Location.of(folder))
     found = [(problem.kind, problem.row) for problem in verify_module.verify(folder).problems]
     assert found == [("other length", 0), ("empty sequence", 1)]

@@ -220,7 +220,7 @@ def test_a_finished_folder_is_refused_and_an_unfinished_one_is_not(make, photos,
 
 
 def test_a_failing_task_leaves_no_manifest(tmp_path):
-    from cornerstone.data.importers.core import Plan, run_import
+    from cornerstone.data.importers.core import ImportPlan, run_import
     from cornerstone.data.storage import Location
 
     class Failing:
@@ -228,7 +228,7 @@ def test_a_failing_task_leaves_no_manifest(tmp_path):
         options = ImportOptions(raw=("txt",))
 
         def plan(self):
-            return Plan([0], order={}, source=())
+            return ImportPlan([0], order={}, source=())
 
         def read(self, task):
             raise OSError("no space left on device")

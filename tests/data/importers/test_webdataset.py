@@ -38,7 +38,7 @@ def test_rows_arrive_once(make, tars, tmp_path):
         assert row["key"] == f"{n // 10:05d}/{n:06d}"
         assert [(c["source"], c["role"], c["text"]) for c in row["captions"]] == [("txt", "raw", f"caption {n}")]
     assert [shard.rows for shard in report.manifest.shards] == [4, 4, 4, 4, 4, 4, 2, 2, 2]
-    assert report.manifest.source["order"] == {"tars": "permuted", "window": 1000, "seed": 1}
+    assert report.manifest.source["order"] == {"tars": "permuted", "shuffle_buffer": 1000, "seed": 1}
     inside = [n for n in numbers(rows) if n < 10]
     assert inside != sorted(inside)
 
@@ -111,7 +111,7 @@ def test_limited_rows_come_from_the_first_tars(make, tars, tmp_path):
 
 
 def test_a_window_keeps_every_sample_once(make, tars, tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "WINDOW", 4)
+    monkeypatch.setattr(files, "SHUFFLE_BUFFER", 4)
     source = webdataset.WebDataset(Location.of(tars / "00001.tar"), webdataset.ImportOptions(seed=5))
     keys = [sample.key for sample in source.read(source.plan().tasks[0])]
     order = [int(key[-2:]) for key in keys]

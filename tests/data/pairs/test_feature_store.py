@@ -8,7 +8,7 @@ import pytest
 
 from cornerstone.data.manifest import Manifest
 from cornerstone.data.pairs.feature_store import FeatureKeys, check_store, feature_schema, store_width
-from cornerstone.data.shards import Reader, write_features_shard
+from cornerstone.data.shards import Reader, write_row_groups
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
 
@@ -27,7 +27,7 @@ def store(tmp_path) -> Location:
         )
         for part in (vectors[:12], vectors[12:])
     )
-    shard = write_features_shard(folder, "shard-00000.parquet", groups)
+    shard = write_row_groups(folder, "shard-00000.parquet", groups)
     keys = {"data": KEYS.data, "tower": KEYS.tower, "transform": KEYS.transform, "dtype": KEYS.dtype}
     Manifest("features", "photos", (shard,), source={"width": 3}, keys=keys).write(folder)
     return folder

@@ -16,7 +16,7 @@ from cornerstone.data.pairs.feature_store import feature_schema
 from cornerstone.data.pairs.image_input import ImageInput, StoredFeatures
 from cornerstone.data.pairs.views import Wanted
 from cornerstone.data.records import Caption
-from cornerstone.data.shards import write_features_shard
+from cornerstone.data.shards import write_row_groups
 from cornerstone.data.source import MASKED
 from cornerstone.data.storage import Location
 
@@ -258,7 +258,7 @@ def test_stored_features_stand_for_images(pairs_folder, wordpiece, tmp_path, mon
             flat, why = pa.array(vectors[row : row + size].reshape(-1)), pa.array(reasons[row : row + size])
             groups.append(pa.Table.from_arrays([pa.FixedSizeListArray.from_arrays(flat, 3), why], schema=schema))
             row += size
-        shards.append(write_features_shard(store, shard.file, groups))
+        shards.append(write_row_groups(store, shard.file, groups))
     Manifest("features", "pairs", tuple(shards)).write(store)
     read, original = [], pq.ParquetFile.read_row_group
     monkeypatch.setattr(

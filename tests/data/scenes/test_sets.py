@@ -1,20 +1,16 @@
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import replace
 
 import pytest
+from scene_rows import scene_of
 
-from cornerstone.data.manifest import TASKS
+from cornerstone.data.manifest import CLASSIFICATION, LOOKALIKE, RETRIEVAL
 from cornerstone.data.records import ROLES
 from cornerstone.data.scenes.sets import EVALUATION_SETS, SETS, lookalikes, manifest_fields, pair
-from cornerstone.data.scenes.world import NOUNS, Scene, ScenesSpec
+from cornerstone.data.scenes.world import NOUNS, ScenesSpec
 from cornerstone.errors import CornerstoneError
-
-
-def scene_of(row) -> Scene:
-    return Scene.from_json(json.loads(row.extra)["scene"])
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -23,7 +19,7 @@ def test_rows_are_their_own_and_labels_are_the_salient_objects(name):
     rows = [pair(spec, i) for i in range(40)]
     assert rows == [pair(replace(spec, rows=99), i) for i in range(40)]
     assert len({row.key for row in rows}) == 40
-    assert all(row.label == scene_of(row).things[0].species for row in rows)
+    assert all(row.label == scene_of(row.extra).things[0].species for row in rows)
     assert all((row.width, row.height) == (64, 64) for row in rows)
     assert all(c.text and c.role in ROLES for row in rows for c in row.captions)
 
@@ -67,7 +63,7 @@ def test_lookalikes_share_the_salient_object_and_the_background_and_the_first_se
         groups.setdefault(row.group, []).append(row)
     assert len(groups) == 50
     for group, rows in groups.items():
-        scenes = [scene_of(row) for row in rows]
+        scenes = [scene_of(row.extra) for row in rows]
         assert len(rows) == 4
         assert scenes == lookalikes(spec, int(group))
         assert len({(s.salient.species, s.salient.cell, s.background) for s in scenes}) == 1
@@ -96,7 +92,7 @@ def test_manifests_say_what_a_set_is_for():
         "lookalike": ("lookalike",),
         "validation": ("retrieval",),
     }
-    assert {task for names in tasks.values() for task in names} <= set(TASKS)
+    assert {task for names in tasks.values() for task in names} == {RETRIEVAL, CLASSIFICATION, LOOKALIKE}
     assert "scenes" not in EVALUATION_SETS
     fields = manifest_fields(ScenesSpec(set="short", rows=4000))
     assert fields["pool"] == 1000

@@ -5,7 +5,7 @@ turns it into token ids and pixels, `source` and `batch` are what the stream kno
 """
 
 from cornerstone.data.documents.config import PackingConfig, PackingKeys, SpecialIds
-from cornerstone.data.documents.index import check_packing, write_packing
+from cornerstone.data.documents.index import check_packing
 from cornerstone.data.documents.reader import PackedSequences, targets
 from cornerstone.data.documents.source import PackedSource
 
@@ -17,5 +17,4 @@ __all__ = [
     "SpecialIds",
     "check_packing",
     "targets",
-    "write_packing",
 ]

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from cornerstone.data.images import BadImage, probe
 from cornerstone.data.importers.fields import find, holds, spelled, texts, utf8
-from cornerstone.data.manifest import Kind, Manifest, Shard
+from cornerstone.data.manifest import CLASSIFICATION, RETRIEVAL, Kind, Manifest, Shard
 from cornerstone.data.output import Done, finish, finished, forget, writing
 from cornerstone.data.parallel import in_order
 from cornerstone.data.records import Caption, Document, Pair, Record, Role
@@ -32,7 +32,7 @@ QUARANTINE = "quarantine.jsonl"
 REPLACED = "\N{REPLACEMENT CHARACTER}"
 PROMPT = "a photo of a {}."  # one plain prompt for an imported set with labels; a manifest may hold others
 MAX_BYTES = 256 << 20  # of one image file: more is no photograph, and 64 of them must fit a row group
-Progress = Callable[[int, int, int], None]
+ImportProgress = Callable[[int, int, int], None]
 """Called with pieces of work done, pieces in all, rows written so far."""
 
 
@@ -98,7 +98,7 @@ class Refused:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ImportPlan:
     """What a format found: pieces of work in their final order, class names, and how rows came into that order.
 
     `source` is what the pieces were planned from, as JSON has it (listed names, `stamps` of a list), `sources` what each
@@ -120,7 +120,7 @@ class Format(Protocol):
     kind: Kind
     """What its records become: pairs or documents."""
 
-    def plan(self) -> Plan:
+    def plan(self) -> ImportPlan:
         """Look over the source, in the driver; CornerstoneError where it does not fit the options."""
 
     def read(self, task: Any) -> Iterator[Sample | Record | Refused]:
@@ -228,7 +228,7 @@ def meets(fields: dict[str, Any], where: Iterable[tuple[str, str]]) -> bool:
 
 
 def run_import(
-    format_name: str, source: Format, src: Location, out: Location, progress: Progress | None
+    format_name: str, source: Format, src: Location, out: Location, progress: ImportProgress | None
 ) -> ImportReport:
     """Carry out an import into a folder without a manifest; pieces that an interrupted one finished are kept.
 
@@ -247,8 +247,8 @@ def run_import(
             shards=total.ordered(),
             classes=plan.classes,
             prompts=(PROMPT,) if plan.classes else (),
-            tasks=("retrieval",) * (source.kind == "pairs" and bool(total.captions))
-            + ("classification",) * bool(plan.classes),
+            tasks=(RETRIEVAL,) * (source.kind == "pairs" and bool(total.captions))
+            + (CLASSIFICATION,) * bool(plan.classes),
             source={
                 "format": format_name,
                 "src": str(src),
@@ -272,7 +272,9 @@ def run_import(
     )
 
 
-def _gather(plan: Plan, outcomes: Iterator[_Outcome], quarantine: Location, progress: Progress | None) -> _Total:
+def _gather(
+    plan: ImportPlan, outcomes: Iterator[_Outcome], quarantine: Location, progress: ImportProgress | None
+) -> _Total:
     """All pieces' outcomes together, and every refused record in the quarantine; no such file where there is none."""
     total = _Total()
     with quarantine.replacing() as file:
@@ -298,7 +300,9 @@ def _why_empty(src: Location, out: Location, reasons: Counter[str]) -> str:
     return f"No usable row in {src}: {found}. Check --images and the fields, or name another source."
 
 
-def _in_parallel(format_name: str, source: Format, src: Location, plan: Plan, out: Location) -> Iterator[_Outcome]:
+def _in_parallel(
+    format_name: str, source: Format, src: Location, plan: ImportPlan, out: Location
+) -> Iterator[_Outcome]:
     """Each task's outcome, in the plan's order."""
     if not plan.tasks:
         return
@@ -321,15 +325,15 @@ def _in_parallel(format_name: str, source: Format, src: Location, plan: Plan, ou
 def _work(row: dict[str, Any], source: Format, out: Location, tasks: int, classes: tuple[str, ...]) -> dict[str, bytes]:
     """Write the shards of one piece of work. Part p of task t is shard p × tasks + t: unique, whatever the parts."""
     number, settings = int(row["number"]), str(row["settings"])
-    piece = f"piece-{number:05d}"
-    if (done := finished(out, piece, settings)) is not None:
+    name = f"task-{number:05d}"
+    if (done := finished(out, name, settings)) is not None:
         return {"outcome": pickle.dumps(_Outcome.of(done))}
     outcome = _Outcome()
     records = _records(source.read(pickle.loads(row["task"])), source.options, classes, outcome)
     while shard := write_shard(out, number, itertools.islice(records, source.options.rows_per_shard), source.kind):
         outcome.shards.append(shard)
         number += tasks
-    finish(out, piece, settings, outcome.done())
+    finish(out, name, settings, outcome.done())
     return {"outcome": pickle.dumps(outcome)}
 
 

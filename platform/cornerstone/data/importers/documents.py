@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cornerstone.data.images import BadImage
-from cornerstone.data.importers.core import ImportOptions, Plan, Refused, Sample, meets
+from cornerstone.data.importers.core import ImportOptions, ImportPlan, Refused, Sample, meets
 from cornerstone.data.importers.fields import conditions, utf8
 from cornerstone.data.importers.files import Task, find_files, plan_files, read_files, reading
 from cornerstone.data.importers.folder import ImageFolder, candidates
@@ -70,7 +70,7 @@ class Documents:
             )
         self.where = conditions(options.where)
 
-    def plan(self) -> Plan:
+    def plan(self) -> ImportPlan:
         """One piece of work a file; a single one where rows are limited."""
         return plan_files(self.files, self.options, "files")
 

@@ -1,6 +1,6 @@
-"""Formats that come as many files of records: which files a source names, a piece of work a file, a window inside it.
+"""Formats that come as many files of records: which files a source names, a piece of work a file, a buffer inside it.
 
-Files come in seeded order; inside a file, records leave a shuffle window of 1,000 in seeded order.
+Files come in seeded order; inside a file, records leave a shuffle buffer of 1,000 in seeded order.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from itertools import islice
 from typing import IO, Any, TypeVar
 
 from cornerstone.data import draws
-from cornerstone.data.importers.core import ImportOptions, Plan
+from cornerstone.data.importers.core import ImportOptions, ImportPlan
 from cornerstone.data.output import stamps
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
 
-WINDOW = 1000
+SHUFFLE_BUFFER = 1000
 T = TypeVar("T")
 Task = list[tuple[int, Location]]
 """Files with their places in the source's own order."""
@@ -51,18 +51,18 @@ def find_files(src: Location, endings: Sequence[str], what: str) -> list[Locatio
     return sorted(set(found), key=lambda file: file.uri)
 
 
-def plan_files(files: Sequence[Location], options: ImportOptions, what: str) -> Plan:
+def plan_files(files: Sequence[Location], options: ImportOptions, what: str) -> ImportPlan:
     """One piece of work a file; a single one where rows are limited, which reads no more files than it needs."""
     drawn = draws.permutation(len(files), options.seed, "import-order")
     dealt = [(int(i), files[i]) for i in drawn]
     tasks = [[file] for file in dealt] if options.limit_rows is None else [dealt]
-    order = {what: "permuted", "window": WINDOW, "seed": options.seed}
+    order = {what: "permuted", "shuffle_buffer": SHUFFLE_BUFFER, "seed": options.seed}
     sources = [stamps([file for _, file in task]) for task in tasks]
-    return Plan(tasks, order, source=[file.uri for file in files], sources=sources)
+    return ImportPlan(tasks, order, source=[file.uri for file in files], sources=sources)
 
 
 def read_files(task: Task, records: Callable[[Location], Iterator[T]], options: ImportOptions) -> Iterator[T]:
-    """The records of a piece of work's files, at most `limit_rows`, through the window."""
+    """The records of a piece of work's files, at most `limit_rows`, through the buffer."""
     found = (record for _, file in task for record in records(file))
     return shuffled(islice(found, options.limit_rows), options.seed, task[0][0])
 
@@ -126,14 +126,14 @@ def braces(pattern: str) -> list[str]:
 
 
 def shuffled(records: Iterator[T], seed: int, task: int) -> Iterator[T]:
-    """The records in random order, as far as a window of WINDOW allows."""
-    window: list[T] = []
+    """The records in random order, as far as a buffer of SHUFFLE_BUFFER allows."""
+    buffer: list[T] = []
     for count, record in enumerate(records):
-        if len(window) < WINDOW:
-            window.append(record)
+        if len(buffer) < SHUFFLE_BUFFER:
+            buffer.append(record)
             continue
-        place = int(draws.choice(WINDOW, seed, "import-window", task, count)[0])
-        window[place], record = record, window[place]
+        place = int(draws.choice(SHUFFLE_BUFFER, seed, "import-window", task, count)[0])
+        buffer[place], record = record, buffer[place]
         yield record
-    for place in draws.permutation(len(window), seed, "import-window", task, -1):
-        yield window[place]
+    for place in draws.permutation(len(buffer), seed, "import-window", task, -1):
+        yield buffer[place]

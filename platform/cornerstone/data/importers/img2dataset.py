@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cornerstone.data.importers.core import Format, ImportOptions, Plan, Refused, Sample, meets
+from cornerstone.data.importers.core import Format, ImportOptions, ImportPlan, Refused, Sample, meets
 from cornerstone.data.importers.fields import conditions, utf8
 from cornerstone.data.importers.files import Task, plan_files, read_files
 from cornerstone.data.importers.folder import ImageFolder
@@ -84,7 +84,7 @@ class Folders:
         self.options = options if options.raw or options.long else replace(options, raw=("txt",))
         self.where = conditions(options.where)
 
-    def plan(self) -> Plan:
+    def plan(self) -> ImportPlan:
         """One piece of work a folder; a single one where rows are limited."""
         return plan_files(self.folders, self.options, "folders")
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from cornerstone.data.importers.core import Format, ImportOptions, Plan, Refused, Sample
+from cornerstone.data.importers.core import Format, ImportOptions, ImportPlan, Refused, Sample
 from cornerstone.data.importers.listing import IMAGES
 from cornerstone.data.importers.pairs_jsonl import PairsJsonl, Scan
 from cornerstone.data.manifest import FILE, Kind, Shard
@@ -47,7 +47,7 @@ class Joined:
     def __init__(self, texts: PairsJsonl, images: DataSet) -> None:
         self.texts, self.images, self.options = texts, images, texts.options
 
-    def plan(self) -> Plan:
+    def plan(self) -> ImportPlan:
         """Scan the list and the images' names; a piece of work for each shard, then the rows that have no image."""
         scan = _Named(self.texts)
         self.texts.scan(scan)
@@ -66,7 +66,7 @@ class Joined:
         of_shards = np.split(found, np.searchsorted(found[:, 0], ends))
         step, rest = self.options.rows_per_shard, places[len(found) :]
         of_none = (rest[start : start + step] for start in range(0, len(rest), step))
-        return Plan(
+        return ImportPlan(
             tasks=[task for task in (*of_shards, *of_none) if len(task)],
             order={"rows": "as the images"},
             source=[stamps([self.texts.list]), self.images.manifest.content_hash],

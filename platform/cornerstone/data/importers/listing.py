@@ -19,7 +19,7 @@ from typing import Any
 from pyarrow import fs
 
 from cornerstone.data import draws
-from cornerstone.data.importers.core import MAX_BYTES, ImportOptions, Plan, Refused, Sample, meets
+from cornerstone.data.importers.core import MAX_BYTES, ImportOptions, ImportPlan, Refused, Sample, meets
 from cornerstone.data.importers.fields import conditions, find, names, spelled
 from cornerstone.data.importers.folder import ImageFolder
 from cornerstone.data.manifest import Kind
@@ -60,7 +60,7 @@ class Listed:
         self.where = conditions(options.where)
         self.images: Location | None = Location.of(options.images) if options.images else None
 
-    def plan(self) -> Plan:
+    def plan(self) -> ImportPlan:
         """Read the list, keep what meets the conditions, and deal it out."""
         listing = self.read_list(self.src)
         listing = replace(listing, entries=listing.entries[: self.options.first])
@@ -77,7 +77,7 @@ class Listed:
         labels = {
             spelled(found) for _, _, row in entries if options.label and (found := find(row, options.label)) is not None
         }
-        return Plan(
+        return ImportPlan(
             tasks=[[entries[i] for i in order[start : start + step]] for start in range(0, len(order), step)],
             order={"rows": "permuted", "seed": options.seed},
             source=[hashlib.sha256(json.dumps(entries, default=str).encode()).hexdigest(), stamps([self.images])],

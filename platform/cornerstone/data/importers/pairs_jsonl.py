@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from cornerstone.data import draws
-from cornerstone.data.importers.core import ImportOptions, Plan, Refused, Sample, meets
+from cornerstone.data.importers.core import ImportOptions, ImportPlan, Refused, Sample, meets
 from cornerstone.data.importers.fields import conditions, find, names, spelled
 from cornerstone.data.importers.folder import ImageFolder
 from cornerstone.data.manifest import Kind
@@ -50,14 +50,14 @@ class PairsJsonl:
             )
         self.where = conditions(options.where)
 
-    def plan(self) -> Plan:
+    def plan(self) -> ImportPlan:
         """Scan the list: which lines meet the conditions, which fields there are."""
         scan = Scan(self)
         self.scan(scan)
         order = draws.permutation(len(scan.offsets), self.options.seed, "import-order")[: self.options.limit_rows]
         places = np.stack([np.asarray(scan.offsets, np.int64), np.asarray(scan.lengths, np.int64)], axis=1)[order]
         step = self.options.rows_per_shard
-        return Plan(
+        return ImportPlan(
             tasks=[places[start : start + step] for start in range(0, len(places), step)],
             order={"rows": "permuted", "seed": self.options.seed},
             source=stamps([self.list, self.images]),

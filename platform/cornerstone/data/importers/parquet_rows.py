@@ -12,7 +12,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cornerstone.data.importers.core import ImportOptions, Plan, Refused, Sample, meets
+from cornerstone.data.importers.core import ImportOptions, ImportPlan, Refused, Sample, meets
 from cornerstone.data.importers.fields import conditions
 from cornerstone.data.importers.files import Task, find_files, plan_files, read_files, reading
 from cornerstone.data.importers.folder import ImageFolder
@@ -76,7 +76,7 @@ class ParquetRows:
             if not self.files:
                 raise CornerstoneError(f"{src} has no split {wanted[0]!r}{did_you_mean(wanted[0], splits)}")
 
-    def plan(self) -> Plan:
+    def plan(self) -> ImportPlan:
         """One piece of work a file; a single one where rows are limited."""
         return plan_files(self.files, self.options, "files")
 

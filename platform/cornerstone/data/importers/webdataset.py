@@ -14,7 +14,7 @@ from itertools import islice
 from tarfile import EOFHeaderError, HeaderError, ReadError  # type: ignore[attr-defined]
 from typing import Any, Self
 
-from cornerstone.data.importers.core import MAX_BYTES, ImportOptions, Plan, Refused, Sample, meets
+from cornerstone.data.importers.core import MAX_BYTES, ImportOptions, ImportPlan, Refused, Sample, meets
 from cornerstone.data.importers.fields import conditions, find, names
 from cornerstone.data.importers.files import Task, find_files, plan_files, read_files, reading
 from cornerstone.data.manifest import Kind
@@ -42,7 +42,7 @@ class WebDataset:
         self.where = conditions(options.where)
         self.tars = find_files(src, ENDINGS, "tar")
 
-    def plan(self) -> Plan:
+    def plan(self) -> ImportPlan:
         """One piece of work a tar; a single one where rows are limited, which reads no more tars than it needs."""
         plan = plan_files(self.tars, self.options, "tars")
         self._check_fields([tar for task in plan.tasks for _, tar in task])

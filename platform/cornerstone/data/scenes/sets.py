@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from cornerstone.data.manifest import CLASSIFICATION, LOOKALIKE, RETRIEVAL
 from cornerstone.data.records import Caption, Pair
 from cornerstone.data.scenes.captioners import HUMAN, A, B, C, Captioner, describe
 from cornerstone.data.scenes.draw import encode, paint
@@ -107,12 +108,12 @@ class SetKind:
 
 SETS = {
     "scenes": SetKind(_training),
-    "long-human": SetKind(_described(HUMAN), ("retrieval",)),
-    "long-captioner": SetKind(_described(C), ("retrieval",)),
-    "short": SetKind(_short, ("retrieval",)),
-    "class": SetKind(_class, ("classification",)),
-    "lookalike": SetKind(_lookalike, ("lookalike",)),
-    "validation": SetKind(_described(C), ("retrieval",)),
+    "long-human": SetKind(_described(HUMAN), (RETRIEVAL,)),
+    "long-captioner": SetKind(_described(C), (RETRIEVAL,)),
+    "short": SetKind(_short, (RETRIEVAL,)),
+    "class": SetKind(_class, (CLASSIFICATION,)),
+    "lookalike": SetKind(_lookalike, (LOOKALIKE,)),
+    "validation": SetKind(_described(C), (RETRIEVAL,)),
 }
 EVALUATION_SETS = tuple(name for name in SETS if name != "scenes")
 
@@ -151,6 +152,6 @@ def manifest_fields(spec: ScenesSpec) -> dict[str, Any]:
         "classes": tuple(NOUNS),
         "prompts": PROMPTS,
         "tasks": tasks,
-        "pool": min(spec.pool, spec.rows) if tasks == ("retrieval",) else None,
+        "pool": min(spec.pool, spec.rows) if tasks == (RETRIEVAL,) else None,
         "source": {"scenes": {**asdict(spec), "sentences": list(spec.sentences)}},
     }

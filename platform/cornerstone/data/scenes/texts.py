@@ -7,7 +7,6 @@ period of its own.
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -170,15 +169,3 @@ def _values(fact: Fact, cells: int, lot: random.Random) -> tuple[str, dict[str, 
             return "count", {"number": NUMBERS[number], "counted": counted, "many": many}
         case BackgroundFact(background):
             return "background", {"background": BACKGROUND_NAMES[background]}
-
-
-def duplicate_share(texts: Sequence[str], batch: int) -> float:
-    """The share of texts that occur more than once in their own batch: false negatives of a contrastive loss.
-
-    `texts` are cut into batches in their order; a last, smaller one counts too. NaN where there is no text.
-    """
-    twins = 0
-    for start in range(0, len(texts), batch):
-        counts = Counter(texts[start : start + batch])
-        twins += sum(n for n in counts.values() if n > 1)
-    return twins / len(texts) if texts else float("nan")

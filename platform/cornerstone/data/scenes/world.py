@@ -147,11 +147,6 @@ class Scene:
         things = [[t.species, t.cell, t.dx, t.dy] for t in self.things]
         return {"cells": self.cells, "background": self.background, "things": things}
 
-    @staticmethod
-    def from_json(fields: dict[str, Any]) -> Scene:
-        """Back from a row's `extra`."""
-        return Scene(fields["cells"], fields["background"], tuple(Thing(*t) for t in fields["things"]))
-
 
 def draw_scene(
     spec: ScenesSpec,

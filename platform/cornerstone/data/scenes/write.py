@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from typing import Any
 
 from cornerstone.data.manifest import Manifest, Shard
 from cornerstone.data.output import writing
+from cornerstone.data.parallel import Progress
 from cornerstone.data.scenes.sets import EVALUATION_SETS, GROUP, manifest_fields, pair, set_kind
 from cornerstone.data.scenes.world import ScenesSpec
 from cornerstone.data.shards import write_shard
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError, did_you_mean
 
-Progress = Callable[[int, int], None]
 Place = Location | str | os.PathLike[str]
 
 
