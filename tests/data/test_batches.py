@@ -7,7 +7,8 @@ import torch
 
 from cornerstone.data.batches import evaluation_batch, pad, pad_lists, training_batch
 from cornerstone.data.images import Transform
-from cornerstone.data.pairs.samples import Draws, Pictures, Samples, Texts, View
+from cornerstone.data.pairs.samples import Draws, Pictures, Samples, Texts
+from cornerstone.data.pairs.views import Wanted
 from cornerstone.data.plan import MASKED
 
 SIZE = 8
@@ -88,7 +89,7 @@ def test_moving_a_batch_moves_its_tensors(samples):
 
 
 def test_an_evaluation_holds_usable_rows_with_their_texts(samples):
-    batch = evaluation_batch(samples.evaluation(4, 3, np.array([7, 2, 5, MASKED, 0]), View("long")))
+    batch = evaluation_batch(samples.evaluation(4, 3, np.array([7, 2, 5, MASKED, 0]), (Wanted("long"),)))
     assert batch.set == 3
     assert batch.row.tolist() == [7, 5, 0]
     assert batch.label.tolist() == [3, 1, 0]
@@ -103,7 +104,7 @@ def test_an_evaluation_holds_usable_rows_with_their_texts(samples):
 
 def test_an_evaluation_without_a_usable_row_is_empty(samples):
     for rows in ([MASKED, MASKED], [2]):
-        batch = evaluation_batch(samples.evaluation(0, 0, np.array(rows), View("long")))
+        batch = evaluation_batch(samples.evaluation(0, 0, np.array(rows), (Wanted("long"),)))
         assert len(batch.row) == len(batch.text_row) == len(batch.text_place) == len(batch.group) == 0
         assert batch.image.shape == (0, 3, SIZE, SIZE)
         assert len(batch.text_ids) == 0

@@ -16,7 +16,8 @@ from cornerstone.data.execution import NAMES, _Actor, _Ahead, _read, execution_o
 from cornerstone.data.images import Transform
 from cornerstone.data.layout import LARGEST_UNIT, UNIT_BYTES, EvaluationSource, Layout, StreamSpec
 from cornerstone.data.mixture import Mixture
-from cornerstone.data.pairs.samples import Draws, Pictures, Texts, View
+from cornerstone.data.pairs.samples import Draws, Pictures, Texts
+from cornerstone.data.pairs.views import Wanted
 from cornerstone.data.plan import Plan
 from cornerstone.data.stream import Stream
 from cornerstone.errors import CornerstoneError
@@ -33,7 +34,7 @@ def spec(pairs_folder, wordpiece) -> StreamSpec:
         pictures=Pictures(Transform(8, crop_scale=(0.5, 1.0))),
         texts=Texts(wordpiece.read_text(), 32, corners=2),
         steps=STEPS,
-        evaluations=(EvaluationSource("long", pairs_folder, 50, View("long")),),
+        evaluations=(EvaluationSource("long", pairs_folder, 50, (Wanted("long"),)),),
         every=EVERY,
     )
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from cornerstone.data.images import Transform
 from cornerstone.data.layout import EvaluationSource, Layout, StreamSpec
 from cornerstone.data.mixture import Mixture
-from cornerstone.data.pairs.samples import Draws, Pictures, Texts, View
+from cornerstone.data.pairs.samples import Draws, Pictures, Texts
+from cornerstone.data.pairs.views import Wanted
 from cornerstone.data.plan import MASKED, Plan
 from cornerstone.data.stream import Stream, UnitMaker
 from cornerstone.errors import CornerstoneError
@@ -67,8 +68,8 @@ def spec(pairs_folder, wordpiece, tmp_path_factory, small_data) -> StreamSpec:
         texts=Texts(wordpiece.read_text(), 32, corners=2),
         steps=STEPS,
         evaluations=(
-            EvaluationSource("long", pairs_folder, 50, View("long")),
-            EvaluationSource("other", other, 11, View("raw")),
+            EvaluationSource("long", pairs_folder, 50, (Wanted("long"),)),
+            EvaluationSource("other", other, 11, (Wanted("raw"),)),
         ),
         every=EVERY,
     )
@@ -180,7 +181,7 @@ def test_no_step_is_left(spec):
     sizes=st.lists(st.integers(1, 200), max_size=2),
 )
 def test_units_of_any_run(spec, steps, every, workers, start, batch, sizes):
-    sets = tuple(EvaluationSource(f"{i}", "", rows, View("raw")) for i, rows in enumerate(sizes))
+    sets = tuple(EvaluationSource(f"{i}", "", rows, (Wanted("raw"),)) for i, rows in enumerate(sizes))
     spec = replace(spec, steps=steps, every=every, plan=replace(spec.plan, batch_size=batch), evaluations=sets)
     layout, start = Layout(spec, workers), min(start, steps - 1)
     segments = layout.segments(start)

@@ -12,7 +12,7 @@ import torch
 from cornerstone.data.layout import Layout
 from cornerstone.data.manifest import Manifest
 from cornerstone.data.pairs.feature_store import FeatureKeys, feature_schema
-from cornerstone.data.pairs.samples import View
+from cornerstone.data.pairs.views import Wanted
 from cornerstone.data.shards import DataSet, write_features_shard
 from cornerstone.data.storage import Location
 from cornerstone.data.stream import Stream
@@ -61,7 +61,7 @@ def test_every_name_becomes_something_that_opens_anywhere(recipe, pairs_folder, 
 def test_what_is_prepared_streams(recipe):
     spec = prepare(recipe.with_evaluation(sets=(recipe.data.train,), every=2), quiet).stream()
     assert (spec.steps, spec.every, spec.plan.batch_size, spec.plan.seed) == (4, 2, 8, 0)
-    assert spec.evaluations[0].view == View("long")
+    assert spec.evaluations[0].view == (Wanted("long"),)
     batch = Stream.local(Layout(spec, 1), 0, 0).training(0)
     assert batch.image.shape == (8, 3, 32, 32)
     assert batch.valid.all()

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cornerstone.data.pairs.samples import Draws, Pictures, Texts, View
+from cornerstone.data.pairs.samples import Draws, Pictures, Texts
+from cornerstone.data.pairs.views import View
 from cornerstone.data.plan import Plan, share_size
 
 if TYPE_CHECKING:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,8 @@ from tokenizers import Tokenizer
 from cornerstone.data.images import Transform
 from cornerstone.data.manifest import Manifest
 from cornerstone.data.pairs.feature_store import feature_schema
-from cornerstone.data.pairs.samples import Draws, Pictures, Samples, Texts, View
+from cornerstone.data.pairs.samples import Draws, Pictures, Samples, Texts
+from cornerstone.data.pairs.views import Wanted
 from cornerstone.data.plan import MASKED
 from cornerstone.data.records import Caption
 from cornerstone.data.shards import write_features_shard
@@ -162,7 +164,7 @@ def test_the_crop_is_the_transforms_own_for_seed_epoch_and_row(samples, small_da
 
 
 def test_an_evaluation_sees_the_central_crop(samples, small_data):
-    (sample,) = samples.evaluation(9, 2, np.array([3]), View("long")).to_pylist()
+    (sample,) = samples.evaluation(9, 2, np.array([3]), (Wanted("long"),)).to_pylist()
     expected = Transform(SIZE, train=False)(small_data.picture(3))
     assert sample["image"] == expected.reshape(-1).tolist()
     assert (sample["step"], sample["set"], sample["row"], sample["label"]) == (9, 2, 3, 3)
@@ -170,20 +172,23 @@ def test_an_evaluation_sees_the_central_crop(samples, small_data):
 
 def test_each_view_has_its_texts(samples, read):
     def texts(view):
-        (sample,) = samples.evaluation(0, 0, np.array([6]), View(view)).to_pylist()
+        (sample,) = samples.evaluation(0, 0, np.array([6]), view).to_pylist()
         assert len(sample["keys"]) == len(sample["texts"])
         return [". ".join(read(ids)) for ids in sample["texts"]]
 
     whole = [". ".join(f"{by} 6 {word}" for word in WORDS) + "." for by in "abc"]
-    assert texts("long") == whole
-    assert texts("raw") == ["raw 6"]
-    assert texts("none") == []
-    assert texts("lookalike") == [whole[0], "raw 6", "a 6 one"]
+    first = [Wanted(role, every=False) for role in ("long", "raw", "foil")]
+    assert texts((Wanted("long"),)) == whole
+    assert texts((Wanted("raw"),)) == ["raw 6"]
+    assert texts(()) == []
+    assert texts((Wanted("foil"),)) == []
+    assert texts((*first, replace(first[0], sentences=1))) == [whole[0], "raw 6", "", "a 6 one"]
+    assert texts((Wanted("long", sentences=2),)) == [f"{by} 6 one. {by} 6 two" for by in "abc"]
 
 
 def test_identical_texts_have_one_key_even_where_the_limit_makes_others_equal(pairs_folder, wordpiece):
     short = open_samples(pairs_folder, wordpiece, limit=5)
-    first, again = (short.evaluation(0, 0, np.array([6, 7]), View("long")).to_pylist() for _ in range(2))
+    first, again = (short.evaluation(0, 0, np.array([6, 7]), (Wanted("long"),)).to_pylist() for _ in range(2))
     assert first == again
     keys = [key for sample in first for key in sample["keys"]]
     assert len(set(keys)) == 6
@@ -194,7 +199,7 @@ def test_identical_texts_have_one_key_even_where_the_limit_makes_others_equal(pa
 def test_the_limit_counts_corners_and_separators_in_training_and_evaluation(pairs_folder, wordpiece, limit, length):
     """A long text has [CLS], five times three words and [SEP], and a period: 22 tokens; with two corners 24."""
     cut = open_samples(pairs_folder, wordpiece, limit)
-    judged = cut.evaluation(0, 0, np.arange(8), View("long")).to_pylist()
+    judged = cut.evaluation(0, 0, np.arange(8), (Wanted("long"),)).to_pylist()
     trained = training(cut, range(8), sub_captions=5)
     separator = Tokenizer.from_file(str(wordpiece)).token_to_id("[SEP]")
     for ids in [ids for sample in judged for ids in sample["texts"]] + [sample["texts"][1] for sample in trained]:
@@ -203,7 +208,7 @@ def test_the_limit_counts_corners_and_separators_in_training_and_evaluation(pair
 
 
 def test_unusable_and_masked_rows_of_an_evaluation(odd):
-    found = odd.evaluation(0, 0, np.array([5, MASKED, 3, 0]), View("long")).to_pylist()
+    found = odd.evaluation(0, 0, np.array([5, MASKED, 3, 0]), (Wanted("long"),)).to_pylist()
     assert [s["valid"] for s in found] == [False, False, True, True]  # without a text it is still in the gallery
     assert [bool(s["reason"]) for s in found] == [True, False, False, False]
     assert [len(s["texts"]) for s in found] == [3, 0, 0, 3]
@@ -211,7 +216,7 @@ def test_unusable_and_masked_rows_of_an_evaluation(odd):
 
 def test_a_block_without_any_row(samples):
     assert [s["row"] for s in training(samples, [MASKED] * 3)] == [MASKED] * 3
-    found = samples.evaluation(0, 0, np.array([MASKED, MASKED]), View("long"))
+    found = samples.evaluation(0, 0, np.array([MASKED, MASKED]), (Wanted("long"),))
     assert found.num_rows == 2
     assert not any(found["valid"].to_pylist())
 
@@ -219,7 +224,7 @@ def test_a_block_without_any_row(samples):
 def test_training_and_evaluation_have_one_schema(samples):
     zero = np.zeros(1, dtype=np.int64)
     drawn = samples.training(zero, zero, zero, Draws(0, 3))
-    assert drawn.schema == samples.evaluation(0, 0, zero, View("none")).schema == samples.schema
+    assert drawn.schema == samples.evaluation(0, 0, zero, ()).schema == samples.schema
 
 
 def test_stored_features_stand_for_images(pairs_folder, wordpiece, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ import pyarrow as pa
 from cornerstone.data import draws
 from cornerstone.data.images import BadImage, Transform
 from cornerstone.data.mixture import MixtureReader
+from cornerstone.data.pairs.views import View
 from cornerstone.data.plan import MASKED
 from cornerstone.data.shards import DataSet
 from cornerstone.data.texts import TextTokenizer, sub_captions
@@ -58,13 +59,6 @@ class Draws:
     seed: int
     sub_captions: int
     captioners: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class View:
-    """The texts of an evaluation row: all of a role, or one of the three that a look-alike choice compares."""
-
-    texts: Literal["long", "raw", "none", "lookalike"]
 
 
 def schema(pictures: Pictures) -> pa.Schema:
@@ -221,14 +215,16 @@ class _Choices:
 
 
 def _viewed(captions: list[dict[str, str]], view: View) -> list[str]:
-    if view.texts == "none":
-        return []
-    if view.texts != "lookalike":
-        return [c["text"] for c in captions if c["role"] == view.texts]
-    long = next((c["text"] for c in captions if c["role"] == "long"), "")
-    short = next((c["text"] for c in captions if c["role"] == "raw"), "")
-    first = next(iter(sub_captions(long)), "")
-    return [long, short, first]
+    """The texts of a row that an evaluation task reads, in the order of its view."""
+    texts: list[str] = []
+    for wanted in view:
+        of_role = [caption["text"] for caption in captions if caption["role"] == wanted.role]
+        if not wanted.every:
+            of_role = of_role[:1] or [""]
+        if wanted.sentences:
+            of_role = [SEPARATOR.join(sub_captions(text)[: wanted.sentences]) for text in of_role]
+        texts += of_role
+    return texts
 
 
 def _key(text: str) -> int:
