@@ -88,12 +88,6 @@ def test_a_manifest_without_rows(folder):
         Manifest.read(folder)
 
 
-def test_an_unknown_task_is_met_with_the_nearest(folder):
-    change(folder, tasks=["retreival"])
-    with pytest.raises(CornerstoneError, match="unknown task 'retreival'; did you mean 'retrieval'"):
-        Manifest.read(folder)
-
-
 def test_the_content_hash_is_that_of_rows_and_classes_alone():
     same = replace(MANIFEST.named("other"), source={"src": "y"}, tasks=("retrieval",), pool=10)
     assert same.content_hash == MANIFEST.content_hash

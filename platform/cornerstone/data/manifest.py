@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from cornerstone.data.storage import Location
-from cornerstone.errors import CornerstoneError, did_you_mean
+from cornerstone.errors import CornerstoneError
 
 FILE = "manifest.json"
 WRITER = ".writer"
@@ -18,7 +18,6 @@ RECORD = ".done.json"
 """What ends the name of a finished piece's record, while the folder is unfinished."""
 VERSION = 1
 Kind = Literal["pairs", "documents", "features", "mixture", "packing"]
-TASKS = ("retrieval", "classification", "lookalike")
 
 
 @dataclass(frozen=True)
@@ -121,9 +120,6 @@ class Manifest:
             manifest.require(kind, folder)
         if manifest.rows == 0:
             raise CornerstoneError(f"{folder} holds a data set without rows. Import some, or name another folder.")
-        for task in manifest.tasks:
-            if task not in TASKS:
-                raise CornerstoneError(f"{path}: unknown task {task!r}{did_you_mean(task, TASKS)}")
         return manifest
 
     def require(self, kind: Kind, folder: Location) -> None:

@@ -1,8 +1,8 @@
-"""Evaluating a saved model in this process: the same samples, the same judges, no cluster."""
+"""Evaluation of a saved model in this process, without Ray: the same samples and the same tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -12,7 +12,8 @@ from cornerstone.data.pairs.samples import Pictures, Samples, Texts
 from cornerstone.data.storage import Location
 from cornerstone.data.texts import FILE as TOKENIZER
 from cornerstone.evaluation.evaluator import evaluate
-from cornerstone.evaluation.sets import EvaluationSet
+from cornerstone.evaluation.judged import Judged
+from cornerstone.evaluation.tasks import EvaluationSet
 from cornerstone.inference.saved_model import LoadedModel
 
 ROWS_AT_ONCE = 128
@@ -20,9 +21,9 @@ Track = Callable[[Iterable[int], str], Iterable[int]]
 
 
 def evaluate_model(
-    model: LoadedModel, path: str, sets: tuple[EvaluationSet, ...], track: Track = lambda steps, name: steps
-) -> dict[str, float]:
-    """`eval/<set>/<metric>` of every set. `path` is the model's folder; `track` may show progress over batches."""
+    model: LoadedModel, path: str, sets: Sequence[EvaluationSet], track: Track = lambda steps, name: steps
+) -> tuple[Judged, ...]:
+    """The result of every set. `path` is the model's folder; `track(steps, set name)` may show progress."""
     text = model.recipe["method"]["text"]
     place = Location.of(path)
     tokenizer = next(p for p in (place.join(TOKENIZER), place.join("model", TOKENIZER)) if p.exists()).read_text()

@@ -18,6 +18,7 @@ from cornerstone.data import draws
 from cornerstone.data.batches import EvaluationBatch
 from cornerstone.data.execution import ray_stream
 from cornerstone.evaluation.evaluator import evaluate
+from cornerstone.evaluation.judged import metrics_of, queries_of
 from cornerstone.inference.saved_model import save_model
 from cornerstone.models.image_tower import TimmTower, build_image_tower
 from cornerstone.tracking.journal import Journal
@@ -56,13 +57,17 @@ def run_worker(job: Job, tell: Tell) -> dict[str, Any]:
         *([Progress(tell, recipe.optimization.steps, _advice(job), stream)] if rank == 0 else []),
     )
 
+    queries: dict[str, int] = {}
+
     def judge(batches: Iterable[EvaluationBatch]) -> Metrics:
         meter.check()
         judged = engine.whole_module(partial(build_method, job.prepared, tower))
         judged.eval()
         try:
             tokenizer = job.prepared.texts.build()
-            return evaluate(judged, batches, job.prepared.sets, tokenizer, engine.device, _gather)  # type: ignore[arg-type]
+            results = evaluate(judged, batches, job.prepared.sets, tokenizer, engine.device, _gather)  # type: ignore[arg-type]
+            queries.update(queries_of(results))
+            return metrics_of(results)
         finally:
             judged.train()
 
@@ -86,7 +91,13 @@ def run_worker(job: Job, tell: Tell) -> dict[str, Any]:
         model_uri = _export(job, engine, tower)
     finally:
         unsent = journal.close() if journal else 0
-    return {"metrics": metrics, "model": model_uri, "unsent": unsent, "problem": journal.problem if journal else ""}
+    return {
+        "metrics": metrics,
+        "queries": queries,
+        "model": model_uri,
+        "unsent": unsent,
+        "problem": journal.problem if journal else "",
+    }
 
 
 def _advice(job: Job) -> str:

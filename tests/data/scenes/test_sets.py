@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from cornerstone.data.manifest import TASKS
 from cornerstone.data.records import ROLES
 from cornerstone.data.scenes.sets import EVALUATION_SETS, SETS, lookalikes, manifest_fields, pair
 from cornerstone.data.scenes.world import NOUNS, Scene, ScenesSpec
 from cornerstone.errors import CornerstoneError
+from cornerstone.evaluation.tasks import TASKS
 
 
 def scene_of(row) -> Scene:
