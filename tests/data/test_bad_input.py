@@ -18,7 +18,8 @@ from PIL import Image
 
 from cornerstone.data.images import Transform
 from cornerstone.data.importers import import_pairs
-from cornerstone.data.pairs.samples import Draws, Pictures, Samples, Texts, View
+from cornerstone.data.pairs.samples import Draws, Pictures, Samples, Texts
+from cornerstone.data.pairs.views import Wanted
 from cornerstone.data.shards import DataSet, Reader
 from cornerstone.data.statistics import statistics
 from cornerstone.data.verify import verify
@@ -145,7 +146,7 @@ def test_every_row_becomes_a_sample(imported, wordpiece, training):
     if training:
         table = samples.training(np.zeros(len(places), np.int64), places, np.zeros(len(places), np.int64), Draws(0, 3))
     else:
-        table = samples.evaluation(0, 0, places, View("raw"))
+        table = samples.evaluation(0, 0, places, (Wanted("raw"),))
     for row, reason, image, texts in zip(
         wanted, *(table[name].to_pylist() for name in ("reason", "image", "texts")), strict=True
     ):

@@ -15,9 +15,10 @@ from cornerstone.data.records import Caption
 from cornerstone.data.stream import Stream
 from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation import evaluator
-from cornerstone.evaluation.classification import class_features
 from cornerstone.evaluation.evaluator import encode_texts, evaluate
+from cornerstone.evaluation.judged import metrics_of, per_query_table, queries_of
 from cornerstone.evaluation.sets import open_sets
+from cornerstone.evaluation.tasks.classification import class_features
 from cornerstone.models.lotlip import Lotlip
 from cornerstone.recipes import CornerText, LotlipConfig
 
@@ -87,7 +88,12 @@ class Caught(Exception):
 
 
 def evaluated(layout, sets, workers):
-    """What the first of so many workers gets, the others' features gathered."""
+    """The flat metrics of `results`."""
+    return metrics_of(results(layout, sets, workers))
+
+
+def results(layout, sets, workers):
+    """The results on the first of several workers, with the features of the others gathered."""
     layout, tokenizer = replace(layout, workers=workers), layout.spec.texts.build()
 
     def catch(seen):
@@ -178,7 +184,7 @@ def test_each_view_of_lookalikes_has_its_text(layout, sets, truth, small_data):
 
 
 def test_texts_are_encoded_by_length_and_come_back_in_order(monkeypatch):
-    monkeypatch.setattr(evaluator, "TEXTS_AT_ONCE", 3)
+    monkeypatch.setattr(evaluator, "ROWS_AT_ONCE", 3)
     model, lengths = Encoder(), torch.tensor([5, 2, 9, 1, 2, 7, 3])
     ids = torch.randint(1, 512, (7, 16), generator=torch.Generator().manual_seed(1))
     found = encode_texts(model, ids, lengths, CPU)
@@ -223,6 +229,66 @@ def test_corners_are_not_computed_but_shift_the_text_and_count_against_the_limit
         unshifted = encode_texts(model(0), *given, CPU)
     torch.testing.assert_close(judged, trained, rtol=0, atol=1e-6)
     assert (judged - unshifted).abs().max() > 1e-3
+
+
+def test_images_are_encoded_in_parts_of_limited_size(layout, sets, monkeypatch):
+    sizes, encode = [], Encoder.encode_image
+
+    def counted(self, image):
+        sizes.append(len(image))
+        return encode(self, image)
+
+    monkeypatch.setattr(Encoder, "encode_image", counted)
+    whole = evaluated(layout, sets, 1)
+    most, images = max(sizes), sum(sizes)
+    sizes.clear()
+    monkeypatch.setattr(evaluator, "ROWS_AT_ONCE", 3)
+    assert evaluated(layout, sets, 1) == whole
+    assert most > 3 == max(sizes)
+    assert sum(sizes) == images == 22 + 22 + 12  # the photos are read by two tasks
+    monkeypatch.undo()
+    assert evaluator.ROWS_AT_ONCE == 256
+
+
+def test_queries_are_counted_as_they_were_measured(layout, sets):
+    """22 usable images with 43 texts: text→image asks every text, image→text every image."""
+    texts = sum(1 + i % 3 for i in range(23) if i != 9)
+    assert texts > 22
+    assert queries_of(results(layout, sets, 2)) == {
+        **{f"eval/photos/i2t_r{k}": 22 for k in (1, 5)},
+        **{f"eval/photos/t2i_r{k}": texts for k in (1, 5)},
+        **{f"eval/photos/top{k}": 22 for k in (1, 5)},
+        **{f"eval/alike/{view}_accuracy": 12 for view in ("long", "short", "first_sentence")},
+    }
+
+
+def test_the_per_query_table_has_every_query_behind_every_metric(layout, sets):
+    found = results(layout, sets, 1)
+    table = per_query_table(found)
+    assert table.column_names == ["set", "metric", "query", "cluster", "correct"]
+    rows = table.to_pylist()
+    by_metric = {}
+    for row in rows:
+        by_metric.setdefault(f"eval/{row['set']}/{row['metric']}", []).append(row)
+    assert {name: len(part) for name, part in by_metric.items()} == queries_of(found)
+    metrics = metrics_of(found)
+    for name, part in by_metric.items():
+        assert [row["query"] for row in part] == list(range(len(part)))
+        assert 100 * sum(row["correct"] for row in part) / len(part) == pytest.approx(metrics[name])
+    owners = [owner for owner, i in enumerate(i for i in range(23) if i != 9) for _ in range(1 + i % 3)]
+    assert [row["cluster"] for row in by_metric["eval/photos/t2i_r1"]] == owners
+    for view in ("long", "short", "first_sentence"):
+        assert [r["cluster"] for r in by_metric[f"eval/alike/{view}_accuracy"]] == [i // 3 * 3 for i in range(12)]
+
+
+def test_no_result_gives_an_empty_per_query_table():
+    assert per_query_table(()).num_rows == 0
+    assert per_query_table(()).schema.names == ["set", "metric", "query", "cluster", "correct"]
+
+
+def test_a_result_names_its_set_its_task_and_the_rows_left_out(layout, sets):
+    found = [(r.set, r.task, r.rows_left_out) for r in results(layout, sets, 1)]
+    assert found == [("photos", "retrieval", 1), ("photos", "classification", 1), ("alike", "lookalike", 0)]
 
 
 def test_an_empty_batch_is_passed_over():

@@ -13,6 +13,7 @@ from recording import MENDED, RecordedConfig, counted, lines
 
 import cornerstone
 from cornerstone.errors import CornerstoneError
+from cornerstone.evaluation.judged import metrics_of
 from cornerstone.evaluation.offline import evaluate_model
 from cornerstone.recipes import CornerText, Evaluation, ImageTower, Optimization, PairData, Placement, Recipe
 from cornerstone.tracking.journal import read_journal
@@ -133,7 +134,7 @@ def test_a_tracking_server_that_went_away_stops_nothing(undisturbed):
 def test_the_evaluation_in_the_run_is_that_of_the_model_it_leaves(undisturbed):
     outcome, sets = undisturbed.outcome, undisturbed.job.prepared.sets
     model = cornerstone.load(outcome.model)
-    again = evaluate_model(model, outcome.model, sets)
+    again = metrics_of(evaluate_model(model, outcome.model, sets))
     assert outcome.metrics == pytest.approx(again, abs=1e-3)
     assert {BEST, "eval/birds/t2i_r1", "eval/birds-short/i2t_r1", "eval/kinds/top1"} <= set(again)
     journal = undisturbed.metrics()

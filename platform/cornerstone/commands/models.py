@@ -53,6 +53,7 @@ class EvaluateCommand:
         from rich.progress import track
 
         from cornerstone import load
+        from cornerstone.evaluation.judged import metrics_of
         from cornerstone.evaluation.offline import evaluate_model
         from cornerstone.evaluation.sets import only_task, open_sets
 
@@ -62,5 +63,5 @@ class EvaluateCommand:
         def show(steps: Iterable[int], name: str) -> Iterable[int]:
             return track(steps, f"evaluating {name}", console=console, disable=not console.is_terminal)
 
-        metrics = evaluate_model(model, self.checkpoint, sets, show)
-        show_metrics(metrics, self.json)
+        results = evaluate_model(model, self.checkpoint, sets, show)
+        show_metrics(metrics_of(results), self.json)

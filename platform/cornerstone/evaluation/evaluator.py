@@ -1,44 +1,41 @@
-"""Zero-shot evaluation of a model in a stream: encode batches as they come, judge each set when all have been seen."""
+"""Zero-shot evaluation of a model: encode the batches of a stream, then let each set's task judge all of its rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from cornerstone.data.batch import pad_lists
+from cornerstone.data.batch import Batch, pad_lists
 from cornerstone.data.pairs.batch import EvaluationBatch
 from cornerstone.data.texts import TextFormat
 from cornerstone.errors import CornerstoneError
-from cornerstone.evaluation.classification import classify
-from cornerstone.evaluation.lookalike import choose_among_lookalikes
-from cornerstone.evaluation.retrieval import retrieve
-from cornerstone.evaluation.sets import EvaluationSet
+from cornerstone.evaluation.judged import Judged
+from cornerstone.evaluation.tasks import Encoded, EvaluationSet
 
-TEXTS_AT_ONCE = 256
+ROWS_AT_ONCE = 256
+"""Images, or texts, of one forward pass: a batch may hold as many rows as a training step."""
 Gather = Callable[[Any], list[Any]]
-LEFT_OUT = "rows_left_out"
-LOOKALIKE_VIEWS = ("long", "short", "first_sentence")
 
 
 class Encoder(Protocol):
-    """The part of a method that evaluation needs; retrieval reads CLS alone."""
+    """What evaluation needs of a model. Corner tokens are not computed."""
 
     def encode_image(self, image: Tensor) -> Tensor:
         """(B, D) from images or stored features."""
         ...
 
     def encode_text(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """(B, D) of CLS from token ids (B, T) and lengths (B,)."""
+        """(B, D) of the CLS token from token ids (B, T) and lengths (B,)."""
         ...
 
 
 @dataclass
 class _Seen:
-    """Features of one set, in the order in which this worker saw them; on the CPU, in fp32."""
+    """Features of the rows of one set that this worker has seen, in that order; on the CPU, in fp32."""
 
     rows: list[Tensor] = field(default_factory=list)
     images: list[Tensor] = field(default_factory=list)
@@ -55,28 +52,30 @@ class _Seen:
 @torch.no_grad()
 def evaluate(
     model: Encoder,
-    batches: Iterable[tuple[int, EvaluationBatch]],
-    sets: tuple[EvaluationSet, ...],
-    tokenizer: TextFormat,
+    batches: Iterable[tuple[int, Batch]],
+    sets: Sequence[EvaluationSet],
+    texts: TextFormat,
     device: torch.device,
     gather: Gather = lambda value: [value],
-) -> dict[str, float]:
-    """`eval/<set>/<metric>` for every set, in percent, and the count `eval/<set>/rows_left_out` where rows were unusable.
+) -> tuple[Judged, ...]:
+    """The result of every set, in their order.
 
-    `gather` brings together what the workers saw; all of them get the result.
+    `batches` come with the place of their set. `texts` is the model's own format, for class prompts. `gather` collects the workers' values on every worker (all-gather); every worker returns the same results.
     """
     seen = [_Seen() for _ in sets]
     for place, batch in batches:
+        if not isinstance(batch, EvaluationBatch):
+            raise TypeError(f"a {type(batch).__name__} is no batch of an evaluation set")
         _encode(model, batch, seen[place], device)
-    metrics: dict[str, float] = {}
+
+    def encode(prompts: Sequence[str]) -> Tensor:
+        return encode_texts(model, *pad_lists(texts.encode_texts(prompts)), device)
+
+    results = []
     for judged, parts in zip(sets, zip(*gather(seen), strict=True), strict=True):
-        if not any(part.rows for part in parts):
-            raise CornerstoneError(f"Evaluation set {judged.name!r} has no usable row: {judged.rows} were refused.")
-        for name, value in _judge(model, judged, _merged(parts), tokenizer, device).items():
-            metrics[f"eval/{judged.name}/{name}"] = value
-        if left_out := sum(part.left_out for part in parts):
-            metrics[f"eval/{judged.name}/{LEFT_OUT}"] = float(left_out)
-    return metrics
+        measured = judged.task.judge(judged, _merged(judged, parts), encode)
+        results.append(Judged(judged.name, judged.task.name, measured, sum(part.left_out for part in parts)))
+    return tuple(results)
 
 
 def _encode(model: Encoder, batch: EvaluationBatch, seen: _Seen, device: torch.device) -> None:
@@ -84,7 +83,8 @@ def _encode(model: Encoder, batch: EvaluationBatch, seen: _Seen, device: torch.d
     if len(batch.row) == 0:
         return
     seen.rows.append(batch.row)
-    seen.images.append(model.encode_image(batch.image.to(device)).float().cpu())
+    for part in batch.image.split(ROWS_AT_ONCE):
+        seen.images.append(model.encode_image(part.to(device)).float().cpu())
     seen.labels.append(batch.label)
     seen.groups += batch.group
     kept = batch.text_length > 0
@@ -97,52 +97,34 @@ def _encode(model: Encoder, batch: EvaluationBatch, seen: _Seen, device: torch.d
 
 
 def encode_texts(model: Encoder, ids: Tensor, lengths: Tensor, device: torch.device) -> Tensor:
-    """CLS features (N, D) fp32 on the CPU; texts of like length are encoded together, and none beyond its length."""
+    """CLS features (N, D), fp32 on the CPU. Texts are sorted by length, so that each pass has little padding."""
     order = torch.argsort(lengths)
     out: list[Tensor] = []
-    for chosen in order.split(TEXTS_AT_ONCE):
+    for chosen in order.split(ROWS_AT_ONCE):
         longest = int(lengths[chosen].max())
         out.append(model.encode_text(ids[chosen, :longest].to(device), lengths[chosen].to(device)).float().cpu())
     return torch.cat(out)[torch.argsort(order)]
 
 
-def _merged(parts: tuple[_Seen, ...]) -> _Seen:
-    """What all workers saw, in the order of the rows, so that the result does not depend on their number."""
+def _merged(judged: EvaluationSet, parts: Sequence[_Seen]) -> Encoded:
+    """The features of all workers, ordered by row, so that the result does not depend on the number of workers."""
+    if not any(part.rows for part in parts):
+        raise CornerstoneError(f"Evaluation set {judged.name!r} has no usable row: {judged.rows} were refused.")
     rows = torch.cat([r for p in parts for r in p.rows])
     order = torch.argsort(rows)
-    merged = _Seen(rows=[rows[order]])
-    merged.images = [torch.cat([x for p in parts for x in p.images])[order]]
-    merged.labels = [torch.cat([x for p in parts for x in p.labels])[order]]
+    images = torch.cat([x for p in parts for x in p.images])[order]
+    labels = torch.cat([x for p in parts for x in p.labels])[order]
     groups = [g for p in parts for g in p.groups]
-    merged.groups = [groups[i] for i in order.tolist()]
+    groups = [groups[i] for i in order.tolist()]
     texts = [t for p in parts for t in p.texts]
-    if texts:
-        text_rows = torch.cat([t for p in parts for t in p.text_rows])
-        places = torch.cat([t for p in parts for t in p.text_places])
-        by_row = torch.argsort(text_rows * (int(places.max()) + 1) + places)
-        merged.texts, merged.text_rows = [torch.cat(texts)[by_row]], [text_rows[by_row]]
-        merged.text_places = [places[by_row]]
-        merged.text_keys = [torch.cat([t for p in parts for t in p.text_keys])[by_row]]
-    return merged
-
-
-def _judge(
-    model: Encoder, judged: EvaluationSet, seen: _Seen, tokenizer: TextFormat, device: torch.device
-) -> dict[str, float]:
-    images = seen.images[0]
-    if judged.task == "classification":
-        prompts = [p.replace("{}", c) for c in judged.classes for p in judged.prompts or ("{}",)]
-        features = encode_texts(model, *pad_lists(tokenizer.encode_texts(prompts)), device)
-        return classify(images, features.view(len(judged.classes), -1, features.shape[-1]), seen.labels[0]).metrics
-    if not seen.texts:
-        raise CornerstoneError(f"Evaluation set {judged.name!r} has no usable text to judge.")
-    texts, owner = seen.texts[0], torch.searchsorted(seen.rows[0], seen.text_rows[0])
-    if judged.task == "retrieval":
-        return retrieve(images, texts, owner, text_keys=seen.text_keys[0], pool=judged.pool).metrics
-    metrics = {}
-    for place, view in enumerate(LOOKALIKE_VIEWS):
-        chosen = seen.text_places[0] == place
-        groups = [seen.groups[i] for i in owner[chosen].tolist()]
-        measured = choose_among_lookalikes(images[owner[chosen]], texts[chosen], groups)
-        metrics[f"{view}_accuracy"] = measured.metrics["accuracy"]
-    return metrics
+    if not texts:
+        if judged.view:
+            raise CornerstoneError(f"Evaluation set {judged.name!r} has no usable text to judge.")
+        none = torch.zeros(0, dtype=torch.int64)
+        return Encoded(images, labels, tuple(groups), images[:0], none, none, none)
+    text_rows = torch.cat([t for p in parts for t in p.text_rows])
+    places = torch.cat([t for p in parts for t in p.text_places])
+    keys = torch.cat([t for p in parts for t in p.text_keys])
+    by_row = torch.argsort(text_rows * (int(places.max()) + 1) + places)
+    owner = torch.searchsorted(rows[order], text_rows[by_row])
+    return Encoded(images, labels, tuple(groups), torch.cat(texts)[by_row], owner, places[by_row], keys[by_row])

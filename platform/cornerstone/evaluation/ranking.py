@@ -1,4 +1,4 @@
-"""Ranks that flatter nobody, and what every zero-shot measure returns.
+"""Ranks in which ties count against the model, and the result type of every zero-shot measure.
 
 Shape legend: Q queries, G gallery items, C queries of a chunk, D feature width.
 """
@@ -15,20 +15,18 @@ from torch.nn import functional as F
 from cornerstone.errors import CornerstoneError
 
 CHUNK = 1024
-"""Queries compared with the whole gallery at a time: 100 MB of similarities against 25,000 texts."""
-
-
+"""Queries compared with the whole gallery at a time: 100 MB of similarities with 25,000 texts."""
 TIE = 1e-6
-"""Similarities of unit vectors that differ by less are equal: a product's rounding depends on how it is cut up."""
+"""Similarities of unit vectors that differ by less count as equal: rounding in a matrix product depends on its blocking."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A measure on one evaluation set.
+    """The result of a task on one evaluation set.
 
-    `metrics` are percentages. `correct` holds the same judgements a query at a time (bool, in the queries' order), for
-    paired statistics, and `cluster` under the same names the image or group that each query belongs to, by which a
-    bootstrap must draw. `counts` says over how much was measured and what was left out.
+    `metrics` are in the units that the task declares. `correct` holds, for each metric that is a share of queries, one
+    bool per query, for paired statistics; `cluster` holds under the same names the image or group of each query, which
+    is the unit that a bootstrap must draw. `counts` says how many items were measured and how many were left out.
     """
 
     metrics: dict[str, float]
@@ -38,16 +36,16 @@ class Measured:
 
 
 def normalised(features: Tensor) -> Tensor:
-    """fp32 features of length 1: similarities in half precision tie and swap in large galleries."""
+    """fp32 features of length 1. In half precision, similarities in a large gallery tie or change their order."""
     return F.normalize(features.float(), dim=-1)
 
 
 def ranks(query_QD: Tensor, gallery_GD: Tensor, right: Callable[[slice], Tensor], chunk: int = CHUNK) -> Tensor:
-    """How many wrong items come before each query's best right one: int64 (Q,), 0 is a hit at 1.
+    """How many wrong items rank before each query's best right item: int64 (Q,); 0 is a hit at 1.
 
-    `right` gives, for a slice of queries, a bool (C, G) of the items that are right. Features have length 1. A wrong
-    item that is as similar as the best right one comes before it, and so does everything where a similarity is not a
-    number: a model that gives every input the same feature, or none, finds nothing.
+    `right` gives, for a slice of queries, a bool (C, G) of the right items. Features have length 1. A wrong item that is
+    as similar as the best right one ranks before it, and so does every item if a similarity is NaN. A model that gives
+    the same feature for every input, or NaN, therefore has a recall of 0.
     """
     if query_QD.shape[-1] != gallery_GD.shape[-1]:
         raise CornerstoneError(
@@ -64,5 +62,5 @@ def ranks(query_QD: Tensor, gallery_GD: Tensor, right: Callable[[slice], Tensor]
 
 
 def percent(correct: Tensor) -> float:
-    """The share of True, in percent; NaN for no query."""
+    """The share of True in percent; NaN if there is no query."""
     return 100 * float(correct.double().mean())

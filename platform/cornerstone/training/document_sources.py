@@ -38,7 +38,7 @@ class DocumentSources:
         self.evaluations: tuple[PairEvaluation, ...] = ()
         if image is not None and text is not None:
             images, texts = DecodedImages(Transform(image.size, train=False)), TextInput.of(text, tokenizer)
-            self.evaluations = tuple(PairEvaluation(s.folder, s.rows, images, texts, s.view) for s in sets)
+            self.evaluations = tuple(one.source(images, texts) for one in sets)
 
     @staticmethod
     def special_ids(tokenizer: str) -> SpecialIds:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -27,6 +27,8 @@ class Outcome:
     best_checkpoint: str
     unsent: int = 0
     problem: str = ""
+    queries: dict[str, int] = field(default_factory=dict)
+    """The number of queries behind each metric."""
 
 
 def latest_step(job: Job) -> int:
@@ -93,6 +95,7 @@ def launch(job: Job, tell: Tell) -> Outcome:
         best_checkpoint=best_one.path if best_one else "",
         unsent=returned["unsent"],
         problem=returned["problem"],
+        queries=returned["queries"],
     )
 
 

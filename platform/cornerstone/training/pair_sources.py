@@ -65,8 +65,7 @@ class PairSources:
         draws = TextDraws(recipe.seed, pairs.sub_captions, pairs.captioners)
         self.train = PairSource(data.folders, data.parts, images, texts, draws)
         self.evaluations: tuple[PairEvaluation, ...] = tuple(
-            PairEvaluation(one.folder, one.rows, images.for_evaluation(stores.get(one.folder, "")), texts, one.view)
-            for one in sets
+            one.source(images, texts, stores.get(one.folder, "")) for one in sets
         )
 
     @staticmethod

@@ -10,6 +10,7 @@ from cornerstone.data.layout import StreamSpec
 from cornerstone.data.mixture import Mixture
 from cornerstone.data.plan import Plan
 from cornerstone.data.source import Source
+from cornerstone.data.texts import TextInput
 from cornerstone.evaluation.sets import EvaluationSet, eval_hash
 from cornerstone.recipes.recipe import Recipe
 
@@ -63,6 +64,12 @@ class Prepared:
         return StreamSpec(
             self.train, self.plan, recipe.optimization.steps, self.evaluations, every=recipe.evaluation.every
         )
+
+    @property
+    def evaluation_texts(self) -> TextInput | None:
+        """How evaluation texts and class prompts become token ids; None for a method without a text tower."""
+        tower = self.recipe.method.text_tower
+        return None if tower is None else TextInput.of(tower, self.tokenizer)
 
     def passes(self) -> str:
         """Epochs of the run, and what its end leaves of the last one: `3 epochs, and 17 rows of the next one's 50`."""

@@ -1,136 +1,177 @@
-"""What one Ray Train worker does: build the model, put it under ZeRO, stream, train, save."""
+"""What one Ray Train worker does: build the model, put it under ZeRO, stream, train, evaluate, save."""
 
 from __future__ import annotations
 
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray.train
 import torch
 import torch.distributed as dist
 
 from cornerstone.data import draws
-from cornerstone.data.batches import EvaluationBatch
+from cornerstone.data.batch import Batch
 from cornerstone.data.execution import ray_stream
+from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation.evaluator import evaluate
+from cornerstone.evaluation.judged import metrics_of, per_query_table, queries_of
 from cornerstone.inference.saved_model import save_model
+from cornerstone.models.dual_encoder import DualEncoder
 from cornerstone.models.image_tower import TimmTower, build_image_tower
+from cornerstone.recipes.pairs import PairData
 from cornerstone.tracking.journal import Journal
 from cornerstone.tracking.mlflow_records import metric_sender
+from cornerstone.tracking.run_store import RunStore
 from cornerstone.training.build import build_method, build_tower, length_buckets
-from cornerstone.training.engine import DeepSpeedEngine, pick_device
+from cornerstone.training.deepspeed_engine import DeepSpeedEngine
+from cornerstone.training.engine import pick_device
 from cornerstone.training.job import Job, checkpoint_name, steps_done
 from cornerstone.training.loop import Metrics, Observer, train
-from cornerstone.training.observers import Progress, Quarantine, StepMetrics
+from cornerstone.training.observers import ProgressReporter, Quarantine, StepMetrics
 
 Tell = Callable[[dict[str, Any]], None]
-METRICS = "metrics.json"
+EVALUATED = "evaluated.json"
+"""The evaluation that was made at a checkpoint, inside it."""
+
+
+class Evaluated(NamedTuple):
+    """The last evaluation: its metrics, and on how many queries each was measured."""
+
+    metrics: Metrics
+    queries: dict[str, int]
 
 
 def run_worker(job: Job, tell: Tell) -> dict[str, Any]:
-    """Train to the end, from the last checkpoint where there is one; rank 0's return value is the run's result."""
+    """Train to the end, from the last checkpoint if there is one; rank 0's return value is the run's result."""
     context = ray.train.get_context()
-    rank = context.get_world_rank()
-    recipe, layout = job.recipe, job.layout()
+    rank, workers = context.get_world_rank(), context.get_world_size()
+    recipe, placement, layout = job.recipe, job.placement, job.layout(workers)
     torch.set_num_threads(_threads(job, context.get_local_world_size()))
 
     checkpoint = ray.train.get_checkpoint()
     start = steps_done(Path(checkpoint.path).name) if checkpoint else 0
     stream = ray_stream(layout, start, ray.train.get_dataset_shard)  # its actors start while the model is built
     tower = build_tower(job.prepared)
-    model = build_method(job.prepared, tower, length_buckets(job.placement, pick_device()))
-    engine = DeepSpeedEngine(model, recipe.optimization, job.placement.zero_stage, layout.share, recipe.precision)
-    evaluated = _resume(engine, checkpoint) if checkpoint else Metrics()
-    journal = _journal(job) if rank == 0 else None
+    model = build_method(job.prepared, tower, length_buckets(placement, pick_device()))
+    engine = DeepSpeedEngine(
+        model, recipe.optimization, placement.zero_stage, layout.share, recipe.precision, placement.micro_batch
+    )
+    last = _resume(engine, checkpoint) if checkpoint else Evaluated({}, {})
+    store = job.store(rank, lambda text: tell({"notice": text}))
+    write = _record(job, store, tell).write if rank == 0 else _nowhere
     every = max(1, min(50, recipe.optimization.steps // 20))
-    write = journal.write if journal else (lambda step, metrics: None)
     meter = StepMetrics(write, every, recipe.optimization.batch_size, recipe.optimization.steps, stream)
     observers: tuple[Observer, ...] = (
         meter,
-        Quarantine(job.identity.local_folder / f"quarantine-{rank}.jsonl", recipe.data.bad_row_limit, every),
-        *([Progress(tell, recipe.optimization.steps, _advice(job), stream)] if rank == 0 else []),
+        Quarantine(store.quarantine, recipe.data.bad_row_limit, every, store.quarantined()),
+        *([ProgressReporter(tell, recipe.optimization.steps, _advice(job), stream)] if rank == 0 else []),
     )
 
-    def judge(batches: Iterable[EvaluationBatch]) -> Metrics:
+    def judge(done: int, batches: Iterable[tuple[int, Batch]]) -> Metrics:
+        nonlocal last
         meter.check()
-        judged = engine.whole_module(partial(build_method, job.prepared, tower))
-        judged.eval()
-        try:
-            tokenizer = job.prepared.texts.build()
-            return evaluate(judged, batches, job.prepared.sets, tokenizer, engine.device, _gather)  # type: ignore[arg-type]
-        finally:
-            judged.train()
+        last = _evaluate(job, engine, tower, batches, store, done)
+        return last.metrics
 
     def save(done: int, metrics: Metrics) -> None:
-        meter.check()  # lines are rarer than checkpoints may be, and the last checkpoint must be one to go on from
-        _save(engine, rank, done, metrics)
+        meter.check()  # metrics may be logged less often than checkpoints are saved: no checkpoint may contain NaNs
+        _save(engine, rank, done, last if metrics else Evaluated({}, {}))
+        store.upload()
 
     try:
-        metrics = train(
+        train(
             engine,
             stream,
             recipe.optimization,
             start=start,
             seed=lambda step: int(draws.hashed(recipe.seed, "step", rank, step)[0]),
-            checkpoint_every=job.placement.checkpoint_every,
+            checkpoint_every=placement.checkpoint_every,
             evaluate=judge,
             save=save,
             observers=observers,
         )
-        metrics = metrics or evaluated  # a run that was cut off after its last checkpoint has nothing left to measure
         model_uri = _export(job, engine, tower)
     finally:
-        unsent = journal.close() if journal else 0
-    return {"metrics": metrics, "model": model_uri, "unsent": unsent, "problem": journal.problem if journal else ""}
+        unsent = store.close()
+    return {**last._asdict(), "model": model_uri, "unsent": unsent, "problem": store.problem}
+
+
+def _nowhere(step: int, metrics: Mapping[str, float]) -> None:
+    """Rank 0 alone records metrics."""
+
+
+def _record(job: Job, store: RunStore, tell: Tell) -> Journal:
+    """The recipe and the journal, which sends to the MLflow run that was opened for the job, if one was."""
+    store.write_recipe(job.recipe.as_dict())
+    uri, run = job.identity.tracking_uri, job.identity.mlflow_run
+    if not run:
+        return store.journal()
+    return store.journal(partial(metric_sender, uri, run, lambda text: tell({"notice": text})), destination=run)
 
 
 def _advice(job: Job) -> str:
-    """What helps where the steps wait for data."""
+    """What helps if the steps wait for data."""
     actors = f"--placement.decode-actors above {job.placement.decode_actors}"
-    if job.recipe.method.image.locked and not job.prepared.features:
+    image = job.recipe.method.image_tower
+    if image is not None and image.locked and isinstance(job.recipe.data, PairData) and not job.prepared.stored_features:
         return f"a locked tower's features can be computed once (--recipe.data.features stored), or give {actors}."
     return f"give {actors}, on a machine or cluster with CPUs for them."
 
 
 def _threads(job: Job, workers_here: int) -> int:
-    """Ray gives a worker of half a CPU one thread; the machine's cores, shared by the workers on it, are what is there."""
+    """Ray gives a worker of half a CPU one thread; share the machine's cores among the workers on it instead."""
     return job.placement.threads_per_worker or max(1, len(os.sched_getaffinity(0)) // max(workers_here, 1))
 
 
-def _resume(engine: DeepSpeedEngine, checkpoint: ray.train.Checkpoint) -> Metrics:
-    """Go on from a checkpoint; the evaluation that was made at it."""
+def _resume(engine: DeepSpeedEngine, checkpoint: ray.train.Checkpoint) -> Evaluated:
+    """Load a checkpoint; the evaluation that was made at it."""
     with checkpoint.as_directory() as folder:
         engine.load(folder)
-        metrics: Metrics = json.loads((Path(folder) / METRICS).read_text())
+        evaluated = Evaluated(**json.loads((Path(folder) / EVALUATED).read_text()))
         if dist.is_initialized():
             dist.barrier()  # nobody leaves while another rank still reads the shared download
-    return metrics
+    return evaluated
 
 
-def _save(engine: DeepSpeedEngine, rank: int, done: int, metrics: Metrics) -> None:
+def _evaluate(
+    job: Job,
+    engine: DeepSpeedEngine,
+    tower: TimmTower | None,
+    batches: Iterable[tuple[int, Batch]],
+    store: RunStore,
+    done: int,
+) -> Evaluated:
+    """Judge every set with the weights of now; rank 0 keeps the result of each query."""
+    model = engine.whole_module(partial(build_method, job.prepared, tower))
+    text = job.prepared.evaluation_texts
+    if not isinstance(model, DualEncoder) or text is None:
+        raise CornerstoneError(f"The method {job.recipe.method.kind!r} is no dual encoder: leave out --eval.")
+    model.eval()
+    try:
+        results = evaluate(model, batches, job.prepared.sets, text.open(), engine.device, _gather)
+    finally:
+        model.train()
+    if store.rank == 0:
+        store.write_evaluation(done, per_query_table(results))
+    return Evaluated(metrics_of(results), queries_of(results))
+
+
+def _save(engine: DeepSpeedEngine, rank: int, done: int, evaluated: Evaluated) -> None:
     """All ranks' shards become one checkpoint, which exists only when every rank's part has arrived."""
     with tempfile.TemporaryDirectory() as folder:
         engine.save(folder, done)
         if rank == 0:
-            (Path(folder) / METRICS).write_text(json.dumps(metrics))
+            (Path(folder) / EVALUATED).write_text(json.dumps(evaluated._asdict()))
         ray.train.report(
-            {**metrics, "step": done},
+            {**evaluated.metrics, "step": done},
             checkpoint=ray.train.Checkpoint.from_directory(folder),
             checkpoint_dir_name=checkpoint_name(done),
         )
-
-
-def _journal(job: Job) -> Journal:
-    identity = job.identity
-    sender = None
-    if identity.mlflow_run:
-        sender = partial(metric_sender, identity.tracking_uri, identity.mlflow_run)
-    return Journal(identity.local_folder / "journal.jsonl", sender)
 
 
 def _gather(value: Any) -> list[Any]:
@@ -142,18 +183,18 @@ def _gather(value: Any) -> list[Any]:
 
 
 def _export(job: Job, engine: DeepSpeedEngine, tower: TimmTower | None) -> str:
-    """Write `model/`, what `cornerstone.load` opens; every rank helps to gather the weights, the first one writes."""
+    """Write `model/`, which `cornerstone.load` opens. Every rank helps to gather the weights, the first one writes."""
     weights = engine.weights()
     if dist.is_initialized() and dist.get_rank() != 0:
         return ""
     recipe, folder = job.recipe, job.identity.folder.join("model")
+    image = recipe.method.image_tower
     save_model(
         folder,
         engine.engine.module,
-        config=recipe.method,
         recipe=recipe.as_dict(),
         tokenizer_json=job.prepared.tokenizer,
-        image_tower=tower or build_image_tower(recipe.method.image),
+        image_tower=tower or (build_image_tower(image) if image is not None else None),
         state=weights,
     )
     return folder.uri

@@ -1,17 +1,57 @@
-"""Zero-shot retrieval between images and texts, both ways.
+"""Zero-shot retrieval, from image to text and from text to image.
 
-Shape legend: N images, T texts, K most texts of an image, D feature width, C queries of a chunk.
+Shape legend: N images, T texts, K the largest number of texts of an image, D feature width, C queries of a chunk.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from cornerstone.data.manifest import RETRIEVAL
+from cornerstone.data.pairs.views import View, Wanted
 from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation.ranking import CHUNK, Measured, normalised, percent, ranks
+from cornerstone.evaluation.tasks.task import Contents, Encoded, EncodeTexts, EvaluationSet, Metric, Task
 
 AT = (1, 5)
+LONG: View = (Wanted("long"),)
+RAW: View = (Wanted("raw"),)
+
+
+@dataclass(frozen=True)
+class Retrieval(Task):
+    """Recall at 1 and 5 between the images of a set and their captions."""
+
+    name = RETRIEVAL
+    metrics = (
+        Metric("i2t_r1", "i→t R@1"),
+        Metric("t2i_r1", "t→i R@1"),
+        Metric("i2t_r5", "i→t R@5", shown=False),
+        Metric("t2i_r5", "t→i R@5", shown=False),
+    )
+
+    def applies(self, contents: Contents) -> bool:
+        """Rows with captions are judged by retrieval."""
+        return bool(contents.roles)
+
+    def views(self, contents: Contents) -> dict[str, View]:
+        """A folder with both long and raw captions gives two sets: NAME reads the long ones, NAME-short the raw ones."""
+        if {"long", "raw"} <= contents.roles:
+            return {"": LONG, "-short": RAW}
+        return {"": LONG if "long" in contents.roles else RAW}
+
+    def judge(self, judged: EvaluationSet, encoded: Encoded, encode_texts: EncodeTexts) -> Measured:
+        """Compare all images with all texts, or those of each pool if the manifest names a pool size."""
+        return retrieve(encoded.image_ND, encoded.text_TD, encoded.owner_T, text_keys=encoded.key_T, pool=judged.pool)
+
+    def notes(self, judged: EvaluationSet) -> tuple[str, ...]:
+        """Recall over a pool is higher than over a whole set: the pool's size must be known."""
+        if not judged.pool:
+            return ()
+        return (f"Retrieval in pools of {judged.pool:,} images: R@1 by chance is {100 / judged.pool:g} %.",)
 
 
 def retrieve(
@@ -29,12 +69,12 @@ def retrieve(
     texts of the pool; a text finds its image among all images. Features are normalised here, in fp32, and ties count as
     wrong (`ranking.ranks`).
 
-    `text_keys` (T,) are equal for texts that are the same; then equal texts are one text: an image finds it by
-    whichever image's copy, and the text finds any of the images that have it. Without keys every copy but an image's
-    own is a wrong item, which ties with the right one and so comes before it.
+    `text_keys` (T,) are equal for identical texts, which then count as one text: for an image that has it every copy is
+    correct, and for the text every image that has it. Without keys, copies that belong to other images are wrong items;
+    they tie with the right one and therefore rank before it.
 
-    With a `pool`, consecutive pools of so many images are judged each by itself and their recalls averaged; a last
-    smaller pool is left out (`images_left_out`) unless it is the only one.
+    With a `pool`, consecutive pools of that many images are judged separately and their recalls are averaged. A smaller
+    last pool is left out (`images_left_out`) unless it is the only one.
     """
     n, size = len(image_ND), pool or max(1, len(image_ND))
     _check(n, text_TD, owner_T, text_keys, pool)
@@ -71,7 +111,10 @@ def retrieve(
 def _judge(
     image_ND: Tensor, text_TD: Tensor, owner_T: Tensor, id_T: Tensor, chunk: int
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """For each way the ranks of its queries, and each query's image. Images without a text are in the gallery alone."""
+    """For each direction the ranks of its queries and the image of each query.
+
+    An image without a text is no query, but it is in the gallery.
+    """
     id_NK = _texts_of_images(owner_T, id_T, len(image_ND))
     asking = torch.nonzero((id_NK >= 0).any(dim=1)).flatten()
 
@@ -88,7 +131,7 @@ def _judge(
 
 
 def _any_equal(id_NK: Tensor, id_T: Tensor) -> Tensor:
-    """Bool (N, T): whether text t is one of image n's, column by column so that no (N, T, K) is held."""
+    """Bool (N, T): whether text t belongs to image n. Computed column by column, so that no (N, T, K) tensor is held."""
     right_NT = torch.zeros(len(id_NK), len(id_T), dtype=torch.bool, device=id_T.device)
     for id_N in id_NK.unbind(dim=1):
         right_NT |= id_N[:, None] == id_T[None, :]
@@ -96,7 +139,7 @@ def _any_equal(id_NK: Tensor, id_T: Tensor) -> Tensor:
 
 
 def _texts_of_images(owner_T: Tensor, id_T: Tensor, n: int) -> Tensor:
-    """The texts' ids by image, (N, K), filled up with -1."""
+    """The ids of each image's texts, (N, K), padded with -1."""
     order = torch.argsort(owner_T, stable=True)
     sorted_owner = owner_T[order]
     count_N = torch.bincount(owner_T, minlength=n)
@@ -109,13 +152,11 @@ def _texts_of_images(owner_T: Tensor, id_T: Tensor, n: int) -> Tensor:
 
 def _check(n: int, text_TD: Tensor, owner_T: Tensor, text_keys: Tensor | None, pool: int | None) -> None:
     if n == 0 or len(text_TD) == 0:
-        raise CornerstoneError(f"Retrieval over {n} images and {len(text_TD)} texts: expected one of each or more.")
+        raise CornerstoneError(f"Retrieval over {n} images and {len(text_TD)} texts: expected at least one of each.")
     for name, given in (("owners", owner_T), ("keys", text_keys)):
         if given is not None and len(given) != len(text_TD):
-            raise CornerstoneError(
-                f"{len(text_TD)} text features with {len(given)} {name}: expected one for every text."
-            )
+            raise CornerstoneError(f"{len(text_TD)} text features with {len(given)} {name}: expected one per text.")
     if int(owner_T.min()) < 0 or int(owner_T.max()) >= n:
         raise CornerstoneError(f"Owners from {int(owner_T.min())} to {int(owner_T.max())}: expected 0 to {n - 1}.")
     if pool is not None and pool < 1:
-        raise CornerstoneError(f"Pools of {pool} images: expected 1 or more, or none for the whole set.")
+        raise CornerstoneError(f"Pools of {pool} images: expected 1 or more, or no pool to search the whole set.")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cornerstone.errors import CornerstoneError
-from cornerstone.evaluation.lookalike import choose_among_lookalikes
+from cornerstone.evaluation.tasks.lookalike import choose_among_lookalikes
 
 
 def features(n, seed=0):

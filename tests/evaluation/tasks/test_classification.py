@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cornerstone.errors import CornerstoneError
-from cornerstone.evaluation.classification import class_features, classify
+from cornerstone.evaluation.tasks.classification import class_features, classify
 
 
 def features(*shape, seed=0):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cornerstone.errors import CornerstoneError
-from cornerstone.evaluation.retrieval import retrieve
+from cornerstone.evaluation.tasks.retrieval import retrieve
 
 
 def features(n, width=6, seed=0):

@@ -1,0 +1,20 @@
+"""The evaluation tasks by name, one module each. A new task is a module here and an entry in `TASKS`."""
+
+from cornerstone.errors import CornerstoneError, did_you_mean
+from cornerstone.evaluation.tasks.classification import Classification
+from cornerstone.evaluation.tasks.lookalike import Lookalike
+from cornerstone.evaluation.tasks.retrieval import Retrieval
+from cornerstone.evaluation.tasks.task import Contents, Encoded, EvaluationSet, Metric, Task
+
+TASKS: dict[str, Task] = {task.name: task for task in (Retrieval(), Classification(), Lookalike())}
+"""In the order in which a folder's sets are listed."""
+
+
+def task_named(name: str, where: str = "") -> Task:
+    """The task of that name; CornerstoneError, beginning with `where`, if there is none."""
+    if name not in TASKS:
+        raise CornerstoneError(f"{where}Unknown evaluation task {name!r}{did_you_mean(name, TASKS)}")
+    return TASKS[name]
+
+
+__all__ = ["TASKS", "Contents", "Encoded", "EvaluationSet", "Metric", "Task", "task_named"]

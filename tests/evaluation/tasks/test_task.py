@@ -1,0 +1,88 @@
+"""The registry of tasks, and that a new task needs a module and an entry in it, and nothing else."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import cornerstone.evaluation as evaluation
+import cornerstone.sweeps as sweeps
+from cornerstone.data.batches import evaluation_batch
+from cornerstone.data.images import Transform
+from cornerstone.data.pairs.samples import Pictures, Samples, Texts
+from cornerstone.data.pairs.views import Wanted
+from cornerstone.evaluation.evaluator import evaluate
+from cornerstone.evaluation.judged import metrics_of, queries_of
+from cornerstone.evaluation.ranking import Measured
+from cornerstone.evaluation.sets import metric_names, open_sets
+from cornerstone.evaluation.tasks import TASKS, Metric, Task
+
+
+def test_every_task_is_registered_under_its_name():
+    assert list(TASKS) == [task.name for task in TASKS.values()] == ["retrieval", "classification", "lookalike"]
+    assert [str(task) for task in TASKS.values()] == list(TASKS)
+
+
+def test_metrics_have_names_and_labels_of_their_own():
+    for task in TASKS.values():
+        assert len({metric.name for metric in task.metrics}) == len({metric.label for metric in task.metrics})
+        assert {metric.unit for metric in task.metrics} == {"%"}
+    assert [metric.name for metric in TASKS["retrieval"].shown] == ["i2t_r1", "t2i_r1"]
+    assert [metric.name for metric in TASKS["classification"].shown] == ["top1"]
+    assert TASKS["lookalike"].shown == TASKS["lookalike"].metrics
+
+
+@pytest.mark.parametrize("package", [evaluation, sweeps])
+def test_no_other_module_names_a_task(package):
+    folder = Path(package.__file__).parent
+    for path in folder.rglob("*.py"):
+        if path.parent.name != "tasks":
+            assert not re.search("|".join(f"['\"]{name}['\"]" for name in TASKS), path.read_text()), path
+
+
+class Swap(Task):
+    """Whether an image is nearer to its first raw caption than to the first foil."""
+
+    name = "swap"
+    metrics = (Metric("swap_accuracy", "swap"),)
+
+    def views(self, contents):
+        return {"-swap": (Wanted("raw", every=False), Wanted("foil", every=False))}
+
+    def judge(self, judged, encoded, encode_texts):
+        right, foil = (encoded.text_TD[encoded.place_T == place] for place in (0, 1))
+        correct = (encoded.image_ND * (right - foil)).sum(1) > 0
+        share = {"swap_accuracy": 100 * correct.double().mean().item()}
+        return Measured(share, {}, {"swap_accuracy": correct}, {"swap_accuracy": torch.arange(len(correct))})
+
+
+def test_a_new_task_is_one_object_in_the_registry(monkeypatch, tmp_path, small_data, wordpiece):
+    from cornerstone.data.records import Caption
+
+    monkeypatch.setitem(TASKS, "swap", Swap())
+    captions = (Caption("web", "raw", "one two"), Caption("web", "foil", "two one three"))
+    folder = small_data.write(
+        tmp_path / "foils", (small_data.pair(i, captions=captions) for i in range(4)), tasks=("swap",)
+    )
+    sets = open_sets((folder,))
+    assert [(s.name, s.task.name) for s in sets] == [("foils-swap", "swap")]
+    assert metric_names(sets) == ["eval/foils-swap/swap_accuracy"]
+    texts = Texts(wordpiece.read_text(), 32, 0)
+    samples = Samples((folder,), Pictures(Transform(8, train=False)), texts)
+    import numpy as np
+
+    batch = evaluation_batch(samples.evaluation(0, 0, np.arange(4), sets[0].source.view))
+
+    class Model:
+        def encode_image(self, image):
+            return torch.tensor([[1.0], [1.0], [1.0], [-1.0]])
+
+        def encode_text(self, ids, lengths):
+            return -lengths[:, None].float()  # the foil is longer
+
+    results = evaluate(Model(), [batch], sets, texts.build(), torch.device("cpu"))
+    assert metrics_of(results) == {"eval/foils-swap/swap_accuracy": 75.0}
+    assert queries_of(results) == {"eval/foils-swap/swap_accuracy": 4}
