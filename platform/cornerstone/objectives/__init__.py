@@ -2,6 +2,4 @@
 
 from cornerstone.objectives.contrastive import contrastive_loss
 from cornerstone.objectives.lotlip import lotlip_loss
-from cornerstone.objectives.siglip import siglip_loss
 
-__all__ = ["contrastive_loss", "lotlip_loss", "siglip_loss"]

@@ -19,7 +19,7 @@ SNAPSHOT = "checkpoint_manager_snapshot.json"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished run gives: its last evaluation, where its model and best checkpoint lie."""
+    """What a finished run gives: its last evaluation, and where its model and best checkpoint are."""
 
     metrics: dict[str, float]
     model: str
@@ -32,9 +32,9 @@ class Outcome:
 
 
 def latest_step(job: Job) -> int:
-    """Steps done by the run's last committed checkpoint; 0 where there is none.
+    """Steps done by the run's last committed checkpoint; 0 if there is none.
 
-    Ray Train's snapshot is the commit: a folder that it does not name is a part of a checkpoint.
+    Ray Train's snapshot is the commit: a checkpoint folder that it does not name is a partial upload.
     """
     snapshot = job.identity.checkpoints.join(job.identity.run, SNAPSHOT)
     if not snapshot.exists():
@@ -44,7 +44,7 @@ def latest_step(job: Job) -> int:
 
 
 def launch(job: Job, tell: Tell) -> Outcome:
-    """Run a job on Ray Train until its end; restarts go on from the last checkpoint, with the rows as planned.
+    """Run a job on Ray Train until its end; restarts resume from the last checkpoint, with the rows as planned.
 
     The name of the Ray Train run is the job's own UUID: launched again, the same job resumes.
     """
@@ -54,13 +54,13 @@ def launch(job: Job, tell: Tell) -> Outcome:
 
     from cornerstone.data.execution import execution_options, ray_datasets
 
-    layout = job.layout()
     placement, best = job.placement, job.recipe.evaluation.best or None
+    layout = job.layout(placement.workers)
 
     trainer = TorchTrainer(
-        _worker,  # type: ignore[arg-type]  # Ray's annotation forgets that a worker may return something
+        _worker,  # type: ignore[arg-type]  # Ray's annotation does not allow a return value
         train_loop_config={"job": job, "tell": tell},
-        # Called in the controller at every start of the workers: this is where a resumed step enters.
+        # Ray Train calls these in its controller at every start of the workers: the step to resume from enters here.
         datasets=ray_datasets(
             layout, partial(latest_step, job), placement.decode_actors, placement.cpus_per_decode_actor
         ),
@@ -104,7 +104,7 @@ def _worker(config: dict[str, Any]) -> dict[str, Any]:
 
     try:
         return run_worker(config["job"], config["tell"])
-    except RunStopped as reason:  # raised by all workers alike: Ray Train would only restart them into the same wall
+    except RunStopped as reason:  # raised by all workers alike: a restart would meet the same reason
         return {"stopped": str(reason)}
 
 
