@@ -38,7 +38,8 @@ def uniform(seed: int, purpose: str, *parts: npt.ArrayLike) -> npt.NDArray[np.fl
 
 def choice(n: npt.ArrayLike, seed: int, purpose: str, *parts: npt.ArrayLike) -> npt.NDArray[np.int64]:
     """A whole number in 0..n-1 for each element of the broadcast `parts`."""
-    return np.floor(uniform(seed, purpose, *parts) * np.asarray(n)).astype(np.int64)
+    drawn: npt.NDArray[np.int64] = np.floor(uniform(seed, purpose, *parts) * np.asarray(n)).astype(np.int64)
+    return drawn
 
 
 def permutation(n: int, seed: int, purpose: str, *parts: int) -> npt.NDArray[np.int64]:

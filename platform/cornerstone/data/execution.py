@@ -57,7 +57,7 @@ class _Units(Datasource):
     """The units of some executions, one a row; each time it is executed it gives the next one's."""
 
     def __init__(self, layout: Layout, executions: Sequence[tuple[int, int]]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.layout, self.steps, self.executed = layout, executions, 0
 
     def estimate_inmemory_data_size(self) -> int | None:
@@ -154,7 +154,7 @@ def ray_datasets(
         context.target_max_block_size = 1  # a row is a block
         context.memory_usage_poll_interval_s = None  # polling an actor's memory each second costs it 3 % of its time
         executions = layout.executions(start())[turn :: len(names)]
-        return ray.data.read_datasource(
+        made: ray.data.Dataset = ray.data.read_datasource(
             _Units(layout, executions), num_cpus=0, compute=TaskPoolStrategy(1), override_num_blocks=1
         ).map_batches(
             _Actor,
@@ -163,6 +163,7 @@ def ray_datasets(
             compute=ActorPoolStrategy(size=actors),
             num_cpus=cpus_per_actor,
         )
+        return made
 
     names = _names(layout)
     return {name: partial(build, turn) for turn, name in enumerate(names)}

@@ -72,14 +72,15 @@ class Location:
     def resolve(self) -> tuple[fs.FileSystem, str]:
         """The file system and the path in it."""
         try:
-            return fs.FileSystem.from_uri(self.uri)
+            found: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(self.uri)
+            return found
         except (ValueError, OSError) as error:
             raise CornerstoneError(f"Cannot open {self.uri}: {error}") from error
 
     def exists(self) -> bool:
         """Whether a file or folder is there."""
         filesystem, path = self.resolve()
-        return filesystem.get_file_info(path).type != fs.FileType.NotFound
+        return bool(filesystem.get_file_info(path).type != fs.FileType.NotFound)
 
     def list(self) -> list[str]:
         """Names of the files and folders directly below."""

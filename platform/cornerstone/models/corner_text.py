@@ -149,7 +149,8 @@ class CornerBert(nn.Module):
             place_S = torch.cat([torch.arange(1, m + 1, device=device), place_S])
         x_BSE = x_BSE + embeddings.position_embeddings(place_S)
         x_BSE = x_BSE + embeddings.token_type_embeddings(torch.zeros_like(place_S[:1]))
-        return embeddings.dropout(embeddings.LayerNorm(x_BSE))
+        embedded_BSE: Tensor = embeddings.dropout(embeddings.LayerNorm(x_BSE))
+        return embedded_BSE
 
     def _calls(self, length_B: Tensor, m: int, tokens: int, form: str) -> list[_Attention]:
         everything, text = slice(None), slice(m, None)
@@ -195,7 +196,8 @@ def _run(layer: BertLayer, x_BSE: Tensor, calls: list[_Attention], read: int) ->
         attended.append(F.scaled_dot_product_attention(asked, key, value, attn_mask=mask, dropout_p=dropout))
     context_BRE = torch.cat(attended, dim=2).transpose(1, 2).flatten(2)
     x_BRE = layer.attention.output(context_BRE, x_BSE[:, :read])
-    return layer.output(layer.intermediate(x_BRE), x_BRE)
+    output_BRE: Tensor = layer.output(layer.intermediate(x_BRE), x_BRE)
+    return output_BRE
 
 
 def _joined(parts: list[Tensor | None], order: Tensor) -> Tensor | None:

@@ -86,8 +86,9 @@ class DualEncoder(Method[PairBatch, F]):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         for tower in self._aside:
-            tower._apply(fn, recurse)
-        return super()._apply(fn, recurse)
+            tower._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def scale(self) -> Tensor:
         """exp of `logit_scale`, at most the cap; shape (1,).
@@ -119,7 +120,8 @@ class DualEncoder(Method[PairBatch, F]):
     def encode_text(self, ids_BT: Tensor, length_B: Tensor, corners: bool = False) -> Tensor:
         """(B, D) of [CLS], or (B, M, D) with the tower's extra features, L2-normalised. Ids hold no reserved tokens."""
         text = self.text(ids_BT, length_B, extra=corners, buckets=self.inputs.length_buckets)
-        return text.all_BMD if corners else text.pooled_BD
+        features: Tensor = text.all_BMD if corners else text.pooled_BD
+        return features
 
     def similarity(self, image_BD: Tensor, text_ND: Tensor) -> Tensor:
         """(B, N): the cosine of every image and every text, from encoded features."""

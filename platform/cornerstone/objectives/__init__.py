@@ -3,3 +3,4 @@
 from cornerstone.objectives.contrastive import contrastive_loss
 from cornerstone.objectives.lotlip import lotlip_loss
 
+__all__ = ["contrastive_loss", "lotlip_loss"]

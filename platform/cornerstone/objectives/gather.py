@@ -52,7 +52,10 @@ def gather_values(local_B: Tensor, group: ProcessGroup | None = None, sizes: Siz
 
 def gather(local_B: Tensor, group: ProcessGroup | None = None, sizes: Sizes = None) -> Tensor:
     """The same with a gradient: a worker's rows receive the *sum* of what all workers' losses say of them."""
-    return local_B if workers(group) == 1 else _Gather.apply(local_B, group, sizes)
+    if workers(group) == 1:
+        return local_B
+    gathered: Tensor = _Gather.apply(local_B, group, sizes)  # type: ignore[no-untyped-call]
+    return gathered
 
 
 def start_of(rows: int, group: ProcessGroup | None, sizes: Sizes) -> int:

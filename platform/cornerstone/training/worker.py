@@ -118,7 +118,12 @@ def _advice(job: Job) -> str:
     """What helps if the steps wait for data."""
     actors = f"--placement.decode-actors above {job.placement.decode_actors}"
     image = job.recipe.method.image_tower
-    if image is not None and image.locked and isinstance(job.recipe.data, PairData) and not job.prepared.stored_features:
+    if (
+        image is not None
+        and image.locked
+        and isinstance(job.recipe.data, PairData)
+        and not job.prepared.stored_features
+    ):
         return f"a locked tower's features can be computed once (--recipe.data.features stored), or give {actors}."
     return f"give {actors}, on a machine or cluster with CPUs for them."
 

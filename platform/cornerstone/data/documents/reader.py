@@ -52,9 +52,10 @@ def targets(
     token_ids: npt.NDArray[np.integer[Any]], document: npt.NDArray[np.integer[Any]], ids: SpecialIds
 ) -> npt.NDArray[np.bool_]:
     """Which tokens (N, T) the language model is to predict: words, <BoI> and <eos> that follow a token of their document."""
-    follows = np.zeros(token_ids.shape, dtype=bool)
+    follows: npt.NDArray[np.bool_] = np.zeros(token_ids.shape, dtype=bool)
     follows[:, 1:] = (document[:, 1:] == document[:, :-1]) & (document[:, 1:] != PADDING)
-    return follows & (token_ids != ids.image) & (token_ids != ids.eoi)
+    follows &= (token_ids != ids.image) & (token_ids != ids.eoi)
+    return follows
 
 
 @dataclass

@@ -60,7 +60,7 @@ class ImageInput(Protocol):
 
 def row_bytes(images: ImageInput) -> int:
     """Decoded bytes of one image."""
-    return int(np.prod(images.shape)) * images.number.bit_width // 8
+    return int(np.prod(images.shape)) * int(images.number.bit_width) // 8
 
 
 def image_field(images: ImageInput) -> pa.Field:

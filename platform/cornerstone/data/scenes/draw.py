@@ -64,7 +64,8 @@ def background(index: int, size: int) -> Bytes:
         "woody": (x + y) % 8 < 2,
     }
     name = BACKGROUND_NAMES[index]
-    return (np.array(BACKGROUNDS[name]) - 14 * patterns[name][..., None]).astype(np.uint8)
+    pixels: npt.NDArray[np.uint8] = (np.array(BACKGROUNDS[name]) - 14 * patterns[name][..., None]).astype(np.uint8)
+    return pixels
 
 
 @lru_cache(maxsize=256)
