@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple, Protocol, Self, TypeVar
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,6 @@ ROW, IMAGE = "row", "image"
 """What can be bad: a whole row, or one image of a document."""
 ROUND = 8
 """Texts are padded to the batch's longest, rounded up: few shapes, little padding."""
-R = TypeVar("R", bound="RowBatch")
 
 
 class Bad(NamedTuple):
@@ -81,7 +80,9 @@ class RowBatch:
     def to(self, device: torch.device | str) -> Self:
         """The same batch on a device."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved = {name: x.to(device, non_blocking=True) for name, x in tensors.items() if isinstance(x, Tensor)}
+        moved: dict[str, Any] = {
+            name: x.to(device, non_blocking=True) for name, x in tensors.items() if isinstance(x, Tensor)
+        }
         return replace(self, **moved)
 
     def split(self, parts: int) -> list[Self]:
@@ -94,7 +95,7 @@ class RowBatch:
     def rows(self, start: int, stop: int) -> Self:
         """The rows start..stop-1 as a batch of their own."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        cut = {name: x[start:stop] for name, x in tensors.items() if isinstance(x, Tensor)}
+        cut: dict[str, Any] = {name: x[start:stop] for name, x in tensors.items() if isinstance(x, Tensor)}
         return replace(self, bad=(), **cut)
 
     def counted(self) -> dict[str, int]:

@@ -60,7 +60,8 @@ def evaluate(
 ) -> tuple[Judged, ...]:
     """The result of every set, in their order.
 
-    `batches` come with the place of their set. `texts` is the model's own format, for class prompts. `gather` collects the workers' values on every worker (all-gather); every worker returns the same results.
+    `batches` come with the place of their set; `texts` is the model's text format, for class prompts. `gather` collects the
+    workers' values on every worker (all-gather); every worker returns the same results.
     """
     seen = [_Seen() for _ in sets]
     for place, batch in batches:

@@ -15,7 +15,7 @@ from cornerstone.sweeps.rendering import to_csv, to_markdown, to_rich
 from cornerstone.sweeps.state import SweepState, TrialResult
 from cornerstone.sweeps.table import ResultTable
 from cornerstone.tracking.mlflow_records import Records
-from cornerstone.training.prepare import Prepared
+from cornerstone.training.prepared import Prepared
 
 JUDGED = {
     "retrieval": (("i2t_r1", "i→t R@1"), ("t2i_r1", "t→i R@1")),
