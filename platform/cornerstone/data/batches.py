@@ -11,6 +11,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from cornerstone.data.batch import ROW, Bad
+
 AnyBatch = TypeVar("AnyBatch", "Batch", "SequenceBatch")
 ROUND = 8  # texts are padded to the batch's longest, rounded up: few shapes, little padding
 
@@ -33,12 +35,16 @@ class Batch:
     long_length: Tensor
     image: Tensor | None = None
     feature: Tensor | None = None
-    bad: tuple[tuple[int, str], ...] = ()
+    bad: tuple[Bad, ...] = ()
     """Row ids and reasons of the rows that could not be used."""
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device."""
         return _moved(self, device)
+
+    def counted(self) -> dict[str, int]:
+        """Rows that were read; masked places are not counted."""
+        return {ROW: int(self.valid.sum()) + len(self.bad)}
 
     def __len__(self) -> int:
         return len(self.row)
@@ -72,12 +78,16 @@ class SequenceBatch:
     """(N) bool: whether its document has a text token before it there."""
     image_valid: Tensor
     """(N) bool: whether there is a picture."""
-    bad: tuple[tuple[int, str], ...] = ()
+    bad: tuple[Bad, ...] = ()
     """Rows and reasons of the images that could not be used."""
 
     def to(self, device: torch.device | str) -> SequenceBatch:
         """The same batch on a device."""
         return _moved(self, device)
+
+    def counted(self) -> dict[str, int]:
+        """Rows and images that were read; masked places are not counted."""
+        return {ROW: int(self.valid.sum()), "image": len(self.image_valid)}
 
     def __len__(self) -> int:
         return len(self.row)
@@ -100,7 +110,7 @@ class EvaluationBatch:
     """Equal for identical texts."""
     image: Tensor | None = None
     feature: Tensor | None = None
-    bad: tuple[tuple[int, str], ...] = ()
+    bad: tuple[Bad, ...] = ()
 
 
 def _moved(batch: AnyBatch, device: torch.device | str) -> AnyBatch:
@@ -166,7 +176,11 @@ def sequence_batch(table: pa.Table) -> SequenceBatch:
         image_at=_tensor(of_images["image_at"]).long(),
         text_before=_tensor(of_images["text_before"]),
         image_valid=torch.tensor([not reason for reason in reasons], dtype=torch.bool),
-        bad=tuple((rows[place], reason) for place, reason in zip(image_row.tolist(), reasons, strict=True) if reason),
+        bad=tuple(
+            Bad(rows[place], f"image at token {at}", reason)
+            for place, at, reason in zip(image_row.tolist(), of_images["image_at"].to_pylist(), reasons, strict=True)
+            if reason
+        ),
     )
 
 
@@ -194,9 +208,9 @@ def evaluation_batch(table: pa.Table) -> EvaluationBatch:
     )
 
 
-def _bad(table: pa.Table) -> tuple[tuple[int, str], ...]:
+def _bad(table: pa.Table) -> tuple[Bad, ...]:
     rows, reasons = table["row"].to_pylist(), table["reason"].to_pylist()
-    return tuple((row, reason) for row, reason in zip(rows, reasons, strict=True) if reason)
+    return tuple(Bad(row, ROW, reason) for row, reason in zip(rows, reasons, strict=True) if reason)
 
 
 def _tensor(column: pa.ChunkedArray | pa.Array) -> Tensor:

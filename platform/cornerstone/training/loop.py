@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from cornerstone.data.batches import Batch, EvaluationBatch
 from cornerstone.data.stream import Stream
 from cornerstone.recipes.recipe import Optimization
 from cornerstone.training.engine import Engine
+from cornerstone.training.report import StepReport
 from cornerstone.training.schedule import learning_rate
 
 Metrics = dict[str, float]
@@ -24,8 +24,8 @@ Save = Callable[[int, Metrics], None]
 class Observer(Protocol):
     """Sees what happens and changes nothing; it may stop the run by raising."""
 
-    def after_step(self, step: int, batch: Batch, parts: dict[str, Tensor], clock: Clock) -> None:
-        """A step is done; `parts` are this worker's losses, still on the device."""
+    def after_step(self, step: int, batch: Batch, report: StepReport, clock: Clock) -> None:
+        """A step is done; `report` is this worker's, its tensors still on the device."""
         ...
 
     def after_evaluation(self, step: int, metrics: Metrics, clock: Clock) -> None:
@@ -70,9 +70,11 @@ def train(
             batch = stream.training(step).to(engine.device)
         with clock.phase("step"):
             torch.manual_seed(seed(step))
-            parts = engine.step(batch, learning_rate(step, optimization))
+            rate = learning_rate(step, optimization)
+            parts = engine.step(batch, rate)
+            report = StepReport(parts, {}, torch.zeros((), device=engine.device), rate)
         for observer in observers:
-            observer.after_step(step, batch, parts, clock)
+            observer.after_step(step, batch, report, clock)
 
         evaluates = stream.layout.spec.evaluates_after(step)
         if evaluates:

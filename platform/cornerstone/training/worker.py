@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,12 @@ from cornerstone.inference.saved_model import save_model
 from cornerstone.models.image_tower import TimmTower, build_image_tower
 from cornerstone.tracking.journal import Journal
 from cornerstone.tracking.mlflow_records import metric_sender
+from cornerstone.tracking.run_store import RunStore
 from cornerstone.training.build import build_method, build_tower, length_buckets
 from cornerstone.training.engine import DeepSpeedEngine, pick_device
 from cornerstone.training.job import Job, checkpoint_name, steps_done
 from cornerstone.training.loop import Metrics, Observer, train
-from cornerstone.training.observers import Progress, Quarantine, StepMetrics
+from cornerstone.training.observers import ProgressReporter, Quarantine, StepMetrics
 
 Tell = Callable[[dict[str, Any]], None]
 METRICS = "metrics.json"
@@ -46,14 +47,17 @@ def run_worker(job: Job, tell: Tell) -> dict[str, Any]:
     model = build_method(job.prepared, tower, length_buckets(job.placement, pick_device()))
     engine = DeepSpeedEngine(model, recipe.optimization, job.placement.zero_stage, layout.share, recipe.precision)
     evaluated = _resume(engine, checkpoint) if checkpoint else Metrics()
-    journal = _journal(job) if rank == 0 else None
+    store = job.store(rank, lambda text: tell({"notice": text}))
     every = max(1, min(50, recipe.optimization.steps // 20))
-    write = journal.write if journal else (lambda step, metrics: None)
+    write: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None  # noqa: E731
+    if rank == 0:
+        store.write_recipe(recipe.as_dict())
+        write = _open_journal(job, store, tell).write
     meter = StepMetrics(write, every, recipe.optimization.batch_size, recipe.optimization.steps, stream)
     observers: tuple[Observer, ...] = (
         meter,
-        Quarantine(job.identity.local_folder / f"quarantine-{rank}.jsonl", recipe.data.bad_row_limit, every),
-        *([Progress(tell, recipe.optimization.steps, _advice(job), stream)] if rank == 0 else []),
+        Quarantine(store.quarantine, recipe.data.bad_row_limit, every, store.quarantined()),
+        *([ProgressReporter(tell, recipe.optimization.steps, _advice(job), stream)] if rank == 0 else []),
     )
 
     def judge(batches: Iterable[EvaluationBatch]) -> Metrics:
@@ -67,8 +71,9 @@ def run_worker(job: Job, tell: Tell) -> dict[str, Any]:
             judged.train()
 
     def save(done: int, metrics: Metrics) -> None:
-        meter.check()  # lines are rarer than checkpoints may be, and the last checkpoint must be one to go on from
+        meter.check()  # first, so that no checkpoint contains NaNs
         _save(engine, rank, done, metrics)
+        store.upload()
 
     try:
         metrics = train(
@@ -85,8 +90,8 @@ def run_worker(job: Job, tell: Tell) -> dict[str, Any]:
         metrics = metrics or evaluated  # a run that was cut off after its last checkpoint has nothing left to measure
         model_uri = _export(job, engine, tower)
     finally:
-        unsent = journal.close() if journal else 0
-    return {"metrics": metrics, "model": model_uri, "unsent": unsent, "problem": journal.problem if journal else ""}
+        unsent = store.close()
+    return {"metrics": metrics, "model": model_uri, "unsent": unsent, "problem": store.problem}
 
 
 def _advice(job: Job) -> str:
@@ -125,12 +130,12 @@ def _save(engine: DeepSpeedEngine, rank: int, done: int, metrics: Metrics) -> No
         )
 
 
-def _journal(job: Job) -> Journal:
-    identity = job.identity
-    sender = None
-    if identity.mlflow_run:
-        sender = partial(metric_sender, identity.tracking_uri, identity.mlflow_run)
-    return Journal(identity.local_folder / "journal.jsonl", sender)
+def _open_journal(job: Job, store: RunStore, tell: Tell) -> Journal:
+    """The run's journal, which sends to the MLflow run that was opened for the job, if one was."""
+    uri, run = job.identity.tracking_uri, job.identity.mlflow_run
+    if not run:
+        return store.journal()
+    return store.journal(partial(metric_sender, uri, run, lambda text: tell({"notice": text})), destination=run)
 
 
 def _gather(value: Any) -> list[Any]:
