@@ -17,15 +17,16 @@ from collections.abc import Callable
 from datetime import date
 
 import torch
+from cornerstone.data.batches import Batch
 from rich.console import Console
 
-from cornerstone.data.batches import Batch
 from cornerstone.data.layout import Layout
 from cornerstone.data.stream import Stream
 from cornerstone.recipes import Placement, preset
 from cornerstone.recipes.options import RunOptions
 from cornerstone.runtime.cluster import connect
 from cornerstone.tracking.journal import read_journal
+from cornerstone.tracking.run_store import JOURNAL
 from cornerstone.training.build import build_method, length_buckets
 from cornerstone.training.engine import DeepSpeedEngine, Engine, PlainEngine, pick_device
 from cornerstone.training.job import Identity
@@ -56,7 +57,7 @@ def inside_ray(options: RunOptions) -> tuple[float, float, float]:
     outcome = train_one(options, "", console)
     whole = time.perf_counter() - start
     run = outcome.model.rstrip("/").split("/")[-2]
-    lines = [line for line in read_journal(Identity(run=run).local_folder / "journal.jsonl") if line.step > WARM]
+    lines = [line for line in read_journal(Path(Identity(run=run).folder.uri) / JOURNAL) if line.step > WARM]
     steps = [line.metrics for line in lines if "train/seconds_per_step" in line.metrics]
     per_step = statistics.median(m["train/seconds_per_step"] for m in steps)
     return per_step, statistics.mean(m["train/data_wait_share"] for m in steps), whole

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cornerstone.data.pairs.samples import Draws, Pictures, Samples, Texts
 from PIL import Image
 
 from cornerstone.data.images import Transform
 from cornerstone.data.importers import import_pairs
-from cornerstone.data.pairs.samples import Draws, Pictures, Samples, Texts
 from cornerstone.data.pairs.views import Wanted
 from cornerstone.data.shards import DataSet, Reader
 from cornerstone.data.statistics import statistics

@@ -54,7 +54,7 @@ class Swept:
         return self.state.result(self.trial(point).run)
 
     def journal(self, point: str) -> list:
-        return read_journal(Identity(run=self.trial(point).run).local_folder / "journal.jsonl")
+        return read_journal(Path(Identity(run=self.trial(point).run).folder.uri) / "journal.jsonl")
 
 
 def run(define, *arguments: str) -> Swept:

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-
 from cornerstone.data.batches import EvaluationBatch
+from cornerstone.data.pairs.samples import Draws, Pictures, Texts
+
 from cornerstone.data.images import Transform
 from cornerstone.data.layout import Layout, StreamSpec
-from cornerstone.data.pairs.samples import Draws, Pictures, Texts
 from cornerstone.data.plan import Part, Plan
 from cornerstone.data.records import Caption
 from cornerstone.data.stream import Stream

@@ -49,9 +49,9 @@ class ShortExecutionsJob(Job):
 
     units_per_execution: int = 4
 
-    def layout(self) -> Layout:
+    def layout(self, workers: int) -> Layout:
         """The stream's cut."""
-        return replace(super().layout(), units_per_execution=self.units_per_execution)
+        return replace(super().layout(workers), units_per_execution=self.units_per_execution)
 
 
 def lines(folder: Path, rank: int) -> list[dict[str, Any]]:

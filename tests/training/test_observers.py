@@ -161,7 +161,7 @@ def test_progress_is_told_at_most_once_a_second_and_at_the_end(now):
 
 def test_the_time_to_the_first_batch_is_told_and_written_once(now):
     class Started:
-        seconds_to_first_batch = None
+        seconds_to_first_block = None
 
     stream, told, written = Started(), [], []
     progress = Progress(told.append, steps=6, advice="", stream=stream)
@@ -170,11 +170,11 @@ def test_the_time_to_the_first_batch_is_told_and_written_once(now):
         now.seconds += 1.0
         clock = Clock()
         clock.seconds = {"data": 0.0}
-        stream.seconds_to_first_batch = 3.25
+        stream.seconds_to_first_block = 3.25
         for observer in (progress, meter):
             observer.after_step(step, Rows(10), parts(), clock)
     assert told[0]["first_batch"] == 3.25
-    assert [metrics.get("train/seconds_to_first_batch") for metrics in written] == [3.25, None, None]
+    assert [metrics.get("train/seconds_to_first_block") for metrics in written] == [3.25, None, None]
 
 
 def test_who_waits_for_data_is_told_what_to_change_once(now):

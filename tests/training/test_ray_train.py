@@ -43,7 +43,7 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        return self.job.identity.local_folder
+        return Path(self.job.identity.folder.uri)
 
     def weights(self) -> dict[str, torch.Tensor]:
         return safetensors.torch.load_file(Path(self.outcome.model) / "model.safetensors")

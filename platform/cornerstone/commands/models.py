@@ -63,5 +63,5 @@ class EvaluateCommand:
         def show(steps: Iterable[int], name: str) -> Iterable[int]:
             return track(steps, f"evaluating {name}", console=console, disable=not console.is_terminal)
 
-        results = evaluate_model(model, self.checkpoint, sets, show)
+        results = evaluate_model(model, sets, show)
         show_metrics(metrics_of(results), self.json)

@@ -17,7 +17,7 @@ from cornerstone.data.storage import Location
 from cornerstone.recipes.placement import Placement
 from cornerstone.sweeps.state import SweepState, TrialResult
 from cornerstone.tracking.mlflow_records import Records
-from cornerstone.tracking.progress import Board, Teller, Watcher
+from cornerstone.tracking.progress import ProgressActor, ProgressPrinter, ProgressSender
 from cornerstone.training.job import Job
 from cornerstone.training.launch import Outcome, launch
 from cornerstone.training.mlflow_run import close_run, open_run, reason
@@ -53,12 +53,12 @@ def run_trials(
     """
     waiting = [trial for trial in trials if not _finished(state, trial)]
     if waiting:
-        board = Board.remote()  # type: ignore[attr-defined]
+        progress = ProgressActor.remote()  # type: ignore[attr-defined]
         names = [(trial.job.identity.run, trial.name) for trial in trials]
         opened = [_opened(trial, state.sweep, records, parent) for trial in waiting]
         try:
-            with Watcher(board, names, console):
-                _tune(opened, state, board, placement)
+            with ProgressPrinter(progress, names, console):
+                _tune(opened, state, progress, placement)
         finally:  # after Ctrl-C too: no run is left as if it still ran
             for trial in opened:
                 _close(trial, state, records)
@@ -80,7 +80,7 @@ def trials_at_a_time(placement: Placement) -> int:
     return max(1, int(min(fits) + 1e-6))
 
 
-def _tune(trials: Sequence[Trial], state: SweepState, board: Any, placement: Placement) -> None:
+def _tune(trials: Sequence[Trial], state: SweepState, progress: Any, placement: Placement) -> None:
     # Tune's own reporter and loggers would write a second record beside ours.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C is ours: we say how to go on
@@ -89,7 +89,7 @@ def _tune(trials: Sequence[Trial], state: SweepState, board: Any, placement: Pla
     from ray import tune
 
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(_trial, trials=tuple(trials), state=state, board=board), HEAD),
+        tune.with_resources(tune.with_parameters(_trial, trials=tuple(trials), state=state, progress=progress), HEAD),
         param_space={"index": tune.grid_search(list(range(len(trials))))},
         tune_config=tune.TuneConfig(max_concurrent_trials=trials_at_a_time(placement), reuse_actors=False),
         run_config=tune.RunConfig(
@@ -100,10 +100,10 @@ def _tune(trials: Sequence[Trial], state: SweepState, board: Any, placement: Pla
         tuner.fit()
 
 
-def _trial(config: dict[str, Any], trials: tuple[Trial, ...], state: SweepState, board: Any) -> None:
+def _trial(config: dict[str, Any], trials: tuple[Trial, ...], state: SweepState, progress: Any) -> None:
     """One trial, in its own process on the head; its result is on disk before Tune hears of the end."""
     trial = trials[config["index"]]
-    tell, start = Teller(board, trial.job.identity.run), time.monotonic()
+    tell, start = ProgressSender(progress, trial.job.identity.run), time.monotonic()
     tell({"state": "starting"})
     result = TrialResult(trial.point, trial.seed, trial.job.identity.run)
     try:

@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs: a line now and then from every trial."""
+"""Progress of a sweep's trials in the driver's terminal: a line per trial now and then, each notice once."""
 
 from __future__ import annotations
 
@@ -10,51 +10,57 @@ from typing import Any
 import ray
 from rich.console import Console
 
-LINE_EVERY = 15.0  # seconds between lines about the same trial in a log
-WORTH_SAYING = 0.05  # share of the time that steps wait for data
+LINE_EVERY = 15.0  # seconds between lines about the same trial
+WAIT_SHARE = 0.05  # share of the time that steps wait for data, from which a line mentions it
 
 
 @ray.remote(num_cpus=0)
-class Board:
-    """Holds the latest word of every trial; workers write, the driver reads."""
+class ProgressActor:
+    """Holds every trial's latest status: workers send it, the driver reads it."""
 
     def __init__(self) -> None:
-        self.words: dict[str, dict[str, Any]] = {}
+        self.statuses: dict[str, dict[str, Any]] = {}
 
-    def tell(self, run: str, word: dict[str, Any]) -> None:
-        """A trial's news."""
-        self.words[run] = {**self.words.get(run, {}), **word}
+    def update(self, run: str, status: dict[str, Any]) -> None:
+        """Merge a trial's status into its last one; notices are kept, in their order."""
+        last = self.statuses.get(run, {})
+        notices = [*last.get("notices", []), *([status["notice"]] if "notice" in status else [])]
+        self.statuses[run] = {**last, **status, "notices": notices}
 
     def read(self) -> dict[str, dict[str, Any]]:
-        """Everybody's latest."""
-        return self.words
+        """Every trial's status, by its run's UUID."""
+        return self.statuses
 
 
-class Teller:
-    """What a trial is given to report with; calling it never waits."""
+class ProgressSender:
+    """Sends a trial's status to the actor; a call never waits.
 
-    def __init__(self, board: Any, run: str) -> None:
-        self._board, self._run = board, run
+    Keys of a status: `notice` (a text that is printed once), `state`, and, with the state "training", `step`, `steps`, `loss`,
+    `waits`, `left`, `first_batch`.
+    """
 
-    def __call__(self, word: dict[str, Any]) -> None:
-        """Send news to the board."""
-        self._board.tell.remote(self._run, word)
+    def __init__(self, actor: Any, run: str) -> None:
+        self._actor, self._run = actor, run
+
+    def __call__(self, status: dict[str, Any]) -> None:
+        """Send a status, or a part of it."""
+        self._actor.update.remote(self._run, status)
 
 
-class Watcher:
-    """Follows the board in a thread and prints what changes."""
+class ProgressPrinter:
+    """Reads the actor every second in a thread, and prints what changed."""
 
-    def __init__(self, board: Any, runs: Sequence[tuple[str, str]], console: Console) -> None:
+    def __init__(self, actor: Any, runs: Sequence[tuple[str, str]], console: Console) -> None:
         """`runs` are the trials' UUIDs and names, in the order of the table."""
-        self._board, self._runs, self._console = board, list(runs), console
+        self._actor, self._runs, self._console = actor, list(runs), console
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True, name="progress")
-        self._said: dict[str, tuple[str, float]] = {}
+        self._printed: dict[str, tuple[str, float]] = {}  # the state of each trial's last line, and when it was printed
         self._lines: dict[str, str] = {}
-        self._advised: set[str] = set()
-        self._begun: set[str] = set()
+        self._notices: set[tuple[str, str]] = set()
+        self._with_first_batch: set[str] = set()
 
-    def __enter__(self) -> Watcher:
+    def __enter__(self) -> ProgressPrinter:
         self._thread.start()
         return self
 
@@ -64,40 +70,44 @@ class Watcher:
 
     def _follow(self) -> None:
         while not self._stop.wait(1.0):
-            self._look()
-        self._look()  # what came last, a trial's failure among it
+            self._read()
+        self._read()  # the last statuses, a trial's failure among them
 
-    def _look(self) -> None:
+    def _read(self) -> None:
         try:
-            words = ray.get(self._board.read.remote(), timeout=5)
-        except Exception:  # the board is a convenience: its loss must not disturb a sweep
+            statuses = ray.get(self._actor.read.remote(), timeout=5)
+        except Exception:  # without its progress lines a sweep goes on
             return
         for place, (run, name) in enumerate(self._runs):
-            if run in words:
-                self._say(run, f"[{place + 1}/{len(self._runs)}] {name}", words[run])
+            if run in statuses:
+                self._print(run, f"[{place + 1}/{len(self._runs)}] {name}", statuses[run])
 
-    def _say(self, run: str, name: str, word: dict[str, Any]) -> None:
-        if "advice" in word and run not in self._advised:
-            self._advised.add(run)
-            self._console.print(f"{name}: {word['advice']}", highlight=False, markup=False, soft_wrap=True)
-        state, now = str(word.get("state", "training")), time.monotonic()
-        last_state, last_time = self._said.get(run, ("", 0.0))
+    def _print(self, run: str, name: str, status: dict[str, Any]) -> None:
+        for notice in status.get("notices", []):
+            if (run, notice) not in self._notices:
+                self._notices.add((run, notice))
+                self._console.print(f"{name}: {notice}", highlight=False, markup=False, soft_wrap=True)
+        if "state" not in status:
+            return
+        state, now = str(status["state"]), time.monotonic()
+        last_state, last_time = self._printed.get(run, ("", 0.0))
         if state == last_state and (state != "training" or now - last_time < LINE_EVERY):
             return
-        self._said[run] = (state, now)
-        if state == "training" and "step" in word:
-            text = f"step {word['step']:,} of {word['steps']:,}"
-            text += f", loss {word['loss']:.3f}" if "loss" in word else ""
-            text += f", {word['waits']:.0%} waiting for data" if word.get("waits", 0) >= WORTH_SAYING else ""
-            text += f", {_duration(word['left'])} left" if word.get("left") else ""
-            if word.get("first_batch") is not None and run not in self._begun:
-                self._begun.add(run)
-                text += f" (first batch after {word['first_batch']:.1f} s)"
-        else:
-            text = state
+        self._printed[run] = (state, now)
+        text = self._training(run, status) if state == "training" and "step" in status else state
         if text != self._lines.get(run):
             self._lines[run] = text
             self._console.print(f"{name}: {text}", highlight=False, markup=False, soft_wrap=True)
+
+    def _training(self, run: str, status: dict[str, Any]) -> str:
+        text = f"step {status['step']:,} of {status['steps']:,}"
+        text += f", loss {status['loss']:.3f}" if "loss" in status else ""
+        text += f", {status['waits']:.0%} waiting for data" if status.get("waits", 0) >= WAIT_SHARE else ""
+        text += f", {_duration(status['left'])} left" if status.get("left") else ""
+        if status.get("first_batch") is not None and run not in self._with_first_batch:
+            self._with_first_batch.add(run)
+            text += f" (first batch after {status['first_batch']:.1f} s)"
+        return text
 
 
 def _duration(seconds: float) -> str:

@@ -1,34 +1,35 @@
-"""A job: one recipe on one placement under one identity. It is all that travels to the workers."""
+"""A job: a prepared recipe, a placement and an identity. It is all that is sent to the workers."""
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from cornerstone.data.layout import Layout
 from cornerstone.data.storage import Location
 from cornerstone.recipes.placement import Placement
 from cornerstone.recipes.recipe import Recipe
 from cornerstone.runtime.home import home
-from cornerstone.training.prepare import Prepared
+from cornerstone.tracking.run_store import RunStore, run_folder
+from cornerstone.training.prepared import Prepared
 
 _CHECKPOINT = "step-"
 
 
 def checkpoint_name(steps: int) -> str:
-    """The folder of the checkpoint after so many steps."""
+    """Name of the folder of the checkpoint after so many steps."""
     return f"{_CHECKPOINT}{steps:09d}"
 
 
 def steps_done(name: str) -> int:
-    """Steps done by the checkpoint in a folder of this name."""
+    """The number of steps done, from the name of a checkpoint's folder."""
     return int(name.removeprefix(_CHECKPOINT))
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Who a run is: a UUID of our own, known before any server answers, and the MLflow run that was opened for it."""
+    """What identifies a run: a UUID that this project makes, and the id of the MLflow run that was opened for it."""
 
     run: str = field(default_factory=lambda: uuid.uuid4().hex)
     home: str = field(default_factory=lambda: home().uri)
@@ -37,19 +38,13 @@ class Identity:
 
     @property
     def folder(self) -> Location:
-        """What the run leaves: model, journal, quarantine."""
-        return Location(self.home).join("runs", self.run)
+        """What the run leaves: `model/` and the files of its store."""
+        return run_folder(self.home, self.run)
 
     @property
     def checkpoints(self) -> Location:
         """Where Ray Train keeps this run's checkpoints."""
         return Location(self.home).join("checkpoints")
-
-    @property
-    def local_folder(self) -> Path:
-        """The run's folder where it is on a local disk; else one on this worker's own disk."""
-        folder = self.folder
-        return Path(folder.uri) if folder.is_local else Path.home() / ".cornerstone" / "runs" / self.run
 
 
 @dataclass(frozen=True)
@@ -65,9 +60,13 @@ class Job:
         """The recipe."""
         return self.prepared.recipe
 
-    def layout(self) -> Layout:
-        """The stream's cut for this placement."""
-        return Layout(self.prepared.stream(), self.placement.workers)
+    def store(self, rank: int, say: Callable[[str], None]) -> RunStore:
+        """Open the run's store as the worker of this rank."""
+        return RunStore(self.identity.run, self.identity.home, rank, say)
+
+    def layout(self, workers: int) -> Layout:
+        """How the stream is cut for so many workers: as many as Ray Train started, whatever the placement asked for."""
+        return Layout(self.prepared.stream(), workers)
 
     def recorded(self, tracking_uri: str, mlflow_run: str | None) -> Job:
         """The same job, with the MLflow run that was opened for it."""

@@ -1,33 +1,51 @@
-"""What watches the loop: metrics to the journal, bad rows to the quarantine, progress to whoever shows it."""
+"""What observes the loop: metrics to the journal, bad rows to the quarantine, progress to the driver's terminal."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cornerstone.data.batches import Batch
+from cornerstone.data.batch import ROW, Bad
 from cornerstone.data.stream import Stream
 from cornerstone.errors import RunStopped
+from cornerstone.tracking.journal import ends_in_a_cut_line
+from cornerstone.tracking.run_store import read_quarantine
 from cornerstone.training.loop import Clock, Metrics
+from cornerstone.training.report import StepReport
 
-FEW = 200  # rows to have seen before the share of bad ones is judged
-MUCH = 0.2  # share of the time that steps wait for data, above which there is advice
-LONG = 10.0  # seconds of steps before that is judged
+IMAGE = "image"
+ENOUGH_SEEN = 200  # rows, or images, before the share of bad ones is compared with the limit
+WAIT_SHARE = 0.2  # share of the time that steps wait for data, above which advice is given
+WAIT_SECONDS = 10.0  # of steps, before that share is looked at
+
+
+class Observed(Protocol):
+    """As much of a batch as observers read."""
+
+    @property
+    def bad(self) -> tuple[Bad, ...]:
+        """Rows and images that could not be used."""
+        ...
+
+    def counted(self) -> dict[str, int]:
+        """Rows, and images of documents, that were read: {"row": .., "image": ..}. Masked places are not counted."""
+        ...
 
 
 class StepMetrics:
-    """Means over workers and over the steps since the last line, written every `every` steps.
+    """Writes the metrics of the steps since the last line, every `every` steps.
 
-    `train/loss` is the recipe's loss, `train/loss_<part>` its parts; `train/data_wait_share` is the share of time in which
-    the step waited for data; `train/seconds_to_first_batch` is told once, of the stream's start. A loss that is not finite
-    stops the run with the step it happened at.
+    `train/loss` is the loss, `train/loss_<part>` its parts, `train/<report>` the method's reports, `train/grad_norm` the
+    gradient's norm: means over the steps and the workers. `train/learning_rate` is the last step's.
+    `train/data_wait_share` is the share of time in which the step waited for data; `train/seconds_to_first_block` is written
+    once, at the stream's start. A loss that is not finite stops the run with the step it happened at.
     """
 
     def __init__(
@@ -38,54 +56,62 @@ class StepMetrics:
         steps: int,
         stream: Stream | None = None,
     ) -> None:
+        """`rows` is the global batch size."""
         self._write, self._every, self._rows, self._steps, self._stream = write, every, rows, steps, stream
         self._sums: dict[str, Tensor] = {}
         self._bad_step: Tensor | None = None
         self._count = 0
         self._last, self._waited, self._evaluated = time.perf_counter(), 0.0, 0.0
 
-    def after_step(self, step: int, batch: Batch, parts: dict[str, Tensor], clock: Clock) -> None:
-        """Add up on the device; look at the numbers only when a line is due."""
-        total = torch.stack(list(parts.values())).sum()
+    def after_step(self, step: int, batch: Observed, report: StepReport, clock: Clock) -> None:
+        """Add up on the device; copy to the host only when a line is due."""
+        total = torch.stack(list(report.parts.values())).sum()
         here = torch.where(torch.isfinite(total), float("inf"), float(step))
         self._bad_step = here if self._bad_step is None else torch.minimum(self._bad_step, here)
-        for name, value in {"loss": total, **{f"loss_{k}": v for k, v in parts.items()}}.items():
-            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
+        losses = {"loss": total, **{f"loss_{name}": value for name, value in report.parts.items()}}
+        for name, value in {**losses, **report.reports, "grad_norm": report.grad_norm}.items():
+            value = value.detach().to(total.device, torch.float32).reshape(())
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._count += 1
         if (step + 1) % self._every == 0 or step + 1 == self._steps:
-            self._line(step, clock)
+            self._write_line(step, report.learning_rate, clock)
 
     def after_evaluation(self, step: int, metrics: Metrics, clock: Clock) -> None:
-        """Evaluation is recorded as it is, and its time does not count as training's."""
+        """Write the evaluation's metrics; its time is not counted as training time."""
         self._write(step + 1, metrics)
         evaluated = clock.seconds["evaluation"]
         self._last += evaluated - self._evaluated
         self._evaluated = evaluated
 
     def check(self) -> None:
-        """Stop where a loss was not finite. All workers call it together: at each line, and before a checkpoint is made."""
+        """Raise RunStopped if a loss was not finite.
+
+        All workers call it together: at each line, and before a checkpoint is saved, so that no checkpoint contains NaNs
+        (metrics may be written less often than checkpoints are saved).
+        """
         if self._bad_step is None:
             return
         _all_reduce(self._bad_step, dist.ReduceOp.MIN)
         if torch.isfinite(self._bad_step):
             raise RunStopped(
-                f"The loss is not finite at step {int(self._bad_step)}. The last checkpoint is sound; try a lower "
+                f"The loss is not finite at step {int(self._bad_step)}. The last checkpoint is from before it; try a lower "
                 f"--recipe.optimization.learning-rate or a longer --recipe.optimization.warmup-steps."
             )
 
-    def _line(self, step: int, clock: Clock) -> None:
+    def _write_line(self, step: int, learning_rate: float, clock: Clock) -> None:
         seconds = time.perf_counter() - self._last
         waited = clock.seconds["data"] - self._waited
-        names = list(self._sums)
-        values = torch.stack([self._sums[n].float().reshape(()) for n in names]) / self._count
+        values = torch.stack(list(self._sums.values())) / self._count
         values = torch.cat([values, values.new_tensor([waited / seconds])])
         _all_reduce(values, dist.ReduceOp.SUM if dist.is_available() else None, mean=True)
         self.check()
-        metrics = {f"train/{n}": v for n, v in zip([*names, "data_wait_share"], values.tolist(), strict=True)}
+        names = [*self._sums, "data_wait_share"]
+        metrics = {f"train/{name}": value for name, value in zip(names, values.tolist(), strict=True)}
+        metrics["train/learning_rate"] = learning_rate
         metrics["train/samples_per_second"] = self._rows * self._count / seconds
         metrics["train/seconds_per_step"] = seconds / self._count
-        if self._stream is not None and self._stream.seconds_to_first_batch is not None:
-            metrics["train/seconds_to_first_batch"] = self._stream.seconds_to_first_batch
+        if self._stream is not None and self._stream.seconds_to_first_block is not None:
+            metrics["train/seconds_to_first_block"] = self._stream.seconds_to_first_block
             self._stream = None
         self._write(step + 1, metrics)
         self._sums, self._count = {}, 0
@@ -93,85 +119,103 @@ class StepMetrics:
 
 
 class Quarantine:
-    """Keeps the rows that could not be used, with their reasons, and stops the run above a set share."""
+    """Writes down what could not be used, with the reason, and stops the run if its share is above the limit.
 
-    def __init__(self, path: Path, limit: float, every: int) -> None:
+    Bad rows are compared with the rows that were read, bad images of documents with the images: a document whose image is bad
+    is still a good row.
+    """
+
+    def __init__(self, path: Path, limit: float, every: int, known: Iterable[tuple[int, str]] | None = None) -> None:
+        """`known` are rows, and what of them, that were quarantined before a restart; by default those in the file."""
         self._path, self._limit, self._every = path, limit, every
-        self._seen = torch.zeros(2, dtype=torch.int64)  # bad rows, rows
-        self._known: set[int] = set()
+        if known is None:
+            known = ((e["row"], e["what"]) for e in read_quarantine(path)) if path.exists() else ()
+        self._known = set(known)
+        self._bad, self._seen = {ROW: 0, IMAGE: 0}, {ROW: 0, IMAGE: 0}
 
     @property
-    def bad(self) -> int:
-        """Bad rows that this worker has seen; one that comes again in a later epoch counts again."""
-        return int(self._seen[0])
+    def bad(self) -> Mapping[str, int]:
+        """Bad rows and images that this worker has read; one that comes again in a later epoch counts again."""
+        return self._bad
 
-    def after_step(self, step: int, batch: Batch, parts: dict[str, Tensor], clock: Clock) -> None:
-        """Write down each bad row once; compare the share over all workers now and then."""
-        new = [(row, reason) for row, reason in batch.bad if row not in self._known]
-        if new:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a", encoding="utf-8") as file:
-                for row, reason in new:
-                    file.write(json.dumps({"row": row, "step": step, "reason": reason}) + "\n")
-            self._known.update(row for row, _ in new)
-        self._seen += torch.tensor([len(batch.bad), len(batch)])
+    def after_step(self, step: int, batch: Observed, report: StepReport, clock: Clock) -> None:
+        """Write each bad row or image once; every `every` steps, compare the shares over all workers with the limit."""
+        self._append(step, [bad for bad in batch.bad if (bad.row, bad.what) not in self._known])
+        for bad in batch.bad:
+            self._bad[ROW if bad.what == ROW else IMAGE] += 1
+        for kind, number in batch.counted().items():
+            self._seen[kind] += number
         if (step + 1) % self._every == 0:
-            self._judge()
+            self._compare()
 
     def after_evaluation(self, step: int, metrics: Metrics, clock: Clock) -> None:
-        """Evaluation has its own count."""
+        """Nothing: an evaluation counts its own bad rows."""
 
-    def _judge(self) -> None:
+    def _append(self, step: int, new: Sequence[Bad]) -> None:
+        if not new:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a+b") as file:
+            if ends_in_a_cut_line(self._path):
+                file.write(b"\n")
+            for bad in new:
+                entry = {"row": bad.row, "what": bad.what, "step": step, "reason": bad.reason}
+                file.write(json.dumps(entry).encode() + b"\n")
+        self._known.update((bad.row, bad.what) for bad in new)
+
+    def _compare(self) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        seen = self._seen.to(device)
-        _all_reduce(seen, dist.ReduceOp.SUM)
-        bad, rows = seen.tolist()
-        if rows >= FEW and bad > self._limit * rows:
-            raise RunStopped(
-                f"{bad} of the {rows} rows seen could not be used, more than {self._limit:.1%}: see {self._path}. Mend the "
-                f"data, or allow more with --recipe.data.bad-row-limit."
-            )
+        kinds = (ROW, IMAGE)
+        counts = torch.tensor([[self._bad[kind], self._seen[kind]] for kind in kinds], device=device)
+        _all_reduce(counts, dist.ReduceOp.SUM)
+        for kind, (bad, seen) in zip(kinds, counts.tolist(), strict=True):
+            if seen >= ENOUGH_SEEN and bad > self._limit * seen:
+                raise RunStopped(
+                    f"{bad} of the {seen} {kind}s read could not be used, more than {self._limit:.1%}: see {self._path}. "
+                    f"Repair the data, or allow more with --recipe.data.bad-row-limit."
+                )
 
 
-class Progress:
-    """Tells how far the run is, at most once a second, and what to change where the steps wait much for data."""
+class ProgressReporter:
+    """Sends the run's progress at most once a second, and advice if the steps wait much for data."""
 
     def __init__(
-        self, tell: Callable[[dict[str, Any]], None], steps: int, advice: str, stream: Stream | None = None
+        self, send: Callable[[dict[str, Any]], None], steps: int, advice: str, stream: Stream | None = None
     ) -> None:
-        self._tell, self._steps, self._advice, self._last, self._begun = tell, steps, advice, 0.0, 0.0
-        self._stream = stream
-        self._first, self._first_wait = -1, 0.0
+        """`advice` says what to change if the steps wait for data; it is sent once."""
+        self._send, self._steps, self._advice, self._stream = send, steps, advice, stream
+        self._last, self._start = 0.0, 0.0
+        self._first_step, self._first_wait = -1, 0.0
 
-    def after_step(self, step: int, batch: Batch, parts: dict[str, Tensor], clock: Clock) -> None:
-        """Step, loss and seconds left, by the pace of the steps so far (None before there is one)."""
+    def after_step(self, step: int, batch: Observed, report: StepReport, clock: Clock) -> None:
+        """Send the step, this worker's loss, and the seconds left at the pace so far (None after the first step)."""
         now = time.monotonic()
-        if self._first < 0:
-            self._first, self._begun, self._first_wait = step, now, clock.seconds["data"]
+        if self._first_step < 0:
+            self._first_step, self._start, self._first_wait = step, now, clock.seconds["data"]
         if now - self._last < 1.0 and step + 1 < self._steps:
             return
         self._last = now
-        pace = (now - self._begun) / (step - self._first) if step > self._first else None
-        loss = float(torch.stack(list(parts.values())).sum())
-        waits = (clock.seconds["data"] - self._first_wait) / (now - self._begun) if now - self._begun > 0 else 0.0
-        if waits > MUCH and now - self._begun > LONG and self._advice:
-            self._tell({"advice": f"the steps wait for data {waits:.0%} of the time: {self._advice}"})
+        seconds = now - self._start
+        pace = seconds / (step - self._first_step) if step > self._first_step else None
+        waits = (clock.seconds["data"] - self._first_wait) / seconds if seconds > 0 else 0.0
+        if waits > WAIT_SHARE and seconds > WAIT_SECONDS and self._advice:
+            self._send({"notice": f"the steps wait for data {waits:.0%} of the time: {self._advice}"})
             self._advice = ""
-        self._tell(
+        self._send(
             {
                 "state": "training",
                 "waits": waits,
                 "step": step + 1,
                 "steps": self._steps,
-                "loss": loss,
+                "loss": float(torch.stack(list(report.parts.values())).sum()),
                 "left": None if pace is None else pace * (self._steps - step - 1),
-                "first_batch": self._stream.seconds_to_first_batch if self._stream is not None else None,
+                "first_batch": self._stream.seconds_to_first_block if self._stream is not None else None,
             }
         )
 
     def after_evaluation(self, step: int, metrics: Metrics, clock: Clock) -> None:
-        """That it was evaluated, and when."""
-        self._tell({"state": f"evaluated after step {step + 1:,}"})
+        """Send that the model was evaluated, and after which step."""
+        self._send({"state": f"evaluated after step {step + 1:,}"})
 
 
 def _all_reduce(values: Tensor, operation: Any, mean: bool = False) -> None:

@@ -13,7 +13,7 @@ from cornerstone.recipes.options import RunOptions, again_with
 from cornerstone.runtime.cluster import connect, require, stoppable
 from cornerstone.runtime.home import home
 from cornerstone.tracking.mlflow_records import Records
-from cornerstone.tracking.progress import Board, Teller, Watcher
+from cornerstone.tracking.progress import ProgressActor, ProgressPrinter, ProgressSender
 from cornerstone.training.job import Identity, Job
 from cornerstone.training.launch import Outcome, launch
 from cornerstone.training.mlflow_run import close_run, open_run, reason
@@ -41,11 +41,11 @@ def train_one(options: RunOptions, resume: str, console: Console) -> Outcome:
         records = Records(EXPERIMENT, say=say)
         name = f"{recipe.name}, seed {recipe.seed}"
         job = open_run(records, job, name, {})
-        board = Board.remote()  # type: ignore[attr-defined]
+        progress = ProgressActor.remote()  # type: ignore[attr-defined]
         how_to_go_on = f"Go on with:\n  {again_with(sys.argv, '--resume', identity.run)}"
         try:
-            with stoppable(how_to_go_on, say), Watcher(board, [(identity.run, name)], console):
-                outcome = launch(job, Teller(board, identity.run))
+            with stoppable(how_to_go_on, say), ProgressPrinter(progress, [(identity.run, name)], console):
+                outcome = launch(job, ProgressSender(progress, identity.run))
         except SystemExit:
             close_run(records, job, None)
             raise

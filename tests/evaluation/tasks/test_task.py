@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from cornerstone.data.batches import evaluation_batch
+from cornerstone.data.pairs.samples import Pictures, Samples, Texts
 
 import cornerstone.evaluation as evaluation
 import cornerstone.sweeps as sweeps
-from cornerstone.data.batches import evaluation_batch
 from cornerstone.data.images import Transform
-from cornerstone.data.pairs.samples import Pictures, Samples, Texts
 from cornerstone.data.pairs.views import Wanted
 from cornerstone.evaluation.evaluator import evaluate
 from cornerstone.evaluation.judged import metrics_of, queries_of

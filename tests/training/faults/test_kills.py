@@ -16,7 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -344,7 +344,7 @@ def test_a_kill_in_the_step_where_an_epoch_ends(trial_of):
 @pytest.mark.parametrize("strike", [a_worker, a_data_actor], ids=["worker", "data actor"])
 def test_a_kill_where_one_segment_of_the_stream_follows_another(trial_of, large, strike):
     trial = trial_of(large, units_per_execution=4).start(2)
-    edges = [stop for _, stop in replace(trial.job.layout(), workers=2).segments(0)][:-1]
+    edges = [stop for _, stop in trial.job.layout(2).executions(0)][:-1]
     assert len(edges) > 2
     for edge in edges[1:3]:
         trial.reach(edge - 1)
