@@ -24,11 +24,11 @@ lint: install
 
 benchmark: install
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[benchmark]'
-	$(BIN)/python docs/benchmark.py
+	$(BIN)/python -m benchmarks.step
 
 benchmark-data: install
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[benchmark]'
-	$(BIN)/python docs/benchmark_data.py $(ARGS)
+	$(BIN)/python -m benchmarks.data_plane $(ARGS)
 
 install: $(VENV)/.installed
 

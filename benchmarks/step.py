@@ -1,9 +1,9 @@
-"""`make benchmark`: what training inside Ray costs against the same step in a bare loop, in one run on this machine.
+"""`make benchmark`: the time of a training step inside Ray against the same step in a bare loop, in one run.
 
-The same recipe (preset `scenes`, 2 corners, stored features) is stepped by PyTorch alone and by DeepSpeed over batches that lie
-ready, by PyTorch with each batch prepared between its steps, and by `cornerstone train` with Ray Data, Ray Train and DeepSpeed.
-The bare loops run before and after the one inside Ray, with as many threads as a Ray Train worker is given, so that a machine
-that grows slower or faster meanwhile shows. Prints a Markdown table for docs/benchmarks.md.
+One recipe (preset `scenes`, 2 corner tokens, stored features) is trained by PyTorch alone and by DeepSpeed on batches that
+were made beforehand, by PyTorch with each batch made between two steps, and by `cornerstone train` with Ray Data, Ray Train
+and DeepSpeed. The bare loops use as many threads as a Ray Train worker. They run before and after the run inside Ray, so that
+a change of the machine's speed shows. Prints a Markdown table for docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import statistics
 import time
 from collections.abc import Callable
 from datetime import date
+from pathlib import Path
 
 import torch
-from cornerstone.data.batches import Batch
-from rich.console import Console
 
+from benchmarks.report import console
+from cornerstone.data.batch import Batch
 from cornerstone.data.layout import Layout
 from cornerstone.data.stream import Stream
 from cornerstone.recipes import Placement, preset
@@ -28,43 +29,44 @@ from cornerstone.runtime.cluster import connect
 from cornerstone.tracking.journal import read_journal
 from cornerstone.tracking.run_store import JOURNAL
 from cornerstone.training.build import build_method, length_buckets
-from cornerstone.training.engine import DeepSpeedEngine, Engine, PlainEngine, pick_device
+from cornerstone.training.deepspeed_engine import DeepSpeedEngine
+from cornerstone.training.engine import Engine, PlainEngine, pick_device
 from cornerstone.training.job import Identity
-from cornerstone.training.prepare import Prepared, prepare
+from cornerstone.training.prepare import prepare
+from cornerstone.training.prepared import Prepared
 from cornerstone.training.run import train_one
 from cornerstone.training.schedule import learning_rate
 
-STEPS, WARM = 200, 40
-ALONE = "bare loop, PyTorch alone, batches ready"
-INLINE = "bare loop, PyTorch alone, each batch prepared in between"
-console = Console(width=160)
+STEPS, WARM_UP_STEPS = 200, 40
+READY = "bare loop, PyTorch alone, batches made beforehand"
+INLINE = "bare loop, PyTorch alone, each batch made between two steps"
 
 
 def bare(prepared: Prepared, batch_of: Callable[[int], Batch], engine: Engine) -> list[float]:
-    """Seconds of each step, its batch included."""
+    """Seconds of each step after the warm-up, including the time to get its batch."""
     seconds = []
     for step in range(STEPS):
         start = time.perf_counter()
-        parts = engine.step(batch_of(step), learning_rate(step, prepared.recipe.optimization))
-        float(sum(parts.values()))
+        report = engine.step(batch_of(step), learning_rate(step, prepared.recipe.optimization))
+        float(report.loss)
         seconds.append(time.perf_counter() - start)
-    return seconds[WARM:]
+    return seconds[WARM_UP_STEPS:]
 
 
 def inside_ray(options: RunOptions) -> tuple[float, float, float]:
-    """Median seconds of a step and share of waiting for data inside Ray Train, and seconds from launch to the end."""
+    """Median seconds of a step and mean share of waiting for data inside Ray Train; seconds from launch to the end."""
     start = time.perf_counter()
     outcome = train_one(options, "", console)
     whole = time.perf_counter() - start
     run = outcome.model.rstrip("/").split("/")[-2]
-    lines = [line for line in read_journal(Path(Identity(run=run).folder.uri) / JOURNAL) if line.step > WARM]
+    lines = [line for line in read_journal(Path(Identity(run=run).folder.uri) / JOURNAL) if line.step > WARM_UP_STEPS]
     steps = [line.metrics for line in lines if "train/seconds_per_step" in line.metrics]
     per_step = statistics.median(m["train/seconds_per_step"] for m in steps)
     return per_step, statistics.mean(m["train/data_wait_share"] for m in steps), whole
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the table."""
     recipe = preset("scenes").with_steps(STEPS)
     placement = Placement()
     torch.set_num_threads(os.cpu_count() or 1)
@@ -72,10 +74,10 @@ def main() -> None:
         prepared = prepare(recipe, console.print)
         options = RunOptions(recipe=recipe.with_evaluation(every=0), placement=placement)
 
-        def batches_in_line() -> Callable[[int], Batch]:
-            return Stream.local(Layout(prepared.stream(), 1), 0, 0).training
+        def local_batches() -> Callable[[int], Batch]:
+            return Stream.local(Layout(prepared.stream(), 1), 0, 0).batch
 
-        batches = list(map(batches_in_line(), range(STEPS)))
+        batches = list(map(local_batches(), range(STEPS)))
         method = functools.partial(build_method, prepared, None, length_buckets(placement, pick_device()))
         os.environ |= {
             "RANK": "0",
@@ -88,8 +90,8 @@ def main() -> None:
         def bare_loops() -> dict[str, list[float]]:
             optimization = prepared.recipe.optimization
             return {
-                ALONE: bare(prepared, batches.__getitem__, PlainEngine(method(), optimization)),
-                INLINE: bare(prepared, batches_in_line(), PlainEngine(method(), optimization)),
+                READY: bare(prepared, batches.__getitem__, PlainEngine(method(), optimization)),
+                INLINE: bare(prepared, local_batches(), PlainEngine(method(), optimization)),
                 f"bare loop, DeepSpeed ZeRO-{placement.zero_stage}": bare(
                     prepared,
                     batches.__getitem__,
@@ -102,15 +104,15 @@ def main() -> None:
         after = bare_loops()
 
     rows = {name: [statistics.median(run) for run in (before[name], after[name])] for name in before}
-    unit = statistics.mean(rows[ALONE])
+    unit = statistics.mean(rows[READY])
     machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
     console.print(f"\n{date.today()}, {machine}\n")
-    console.print("| a step of 128 pairs, 2 corners | s, before and after | ratio |\n|---|---|---|")
+    console.print("| a step of 128 pairs, 2 corner tokens | s, before and after | ratio |\n|---|---|---|")
     for name, (first, second) in rows.items():
         console.print(f"| {name} | {first:.4f}, {second:.4f} | {(first + second) / 2 / unit:.2f} |")
     console.print(f"| inside Ray Train | {per_step:.4f} | {per_step / unit:.2f} |")
     console.print(
-        f"\nwaiting for data: {waiting:.1%} of the time; launch to end, {STEPS} steps and evaluation: {whole:.0f} s"
+        f"\nWaiting for data: {waiting:.1%} of the time. From launch to end, {STEPS} steps and the evaluation: {whole:.0f} s."
     )
 
 

@@ -4,10 +4,10 @@ import io
 from types import SimpleNamespace
 
 import pytest
+from cornerstone.data.pairs.samples import View
 from rich.console import Console
 
 from cornerstone.data.layout import EvaluationSource
-from cornerstone.data.pairs.samples import View
 from cornerstone.evaluation.sets import EvaluationSet
 from cornerstone.recipes import preset
 from cornerstone.sweeps import Point, Sweep
