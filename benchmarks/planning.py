@@ -16,9 +16,10 @@ from benchmarks.report import own_process, table
 from cornerstone.data.layout import Layout
 from cornerstone.data.manifest import Manifest, Shard
 from cornerstone.data.mixture import Mixture
-from cornerstone.data.plan import Part, Plan
+from cornerstone.data.plan import Plan
 from cornerstone.data.records import Pair
 from cornerstone.data.shards import Reader
+from cornerstone.data.source import Part
 from cornerstone.data.storage import Location
 
 BATCH, WORKERS = 65_536, 1024
