@@ -14,7 +14,7 @@ Corners also change the weight of long texts, raw : long = 1 : (m + 1): the cont
 
 from cornerstone.recipes import Recipe
 from cornerstone.sweeps import Point, Sweep, main
-from cornerstone.sweeps.paper_table import LOTLIP_TABLE_3
+from cornerstone.sweeps.papers.lotlip import TABLE_3
 
 
 def corner_tokens(recipe: Recipe) -> Sweep:
@@ -27,7 +27,7 @@ def corner_tokens(recipe: Recipe) -> Sweep:
     without = point(0)
     control = Point("0, long loss × 3", without.recipe.with_loss(long_weight=3 * recipe.method.loss.long_weight))
     points = [without, *(point(m) for m in (1, 2, 3, 4)), point(2, mask=False), control]
-    return Sweep(points, baseline="0", paper=LOTLIP_TABLE_3)
+    return Sweep(points, baseline="0", paper=TABLE_3)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,13 @@ with corner tokens than without.
 from cornerstone.recipes import Recipe
 from cornerstone.recipes.lotlip import with_sub_captions
 from cornerstone.sweeps import Point, Sweep, main
-from cornerstone.sweeps.paper_table import LOTLIP_FIGURE_2
+from cornerstone.sweeps.papers.lotlip import FIGURE_2
 
 
 def sub_captions(recipe: Recipe) -> Sweep:
     """One point a number of sentences, all else as in `recipe`."""
     points = [Point(f"{k}", with_sub_captions(recipe, k)) for k in (0, 1, 2, 3, 4, 6)]
-    return Sweep(points, baseline="3", paper=LOTLIP_FIGURE_2)
+    return Sweep(points, baseline="3", paper=FIGURE_2)
 
 
 if __name__ == "__main__":

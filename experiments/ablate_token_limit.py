@@ -12,7 +12,7 @@ acts mostly on the evaluation texts.
 
 from cornerstone.recipes import Recipe
 from cornerstone.sweeps import Point, Sweep, main
-from cornerstone.sweeps.paper_table import LOTLIP_FIGURE_4
+from cornerstone.sweeps.papers.lotlip import FIGURE_4
 
 PAPER_LIMITS = (32, 64, 77, 96, 128, 192, 256, 512)
 SCENES_LIMITS = (16, 32, 40, 48, 64, 96, 128, 256)
@@ -22,7 +22,7 @@ def token_limit(recipe: Recipe) -> Sweep:
     """One point a limit, all else as in `recipe`."""
     limits = PAPER_LIMITS if recipe.data.train else SCENES_LIMITS
     points = [Point(f"{limit}", recipe.with_text(token_limit=limit)) for limit in limits]
-    return Sweep(points, baseline=f"{limits[4]}", paper=LOTLIP_FIGURE_4)
+    return Sweep(points, baseline=f"{limits[4]}", paper=FIGURE_4)
 
 
 if __name__ == "__main__":

@@ -278,3 +278,17 @@ def _check_best(recipe: Recipe, sets: tuple[EvaluationSet, ...]) -> None:
             f"{did_you_mean(best, valid) if valid else ': there is none.'} "
             f"Set --recipe.evaluation.best to one that is measured, or '' for the last."
         )
+
+
+class Preparer:
+    """Prepares the recipes of a sweep. What a recipe shares with the first one is not prepared again."""
+
+    def __init__(self, say: Say = print) -> None:
+        self._say = say
+        self._first: Prepared | None = None
+
+    def prepare(self, recipe: Recipe) -> Prepared:
+        """Everything that the recipe's workers need."""
+        if self._first is None:
+            self._first = prepare(recipe, self._say)
+        return again(self._first, recipe, self._say)
