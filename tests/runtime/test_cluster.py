@@ -8,7 +8,7 @@ import pytest
 from cornerstone.errors import CornerstoneError
 from cornerstone.recipes import Placement
 from cornerstone.runtime.cluster import connect, require
-from cornerstone.training import cluster
+from cornerstone.runtime import cluster
 
 PLACEMENT = Placement(
     workers=4, cpus_per_worker=2, decode_actors=4, cpus_per_decode_actor=0.5, wait_limit=0.2
