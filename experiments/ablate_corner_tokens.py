@@ -1,33 +1,34 @@
 """LoTLIP, Table 3: how many corner tokens does the text encoder need, and does the attention mask matter?
 
-    make demo                                                        scenes on 2 cores, under 10 minutes: shows the path
+    make demo                                                        scenes on 2 cores, under 10 minutes: no conclusions
     python experiments/ablate_corner_tokens.py --preset scenes-long --seeds 8
-                                                                     scenes on 2 cores, about 7 h: gives verdicts
+                                                                     scenes on 2 cores, about 7 h: enough for conclusions
     ray job submit --runtime-env ray_jobs/runtime_env.yaml -- python experiments/ablate_corner_tokens.py \\
         --preset lotlip-3m --train s3://bucket/cc3m-long --eval dci=s3://bucket/dci --workers 8 --placement.gpus-per-worker 1
-                                                                     8 × A100 a trial, from stored features
+                                                                     8 × A100 per trial, from stored features
 
 Expect (paper, 3M, DCI image→text / text→image R@1): 0 corners 47.96/44.92, 2 corners 49.46/47.82, 2 without mask 48.61/47.17.
-Corners also change the weight of long texts, raw : long = 1 : (m + 1): the control trains without corners at the weight that
-2 corners give.
+Corner tokens also change the weight of long captions, raw : long = 1 : (m + 1). The control point trains without corner
+tokens, but with the weight that 2 corner tokens give.
 """
 
 from cornerstone.recipes import Recipe
+from cornerstone.recipes.lotlip import with_long_loss_times
 from cornerstone.sweeps import Point, Sweep, main
-from cornerstone.sweeps.paper_table import LOTLIP_TABLE_3
+from cornerstone.sweeps.papers.lotlip import TABLE_3
 
 
 def corner_tokens(recipe: Recipe) -> Sweep:
-    """The trials of Table 3, all else as in `recipe`."""
+    """The points of Table 3. They differ from `recipe` in the corner tokens, the mask or the loss weight alone."""
 
     def point(corners: int, mask: bool = True) -> Point:
         name = f"{corners}" if mask else f"{corners}, no mask"
         return Point(name, recipe.with_text(corner_tokens=corners, corner_mask=mask))
 
     without = point(0)
-    control = Point("0, long loss × 3", without.recipe.with_loss(long_weight=3 * recipe.method.loss.long_weight))
+    control = Point("0, long loss × 3", with_long_loss_times(without.recipe, 3))
     points = [without, *(point(m) for m in (1, 2, 3, 4)), point(2, mask=False), control]
-    return Sweep(points, baseline="0", paper=LOTLIP_TABLE_3)
+    return Sweep(points, baseline="0", paper=TABLE_3)
 
 
 if __name__ == "__main__":

@@ -189,7 +189,7 @@ def test_a_model_is_judged_and_its_numbers_written(capsys, model, pairs_folder, 
 def test_what_cannot_be_judged_is_said(capsys, model, pairs_folder, tmp_path):
     assert "No model at" in failed(capsys, "evaluate", tmp_path, "--data", pairs_folder)
     assert f"No data set at {tmp_path}/no" in failed(capsys, "evaluate", model, "--data", tmp_path / "no")
-    assert "Nothing to judge by lookalike" in failed(
+    assert "No set can be judged by lookalike" in failed(
         capsys, "evaluate", model, "--task", "lookalike", "--data", pairs_folder
     )
     assert "--task" in failed(capsys, "evaluate", model, "--task", "chess", "--data", pairs_folder, status=2)

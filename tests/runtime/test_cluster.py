@@ -33,7 +33,7 @@ def on(monkeypatch):
     def use(*sizes, limits=None):
         faked = Cluster(*sizes, limits=limits)
         monkeypatch.setattr("ray.cluster_resources", faked.resources)
-        monkeypatch.setattr(cluster, "_autoscaler_limits", lambda: faked.limits)
+        monkeypatch.setattr(cluster, "autoscaler_limits", lambda: faked.limits)
         monkeypatch.setattr(cluster, "_ask_for", faked.asked.append)
         monkeypatch.setattr(cluster, "LOOK_EVERY", 0.01)
         return faked

@@ -1,70 +1,17 @@
-"""Experiments from the command line to the table, with Ray's part, the trials themselves, played by a stand-in."""
+"""Experiments from the command line to the table. A stand-in gives the trials' results, so that no Ray is needed."""
 
 from __future__ import annotations
-
-import contextlib
-import signal
 
 import pytest
 
 from cornerstone.recipes import Recipe
 from cornerstone.sweeps import Point, Sweep, main
-from cornerstone.sweeps.state import SweepState, TrialResult
+from cornerstone.sweeps.state import SweepState
 
 
 def corners(recipe: Recipe) -> Sweep:
     """Two points."""
     return Sweep([Point(f"{m}", recipe.with_text(corner_tokens=m)) for m in (0, 2)], baseline="0")
-
-
-@pytest.fixture(scope="module")
-def tracking(tmp_path_factory) -> str:
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
-
-
-@pytest.fixture
-def trials(tmp_path, monkeypatch, tracking):
-    """Runs without Ray: the trials that were asked for, each finished with numbers, or as `fail` says."""
-    monkeypatch.setenv("CORNERSTONE_HOME", str(tmp_path))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking)
-    monkeypatch.setattr("cornerstone.runtime.cluster.connect", lambda say: contextlib.nullcontext())
-    monkeypatch.setattr("cornerstone.runtime.cluster.require", lambda placement, say: None)
-    monkeypatch.setattr("sys.argv", ["ablate.py", "--seeds", "2"])
-    before = signal.getsignal(signal.SIGTERM)
-
-    class Trials:
-        fail: tuple = ()
-        interrupt = False
-        asked: list = []  # noqa: RUF012
-
-        def run(self, trials, state, records, parent, placement, console):
-            type(self).asked = trials
-            if self.interrupt:
-                raise KeyboardInterrupt
-            results = []
-            for trial in trials:
-                failed = {"error": "out of memory"} if (trial.point, trial.seed) in self.fail else {}
-                metrics = {"eval/pairs/i2t_r1": 20.0 + trial.seed + len(trial.point)}
-                result = TrialResult(
-                    trial.point, trial.seed, trial.job.identity.run, {} if failed else metrics, **failed
-                )
-                state.save(result)
-                results.append(result)
-            return results
-
-    played = Trials()
-    monkeypatch.setattr("cornerstone.sweeps.driver.run_trials", played.run)
-    yield played
-    signal.signal(signal.SIGTERM, before)
-
-
-@pytest.fixture
-def options(pairs_folder):
-    """A little recipe on the small pairs."""
-    return [
-        *("--preset", "photos", "--train", pairs_folder, "--eval", pairs_folder, "--tokenizer", pairs_folder),
-        *("--steps", "4", "--recipe.optimization.batch-size", "8", "--recipe.method.image.size", "32"),
-    ]
 
 
 def failed(capsys, *arguments, status=1):
@@ -98,7 +45,7 @@ def test_a_sweep_ends_with_its_table(trials, options, capsys, tmp_path, tracking
 
     main(corners, [*options, "--seeds", "2", "--workers", "3"])
     text = capsys.readouterr().out
-    assert "4 trials = 2 points × 2 seeds, 4 steps × 8 pairs each, 3 workers a trial" in text
+    assert "4 trials = 2 points × 2 seeds, 4 steps × 8 rows each, 3 workers a trial" in text
     assert "pairs i→t R@1" in text
     assert [(t.point, t.seed, t.job.recipe.seed) for t in trials.asked] == [
         *(("0", 0, 0), ("2", 0, 0), ("0", 1, 1), ("2", 1, 1))
@@ -165,17 +112,17 @@ def test_an_interrupt_while_preparing_leaves_nothing_to_go_on_with(trials, optio
     def interrupted(*given, **named):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cornerstone.training.prepare.prepare", interrupted)
+    monkeypatch.setattr("cornerstone.training.prepare.Preparer.prepare", interrupted)
     said = failed(capsys, *options, status=130)
-    assert "Stopped while preparing. What is prepared is kept: run the same command again." in said
+    assert "Stopped during preparation. What is prepared is kept: run the same command again." in said
     assert "--continue" not in said
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--only", "3"], "Error: --only '3' is no point of this sweep"),
-        (["--only", "[/bold] 3"], "Error: --only '[/bold] 3' is no point of this sweep"),
+        (["--only", "3"], "Error: --only '3' is not a point of this sweep"),
+        (["--only", "[/bold] 3"], "Error: --only '[/bold] 3' is not a point of this sweep"),
         (["--seeds", "0"], "Error: 0 seeds: expected 1 or more (--seeds)."),
         (["--preset", "scene"], "Error: Unknown preset 'scene'; did you mean 'scenes'?"),
         (["--workers", "0"], "Error: 0 workers: expected 1 or more (--workers)."),

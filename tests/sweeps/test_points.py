@@ -4,7 +4,7 @@ import pytest
 
 from cornerstone.errors import CornerstoneError
 from cornerstone.recipes import preset
-from cornerstone.sweeps import Point, Sweep
+from cornerstone.sweeps import Candidate, FollowUp, Point, Sweep
 
 RECIPE = preset("scenes")
 
@@ -22,16 +22,35 @@ def test_points_are_chosen_by_name_in_the_sweeps_order():
 
 def test_an_unknown_point_is_met_with_the_nearest():
     with pytest.raises(
-        CornerstoneError, match="--only '2, nomask' is no point of this sweep; did you mean '2, no mask'"
+        CornerstoneError, match="--only '2, nomask' is not a point of this sweep; did you mean '2, no mask'"
     ):
         sweep("0", "1", "2, no mask").only(("0", "2, nomask"))
 
 
 def test_the_baseline_is_one_of_the_points():
-    with pytest.raises(CornerstoneError, match=r"baseline 'none' is none of the points\. Valid: 0, 1"):
+    with pytest.raises(CornerstoneError, match=r"baseline 'none' is not a point of this sweep\. Valid: 0, 1"):
         sweep("0", "1", baseline="none")
 
 
 def test_two_points_of_one_name_are_refused():
-    with pytest.raises(CornerstoneError, match="Two points of the sweep have one name: 0, 1, 0"):
+    with pytest.raises(CornerstoneError, match="Two points of the sweep have the same name: 0, 1, 0"):
         sweep("0", "1", "0")
+
+
+def test_candidates_and_the_metric_that_chooses_belong_together():
+    with pytest.raises(CornerstoneError, match="Point '0' has candidates but no chosen_by"):
+        Point("0", RECIPE, candidates=(Candidate("a", RECIPE),))
+    with pytest.raises(CornerstoneError, match="Point '0' has chosen_by but no candidates"):
+        Point("0", RECIPE, chosen_by="eval/validation/i2t_r1")
+
+
+def test_rows_are_the_point_and_its_follow_ups():
+    follow_ups = (FollowUp("imagenet", lambda model: RECIPE), FollowUp("coco", lambda model: RECIPE))
+    assert Point("2", RECIPE, follow_ups=follow_ups).rows == ["2", "2 → imagenet", "2 → coco"]
+
+
+@pytest.mark.parametrize("name", ["2 (a)", "2 → imagenet"])
+def test_trials_with_the_same_name_are_refused(name):
+    two = Point("2", RECIPE, (Candidate("a", RECIPE),), "eval/a/b", (FollowUp("imagenet", lambda model: RECIPE),))
+    with pytest.raises(CornerstoneError, match="Two trials of the sweep are named '2 "):
+        Sweep([two, Point(name, RECIPE)], "2")

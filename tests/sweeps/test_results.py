@@ -4,14 +4,14 @@ import io
 from types import SimpleNamespace
 
 import pytest
-from cornerstone.data.pairs.samples import View
 from rich.console import Console
 
 from cornerstone.data.layout import EvaluationSource
 from cornerstone.evaluation.sets import EvaluationSet
+from cornerstone.evaluation.tasks import TASKS
 from cornerstone.recipes import preset
-from cornerstone.sweeps import Point, Sweep
-from cornerstone.sweeps.paper_table import LOTLIP_TABLE_3
+from cornerstone.sweeps import Candidate, FollowUp, Point, Sweep
+from cornerstone.sweeps.papers.lotlip import TABLE_3
 from cornerstone.sweeps.results import Results, columns_of
 from cornerstone.sweeps.state import SweepState, TrialResult
 
@@ -19,26 +19,32 @@ RECIPE = preset("scenes").with_optimization(steps=200, batch_size=64)
 
 
 def judged(name, task, rows=100, pool=None):
-    return EvaluationSet(name, task, EvaluationSource(name, "", rows, View("none")), "hash", pool)
+    return EvaluationSet(name, TASKS[task], EvaluationSource(name, "", rows, ()), "hash", pool)
 
 
+BEST = (RECIPE.evaluation.best,)
 SETS = (
     judged("long-human", "retrieval", pool=50),
     judged("class", "classification"),
     judged("lookalike", "lookalike"),
     judged("validation", "retrieval"),
 )
-SWEEP = Sweep([Point(name, RECIPE) for name in ("0", "1", "2")], "0", LOTLIP_TABLE_3, notes=("A note of the sweep.",))
+SWEEP = Sweep([Point(name, RECIPE) for name in ("0", "1", "2")], "0", TABLE_3, notes=("A note of the sweep.",))
 
 
 def result(point, seed, i2t=10.0, **changes):
-    metrics = {metric: i2t + i for i, (metric, _) in enumerate(columns_of(SETS, RECIPE.evaluation.best))}
+    metrics = {metric: i2t + i for i, (metric, *_) in enumerate(columns_of(SETS, BEST))}
     return TrialResult(point, seed, f"run-{point}-{seed}", **({"metrics": metrics} | changes))
 
 
 def results(found, recipe=RECIPE, features="", sets=SETS):
-    prepared = SimpleNamespace(recipe=recipe, sets=sets, features=features)
-    return Results("ablate_corner_tokens", SweepState.of("s1"), SWEEP, prepared, found)
+    points = [point.name for point in SWEEP.points if point.name in {r.point for r in found}]
+    described = dict.fromkeys(points, prepared(recipe, sets, features))
+    return Results("ablate_corner_tokens", SweepState.of("s1"), SWEEP, described, found)
+
+
+def prepared(recipe=RECIPE, sets=SETS, features=""):
+    return SimpleNamespace(recipe=recipe, sets=sets, stored_features=bool(features))
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +53,7 @@ def own_home(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_columns_are_what_is_judged_but_for_the_set_that_chooses_checkpoints():
+def test_columns_are_the_shown_metrics_of_all_sets_except_those_that_choose():
     expected = [
         ("eval/long-human/i2t_r1", "long-human i→t R@1"),
         ("eval/long-human/t2i_r1", "long-human t→i R@1"),
@@ -56,26 +62,88 @@ def test_columns_are_what_is_judged_but_for_the_set_that_chooses_checkpoints():
         ("eval/lookalike/short_accuracy", "lookalike short text"),
         ("eval/lookalike/first_sentence_accuracy", "lookalike first sentence"),
     ]
-    assert columns_of(SETS, "eval/validation/i2t_r1") == expected
-    assert columns_of(SETS, "")[-1] == ("eval/validation/t2i_r1", "validation t→i R@1")
+    assert columns_of(SETS, ["eval/validation/i2t_r1", ""]) == [(*column, "%") for column in expected]
+    assert columns_of(SETS, ["", ""])[-1] == ("eval/validation/t2i_r1", "validation t→i R@1", "%")
+    without = columns_of(SETS, ["eval/validation/i2t_r1", "eval/class/top1"])
+    assert [column.metric for column in without] == [m for m, _ in expected if m != "eval/class/top1"]
+
+
+def test_the_columns_of_all_rows_are_shown_each_once():
+    """A point on other sets, and a follow-up on a set of its own: the table is the union, in the order of the rows."""
+    other = (judged("class", "classification"), judged("coco", "retrieval"))
+    described = {"0": prepared(sets=SETS[:2]), "1": prepared(sets=other), "1 → x": prepared(sets=other[1:])}
+    found = [
+        result("0", 0, metrics={"eval/class/top1": 1.0, "eval/long-human/i2t_r1": 2.0}, queries={"eval/class/top1": 7}),
+        result("1", 0, metrics={"eval/class/top1": 3.0, "eval/coco/t2i_r1": 4.0}, queries={"eval/coco/t2i_r1": 25_000}),
+        result("1 → x", 0, metrics={"eval/coco/i2t_r1": 5.0}),
+    ]
+    table = Results("e", SweepState.of("s1"), SWEEP, described, found, rows=("0", "1", "1 → x")).table
+    assert [column.label for column in table.named] == [
+        *("long-human i→t R@1", "long-human t→i R@1", "class top-1", "coco i→t R@1", "coco t→i R@1")
+    ]
+    means = [[cell.value.mean for cell in row.cells] for row in table.rows]
+    assert [[value if value == value else None for value in row] for row in means] == [
+        [2.0, None, 1.0, None, None],
+        [None, None, 3.0, None, 4.0],
+        [None, None, None, 5.0, None],
+    ]
+    assert table.rows[0].cells[2].binomial > 0
+    assert table.rows[1].cells[4].binomial == pytest.approx(100 * (0.04 * 0.96 / 25_000) ** 0.5)
+
+
+def test_the_title_and_the_notes_are_those_of_all_rows():
+    long = preset("scenes-long").with_optimization(steps=400, batch_size=64)
+    described = {
+        "0": prepared(features="/store"),
+        "1": prepared(long),
+        "2": prepared(sets=(judged("a", "retrieval", 10, 5),)),
+    }
+    shown = Results(
+        "e", SweepState.of("s1"), SWEEP, described, [result("0", 0)], notes=("A choice.", "A note of the sweep.")
+    )
+    assert shown.table.title == "e: scenes, 200 steps × 64; scenes-long, 400 steps × 64"
+    notes = shown.table.notes
+    assert notes[:2] == ["A note of the sweep.", "A choice."]
+    for part in (
+        "200 steps are too few",
+        "one fixed crop",
+        "pools of 50 images",
+        "pools of 5 images: R@1 by chance is 20 %",
+    ):
+        assert sum(part in note for note in notes) == 1
+    assert len(notes) == len(set(notes)) == 6
+
+
+def test_a_set_that_chooses_a_candidate_has_no_column():
+    """Not for any row: the point that chose by it would be compared with others on it."""
+    point = Point("0", RECIPE, (Candidate("a", RECIPE),), "eval/class/top1", (FollowUp("x", lambda model: RECIPE),))
+    sweep = Sweep([Point("1", RECIPE), point], "0")
+
+    def table(sets):
+        described = {"1": prepared(sets=sets), "0": prepared(sets=sets)}
+        return Results("e", SweepState.of("s1"), sweep, described, [result("0", 0)]).table
+
+    assert [column.label for column in table(SETS[:2]).named] == ["long-human i→t R@1", "long-human t→i R@1"]
+    assert [column.label for column in table(SETS[1:2]).named] == ["class top-1"]  # there is nothing else to show
+    assert table(SETS).baselines == {"0 → x": "0 → x"}
 
 
 def test_the_table_holds_the_points_that_were_run():
     table = results([result("2", 0, 12.0), result("0", 0)]).table
     assert [row.point for row in table.rows] == ["0", "2"]
-    assert [column.metric for column in table.named] == [m for m, _ in columns_of(SETS, RECIPE.evaluation.best)]
+    assert [column.metric for column in table.named] == [column.metric for column in columns_of(SETS, BEST)]
     assert table.rows[1].cells[0].value.mean == 12.0
     assert table.title == "ablate_corner_tokens: scenes, 200 steps × 64"
     assert table.baseline == "0"
 
 
-def test_a_short_preset_says_that_it_shows_the_path_and_how_to_get_a_verdict():
+def test_a_short_preset_says_that_it_shows_no_trend_and_what_does():
     notes = results([result("0", 0)]).table.notes
-    path = next(note for note in notes if "the path, not the trend" in note)
+    path = next(note for note in notes if "not the trend" in note)
     assert "200 steps are too few" in path
     assert path.endswith("python experiments/ablate_corner_tokens.py --preset scenes-long --seeds 8")
     long = results([result("0", 0)], recipe=preset("scenes-long")).table.notes
-    assert not any("the path, not the trend" in note for note in long)
+    assert not any("not the trend" in note for note in long)
 
 
 def test_notes_say_what_the_numbers_depend_on():

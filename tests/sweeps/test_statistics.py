@@ -31,6 +31,22 @@ def test_paired_difference_equals_scipys_test():
     assert found.p < 0.01 < stats.ttest_ind(point, baseline).pvalue  # unpaired, the seeds' luck would hide it
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("n", [2, 3, 8])
+def test_paired_difference_equals_the_formula(n, seed):
+    rng = np.random.default_rng(seed)
+    point, baseline = rng.normal(50, 5, n), rng.normal(48, 5, n)
+    found = paired_difference(dict(enumerate(point)), dict(enumerate(baseline)), confidence=0.9)
+    differences = point - baseline
+    mean, deviation = differences.mean(), differences.std(ddof=1)
+    error = deviation / math.sqrt(n)
+    reach = stats.t.ppf(0.95, n - 1) * error
+    expected = (mean, error, mean - reach, mean + reach, 2 * stats.t.sf(abs(mean) / error, n - 1), deviation)
+    assert (found.mean, found.error, found.low, found.high, found.p, found.deviation) == pytest.approx(
+        expected, rel=1e-12
+    )
+
+
 def test_only_common_seeds_are_compared():
     found = paired_difference({0: 1.0, 1: 3.0, 5: 99.0}, {0: 0.0, 1: 1.0, 7: -99.0})
     assert (found.mean, found.seeds) == (1.5, 2)
@@ -45,7 +61,8 @@ def test_too_few_seeds_say_nothing():
 
 def test_differences_without_any_spread():
     assert paired_difference({0: 1.0, 1: 1.0}, {0: 1.0, 1: 1.0}).p == 1
-    assert paired_difference({0: 2.0, 1: 2.0}, {0: 1.0, 1: 1.0}).p == 0
+    constant = paired_difference({0: 2.0, 1: 2.0}, {0: 1.0, 1: 1.0})
+    assert (constant.p, constant.low, constant.high) == (0, 1, 1)
 
 
 @pytest.mark.parametrize(("seeds", "effect"), [(3, 3.3), (4, 2.1), (5, 1.7), (8, 1.2), (10, 1.0)])

@@ -5,17 +5,31 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 from rich.console import Console
 from scipy import stats
 
-from cornerstone.sweeps.paper_table import LOTLIP_FIGURE_4, LOTLIP_TABLE_3
+from cornerstone.sweeps.papers.lotlip import FIGURE_4, TABLE_3
 from cornerstone.sweeps.plot import plot
 from cornerstone.sweeps.rendering import to_csv, to_markdown, to_rich
 from cornerstone.sweeps.statistics import smallest_detectable
-from cornerstone.sweeps.table import Record, ResultTable
+from cornerstone.sweeps.table import ResultTable
+
+
+@dataclass(frozen=True)
+class Record:
+    """A plain `TrialNumbers`."""
+
+    point: str
+    seed: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    error: str = ""
+    queries: Mapping[str, int] = field(default_factory=dict)
+
 
 LONG, SHORT = "eval/dci/i2t_r1", "eval/coco/i2t_r1"
 COLUMNS = [(LONG, "long I→T"), (SHORT, "short I→T")]
@@ -44,7 +58,7 @@ def printed(result, width=100):
 
 def test_values_and_differences():
     found = records()
-    row = table(found, paper=LOTLIP_TABLE_3).rows[1]
+    row = table(found, paper=TABLE_3).rows[1]
     ours = {seed: [r.metrics[LONG] for r in found if r.seed == seed] for seed in range(5)}
     base, two = np.array([v[0] for v in ours.values()]), np.array([v[1] for v in ours.values()])
     cell = row.cells[0]
@@ -79,13 +93,66 @@ def test_smallest_detectable_difference_is_printed():
 
 
 def test_one_seed_gives_no_verdict():
-    alone = table(records(seeds=1), queries={LONG: 1000})
+    alone = table([replace(record, queries={LONG: 1000}) for record in records(seeds=1)])
     assert all(cell.difference is None and not cell.differs for row in alone.rows for cell in row.cells)
-    assert alone.rows[0].cells[0].queries == pytest.approx(1.58, abs=0.05)
+    assert alone.rows[0].cells[0].binomial == pytest.approx(1.58, abs=0.05)
     text = printed(alone)
-    assert "no verdict" in text
+    assert "no difference can be called significant" in text
     assert "binomial" in text
     assert "Δ" not in text
+
+
+def test_each_row_has_the_error_of_its_own_queries():
+    """As many queries as were measured: several captions per image, and another set size in another row."""
+    found = [
+        Record("0", 0, {LONG: 50.0, SHORT: 50.0}, queries={LONG: 100, SHORT: 25_000}),
+        Record("2", 0, {LONG: 50.0, SHORT: 50.0}, queries={LONG: 400}),
+        Record("3", 0, {LONG: 50.0, SHORT: 50.0}),
+    ]
+    errors = [[cell.binomial for cell in row.cells] for row in table(found).rows]
+    assert errors[0] == pytest.approx([5.0, 100 * math.sqrt(0.25 / 25_000)])
+    assert errors[1][0] == pytest.approx(2.5)
+    assert all(map(math.isnan, (errors[1][1], *errors[2])))
+    assert table(found).has_queries
+    assert not table(found[2:]).has_queries
+    assert "binomial" not in printed(table(found[2:]))
+
+
+def test_the_binomial_error_is_that_of_the_seed_that_finished():
+    found = [Record("0", 0, error="failed"), Record("0", 1, {LONG: 50.0}, queries={LONG: 100})]
+    assert table(found).rows[0].cells[0].binomial == pytest.approx(5.0)
+
+
+def test_a_metric_that_a_row_does_not_have_is_a_dash():
+    found = [Record("0", 0, {LONG: 41.0}), Record("2", 0, {SHORT: 42.0})]
+    result = table(found)
+    lines = [line for line in to_markdown(result).splitlines() if line.startswith("| ")]
+    assert [line.split(" | ")[2:] for line in lines[1:]] == [["41.00", "– |"], ["–", "42.00 |"]]
+    assert [(row["point"], row[LONG], row[SHORT]) for row in csv.DictReader(io.StringIO(to_csv(result)))] == [
+        ("0", "41", ""),
+        ("2", "", "42"),
+    ]
+
+
+def test_a_row_is_compared_with_the_baseline_that_is_named_for_it():
+    shift = {"0": 0.0, "2": 1.0, "0 → x": 20.0, "2 → x": 24.0}
+    found = [
+        Record(point, seed, {LONG: 40 + value + seed * (1 + value / 100)})
+        for point, value in shift.items()
+        for seed in (0, 1)
+    ]
+    result = table(found, columns=COLUMNS[:1], baselines={"0 → x": "0 → x", "2 → x": "0 → x"})
+    means = {row.point: d and d.mean for row in result.rows for d in [row.cells[0].difference]}
+    assert means["0"] is means["0 → x"] is None
+    assert means["2"] == pytest.approx(1.005)
+    assert means["2 → x"] == pytest.approx(4.02)
+    assert "same follow-up of '0'" in " ".join(result.footer)
+    assert "follow-up" not in " ".join(table(records()).footer)
+
+
+def test_units_are_said():
+    result = table(records(), columns=[(LONG, "long"), (SHORT, "CIDEr", "points")])
+    assert any("in %/points." in line for line in result.footer)
 
 
 def test_two_seeds_without_a_common_one_give_no_difference():
@@ -120,7 +187,7 @@ def test_nothing_at_all_is_shown_as_such():
 
 
 def test_csv_round_trip():
-    result = table(records(), paper=LOTLIP_TABLE_3)
+    result = table(records(), paper=TABLE_3)
     rows = list(csv.DictReader(io.StringIO(to_csv(result))))
     assert [row["point"] for row in rows] == ["0", "2"]
     assert float(rows[1][LONG]) == pytest.approx(result.rows[1].cells[0].value.mean, rel=1e-5)
@@ -130,25 +197,25 @@ def test_csv_round_trip():
 
 
 def test_markdown_is_a_table_with_the_papers_numbers_and_notes():
-    text = to_markdown(table(records(), paper=LOTLIP_TABLE_3, notes=("This shows the path, not the trend.",)))
+    text = to_markdown(table(records(), paper=TABLE_3, notes=("A note.",)))
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
     assert "(DCI T2I)" in lines[0]
     assert "0 (baseline)" in lines[2]
     assert "paper 49.46" in lines[3]
     assert "Δ +" in lines[3]
-    for said in ("- This shows the path, not the trend.", "swapped", "Expected: More corners", "up to 5 seeds"):
+    for said in ("- A note.", "swapped", "Expected: More corners", "up to 5 seeds"):
         assert said in text
 
 
 def test_a_paper_without_a_counterpart_is_shown_apart():
     found = [Record(point, 0, {"eval/mine/i2t_r1": 3.0}) for point in ("0", "2", "0, long loss × 3")]
-    result = ResultTable("t", found, [("eval/mine/i2t_r1", "mine")], "0", LOTLIP_TABLE_3)
+    result = ResultTable("t", found, [("eval/mine/i2t_r1", "mine")], "0", TABLE_3)
     for text in (printed(result, 130), to_markdown(result)):
         assert "as printed" in text
         assert "83.33" in text
         assert "87.09" not in text  # a point that the sweep has not
-    assert "as printed" not in to_markdown(table(records(), paper=LOTLIP_FIGURE_4))
+    assert "as printed" not in to_markdown(table(records(), paper=FIGURE_4))
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])
@@ -165,7 +232,7 @@ def test_every_number_is_readable_at_any_width(width):
     assert ("(continued)" in text) == (width < 200)
 
 
-@pytest.mark.parametrize("paper", [None, LOTLIP_TABLE_3, LOTLIP_FIGURE_4])
+@pytest.mark.parametrize("paper", [None, TABLE_3, FIGURE_4])
 def test_plot_has_our_numbers_and_the_papers_on_panels_of_their_own(tmp_path, monkeypatch, paper):
     import matplotlib.pyplot as plt
 
@@ -177,12 +244,12 @@ def test_plot_has_our_numbers_and_the_papers_on_panels_of_their_own(tmp_path, mo
     monkeypatch.undo()
     assert path.read_bytes().startswith(b"\x89PNG")
     panels = [panel for panel in figures[0].axes if panel.get_visible() and panel.has_data()]
-    assert len(panels) == (4 if paper is LOTLIP_TABLE_3 else 2)
+    assert len(panels) == (4 if paper is TABLE_3 else 2)
     shown = panels[0].containers[0].lines[0].get_ydata()
     assert np.allclose(shown[:3], [row.cells[0].value.mean for row in result.rows[:3]])
     assert np.isnan(shown[3])
     assert panels[0].get_title(loc="left") == "long I→T"
-    if paper is LOTLIP_TABLE_3:
+    if paper is TABLE_3:
         assert panels[2].get_title(loc="left") == "paper: DCI T2I"
         assert panels[2].containers[0].lines[0].get_ydata().tolist() == [47.96, 49.57, 49.46, 49.58]
         assert panels[0].get_xlim() == panels[2].get_xlim()
@@ -192,5 +259,5 @@ def test_plot_has_our_numbers_and_the_papers_on_panels_of_their_own(tmp_path, mo
 def test_plot_of_chosen_metrics_numbers_on_a_log_axis_and_of_nothing(tmp_path):
     limits = [Record(f"{n}", 0, {LONG: 40.0 + n / 100}) for n in (32, 64, 128, 512)]
     assert plot(table(limits, baseline="64"), tmp_path / "a.png", [LONG]).exists()
-    assert plot(table([], points=("0", "1"), paper=LOTLIP_TABLE_3), tmp_path / "b.png").exists()
+    assert plot(table([], points=("0", "1"), paper=TABLE_3), tmp_path / "b.png").exists()
     assert plot(table([]), tmp_path / "c.png").exists()

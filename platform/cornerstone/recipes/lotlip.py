@@ -57,3 +57,10 @@ def with_sub_captions(recipe: Recipe, k: int) -> Recipe:
     """The same recipe with k sentences of a long caption; 0 trains on raw captions alone."""
     recipe = recipe if k else recipe.with_loss(long_weight=0.0)
     return recipe.with_data(sub_captions=k)
+
+
+def with_long_loss_times(recipe: Recipe, factor: float) -> Recipe:
+    """The same recipe with the loss of long captions weighed `factor` times as much."""
+    if not isinstance(recipe.method, LotlipConfig):
+        raise CornerstoneError(f"The method {recipe.method.kind!r} has no weight of long captions; expected lotlip.")
+    return recipe.with_loss(long_weight=factor * recipe.method.loss.long_weight)

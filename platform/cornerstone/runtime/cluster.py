@@ -146,7 +146,7 @@ def require(placement: Placement, say: Say) -> None:
     import ray
 
     needed = {"CPU": placement.trial_cpus, "GPU": float(placement.trial_gpus)}
-    limits = _autoscaler_limits()
+    limits = autoscaler_limits()
     begun = said = time.monotonic() - SAY_EVERY
     begun += SAY_EVERY
     with ExitStack() as afterwards:
@@ -182,7 +182,7 @@ def _missing(needed: dict[str, float], held: dict[str, float]) -> str:
     return " and ".join(f"{amount:g} {kind}s" for kind, amount in short.items())
 
 
-def _autoscaler_limits() -> dict[str, float]:
+def autoscaler_limits() -> dict[str, float]:
     """The most that the autoscaler may bring; empty where there is none. Ray Train sizes its workers by the same call."""
     from ray._private.state import state
 

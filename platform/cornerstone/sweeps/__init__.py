@@ -1,9 +1,9 @@
-"""Grids of recipes: points, the Ray Tune driver, statistics, tables and plots beside the papers.
+"""Sweeps over recipes: points, the schedule of trials, the Ray Tune driver, statistics, tables and plots.
 
-An experiment file names its points and calls `main`; nothing else has to be touched for the next one.
+An experiment file names its points and calls `main`; it is the only file that a new experiment needs.
 """
 
 from cornerstone.sweeps.main import main
-from cornerstone.sweeps.points import Point, Sweep
+from cornerstone.sweeps.points import Candidate, FollowUp, Point, Sweep
 
-__all__ = ["Point", "Sweep", "main"]
+__all__ = ["Candidate", "FollowUp", "Point", "Sweep", "main"]

@@ -1,4 +1,4 @@
-"""Ray Tune runs the trials: each is a Tune function on the head that runs one Ray Train run."""
+"""Running trials with Ray Tune: each trial is a function on the head node that starts one Ray Train run."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from rich.console import Console
 
 from cornerstone.data.storage import Location
 from cornerstone.recipes.placement import Placement
-from cornerstone.sweeps.state import SweepState, TrialResult
+from cornerstone.runtime import cluster
+from cornerstone.sweeps.state import STOPPED, SweepState, TrialResult
 from cornerstone.tracking.mlflow_records import Records
 from cornerstone.tracking.progress import ProgressActor, ProgressPrinter, ProgressSender
 from cornerstone.training.job import Job
 from cornerstone.training.launch import Outcome, launch
 from cornerstone.training.mlflow_run import close_run, open_run, reason
 
-HEAD = {"node:__internal_head__": 0.001}  # a trial's driver takes no CPU and stays with the cluster's head
+HEAD = {"node:__internal_head__": 0.001}  # a trial's driver runs on the head node and reserves no CPU
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A point at a seed, ready to run."""
+    """A row of the table (or a candidate) at a seed, with the job that it runs."""
 
     point: str
     seed: int
@@ -35,7 +36,7 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """How it is called in logs and in MLflow."""
+        """Its name in logs and in MLflow."""
         return f"{self.point}, seed {self.seed}"
 
 
@@ -47,9 +48,9 @@ def run_trials(
     placement: Placement,
     console: Console,
 ) -> list[TrialResult]:
-    """Run every trial that has no result yet, as many at a time as fit; one that fails stops no other.
+    """Run all trials that are not finished yet, as many at a time as fit. A trial that fails does not stop the others.
 
-    Returns the results of all of them, in order.
+    Returns the results of all trials, in order.
     """
     waiting = [trial for trial in trials if not _finished(state, trial)]
     if waiting:
@@ -59,33 +60,39 @@ def run_trials(
         try:
             with ProgressPrinter(progress, names, console):
                 _tune(opened, state, progress, placement)
-        finally:  # after Ctrl-C too: no run is left as if it still ran
+        finally:  # also after Ctrl-C: otherwise MLflow would show the runs as running
             for trial in opened:
                 _close(trial, state, records)
-    unknown = "stopped before it had a result"
     return [
-        state.result(t.job.identity.run) or TrialResult(t.point, t.seed, t.job.identity.run, error=unknown)
+        state.result(t.job.identity.run) or TrialResult(t.point, t.seed, t.job.identity.run, error=STOPPED)
         for t in trials
     ]
 
 
 def trials_at_a_time(placement: Placement) -> int:
-    """How many trials the cluster holds, by what is counted for each."""
+    """How many trials fit in the cluster, counting the nodes that its autoscaler may add.
+
+    Trials that wait for resources make the autoscaler add nodes; a limit by today's nodes would never ask for more.
+    """
     if placement.concurrent_trials:
         return placement.concurrent_trials
-    resources = ray.cluster_resources()
-    fits = [resources.get("CPU", 0.0) / placement.trial_cpus]
+    present, limits = ray.cluster_resources(), cluster.autoscaler_limits()
+
+    def most(kind: str) -> float:
+        return max(present.get(kind, 0.0), limits.get(kind, 0.0))
+
+    fits = [most("CPU") / placement.trial_cpus]
     if placement.trial_gpus:
-        fits.append(resources.get("GPU", 0.0) / placement.trial_gpus)
+        fits.append(most("GPU") / placement.trial_gpus)
     return max(1, int(min(fits) + 1e-6))
 
 
 def _tune(trials: Sequence[Trial], state: SweepState, progress: Any, placement: Placement) -> None:
-    # Tune's own reporter and loggers would write a second record beside ours.
+    # Without this, Tune's own reporter and loggers write a second record of each trial.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C is ours: we say how to go on
-    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)  # it looks for their files
-    logging.getLogger("ray.tune.tune").setLevel(logging.WARNING)  # where its own state lies helps nobody
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # runtime.cluster.stoppable handles Ctrl-C
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)  # it warns of missing files
+    logging.getLogger("ray.tune.tune").setLevel(logging.WARNING)  # it logs the path of its own state
     from ray import tune
 
     tuner = tune.Tuner(
@@ -96,12 +103,12 @@ def _tune(trials: Sequence[Trial], state: SweepState, progress: Any, placement: 
             name=f"tune-{state.sweep}-{int(time.time())}", storage_path=_storage(state), verbose=0
         ),
     )
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # the console keeps its own hold on the terminal
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # our console holds the terminal itself
         tuner.fit()
 
 
 def _trial(config: dict[str, Any], trials: tuple[Trial, ...], state: SweepState, progress: Any) -> None:
-    """One trial, in its own process on the head; its result is on disk before Tune hears of the end."""
+    """One trial, in its own process on the head node. Its result is on disk before Tune sees the end of the trial."""
     trial = trials[config["index"]]
     tell, start = ProgressSender(progress, trial.job.identity.run), time.monotonic()
     tell({"state": "starting"})
@@ -115,10 +122,11 @@ def _trial(config: dict[str, Any], trials: tuple[Trial, ...], state: SweepState,
             checkpoint=outcome.checkpoint,
             best_checkpoint=outcome.best_checkpoint,
             unsent=outcome.unsent,
+            queries=outcome.queries,
             seconds=time.monotonic() - start,
         )
         tell({"state": f"done in {result.seconds:.0f} s"})
-    except Exception as error:  # the other trials go on; the table and the log say what happened to this one
+    except Exception as error:  # the other trials continue; the table and the log show this one's error
         result = replace(result, error=reason(error), seconds=time.monotonic() - start)
         tell({"state": f"FAILED: {result.error}"})
     state.save(result)

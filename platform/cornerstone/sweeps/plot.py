@@ -1,4 +1,4 @@
-"""A sweep as a picture: what was measured above, what the paper printed below, each on its own scale."""
+"""The plot of a sweep: measured values above, the paper's values below, each with its own scale."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 from cornerstone.sweeps.table import Column, ResultTable
 
 _OURS, _PAPER = "#1f5fa8", "#b3541e"
-_ACROSS = 4  # panels in a row
+_ACROSS = 4  # panels per row
 
 
 def plot(table: ResultTable, path: str | os.PathLike[str], metrics: Sequence[str] = ()) -> Path:
-    """Write a PNG: a panel for each metric (all columns, or those named), mean ± standard error over the points.
+    """Write a PNG with one panel per metric (all columns, or those given): mean ± standard error of each row.
 
-    Below a panel stands the paper's column that measures the same, where it prints one. Points without a finished trial
-    stay empty and are marked. Points whose names are numbers lie where their numbers do.
+    Below a panel is the paper's column for the same metric, if it prints one. Rows without a value are marked "none".
+    If all rows have numbers as names, the x axis is numeric.
     """
     import matplotlib as mpl
 
@@ -58,10 +58,10 @@ def _ours(panel: Any, table: ResultTable, column: Column) -> None:
     names = [row.point for row in table.rows]
     cells = [row.cells[place] for row in table.rows]
     values = [cell.value.mean for cell in cells]
-    errors = [cell.value.error if cell.value.seeds > 1 else cell.queries for cell in cells]
+    errors = [cell.shown_error for cell in cells]
     _series(panel, names, values, [0.0 if math.isnan(e) else e for e in errors], _OURS)
     panel.set_title(column.label, fontsize=10, loc="left")
-    panel.set_ylabel("here, %", fontsize=9, color=_OURS)
+    panel.set_ylabel(f"here, {column.unit}", fontsize=9, color=_OURS)
     if table.baseline in names and not math.isnan(base := values[names.index(table.baseline)]):
         panel.axhline(base, color=_OURS, linewidth=0.8, linestyle=":", zorder=0)
 
@@ -77,7 +77,7 @@ def _paper(panel: Any, table: ResultTable, column: Column) -> None:
     found = [paper.value(name, printed) for name in names]
     _series(panel, names, [math.nan if value is None else value for value in found], None, _PAPER)
     panel.set_title(f"paper: {printed}", fontsize=9, loc="left", color=_PAPER)
-    panel.set_ylabel("paper, %", fontsize=9, color=_PAPER)
+    panel.set_ylabel(f"paper, {column.unit}", fontsize=9, color=_PAPER)
 
 
 def _series(panel: Any, names: list[str], values: list[float], errors: list[float] | None, colour: str) -> None:
@@ -107,7 +107,7 @@ def _series(panel: Any, names: list[str], values: list[float], errors: list[floa
 
 
 def _room(panel: Any, at: list[float]) -> None:
-    """Room for every point, also those without a value, so that panels above each other line up."""
+    """Set the x limits to include rows without a value, so that the panels of a column line up."""
     low, high = min(at), max(at)
     if panel.get_xscale() == "log":
         margin = (high / low) ** 0.08
@@ -118,7 +118,7 @@ def _room(panel: Any, at: list[float]) -> None:
 
 
 def _numeric(names: list[str]) -> list[float]:
-    """The points as numbers, empty where one is none."""
+    """The names as numbers; empty if one of them is not a number."""
     try:
         return [float(name) for name in names]
     except ValueError:
@@ -129,7 +129,7 @@ def _caption(table: ResultTable, beside: bool) -> str:
     if table.seeds > 1:
         parts = [f"mean ± standard error over up to {table.seeds} seeds"]
     else:
-        parts = ["one seed" + (", ± binomial error of its queries" if table.queries else ", no error over seeds")]
+        parts = ["one seed" + (", ± binomial error of the queries" if table.has_queries else ", no error over seeds")]
     if table.baseline:
         parts.append(f"dotted: {table.baseline!r}")
     if table.paper is not None and (beside or not table.paper.has_numbers):

@@ -1,9 +1,9 @@
-"""A sweep: named points, each a recipe, crossed with seeds."""
+"""A sweep: named points, each with a recipe, run at several seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from cornerstone.errors import CornerstoneError, did_you_mean
 from cornerstone.recipes.recipe import Recipe
@@ -11,35 +11,87 @@ from cornerstone.sweeps.paper_table import PaperTable
 
 
 @dataclass(frozen=True)
-class Point:
-    """One row of the table: its name, as the paper's row is named, and its recipe."""
+class Candidate:
+    """One of the recipes that a point chooses from, for example one of three learning rates."""
 
     name: str
     recipe: Recipe
 
 
 @dataclass(frozen=True)
+class FollowUp:
+    """A run that starts from a trial's model, for example a transfer run on its image tower.
+
+    `recipe` gets the URI of the finished trial's model folder.
+    """
+
+    name: str
+    recipe: Callable[[str], Recipe]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One row of the table: its name, as the paper's row is named, and its recipe.
+
+    With `candidates`, all of them run at the first seed. The one with the highest value of `chosen_by`
+    (`eval/<set>/<metric>`; the first one if there is a tie) becomes the point's recipe at every seed, and its own run is
+    the point's trial at the first seed. `recipe` then serves only for what is said before the sweep starts.
+
+    `follow_ups` run after the point's trial of the same seed and have rows of their own, `POINT → NAME`.
+    """
+
+    name: str
+    recipe: Recipe
+    candidates: tuple[Candidate, ...] = ()
+    chosen_by: str = ""
+    follow_ups: tuple[FollowUp, ...] = ()
+
+    def __post_init__(self) -> None:
+        if bool(self.candidates) != bool(self.chosen_by):
+            missing, given = ("chosen_by", "candidates") if self.candidates else ("candidates", "chosen_by")
+            raise CornerstoneError(f"Point {self.name!r} has {given} but no {missing}: give both or none of them.")
+
+    def candidate_row(self, candidate: str) -> str:
+        """The name under which a candidate's trial is recorded."""
+        return f"{self.name} ({candidate})"
+
+    def follow_up_row(self, follow_up: str) -> str:
+        """The name of a follow-up's row in the table."""
+        return f"{self.name} → {follow_up}"
+
+    @property
+    def rows(self) -> list[str]:
+        """The point's rows in the table."""
+        return [self.name, *(self.follow_up_row(follow_up.name) for follow_up in self.follow_ups)]
+
+
+@dataclass(frozen=True)
 class Sweep:
-    """The points of one table or figure; `baseline` is the point that the others are compared with."""
+    """The points of one table or figure. `baseline` names the point that the others are compared with."""
 
     points: Sequence[Point]
     baseline: str
     paper: PaperTable | None = None
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         names = [point.name for point in self.points]
         if len(set(names)) != len(names):
-            raise CornerstoneError(f"Two points of the sweep have one name: {', '.join(names)}.")
+            raise CornerstoneError(f"Two points of the sweep have the same name: {', '.join(names)}.")
         if self.baseline not in names:
             raise CornerstoneError(
-                f"The baseline {self.baseline!r} is none of the points{did_you_mean(self.baseline, names)}"
+                f"The baseline {self.baseline!r} is not a point of this sweep{did_you_mean(self.baseline, names)}"
+            )
+        recorded = [row for p in self.points for row in (*p.rows, *(p.candidate_row(c.name) for c in p.candidates))]
+        if twice := [row for row in recorded if recorded.count(row) > 1]:
+            raise CornerstoneError(
+                f"Two trials of the sweep are named {twice[0]!r}: rename a point, a candidate or a follow-up."
             )
 
     def only(self, names: Sequence[str]) -> list[Point]:
-        """The points of those names, in the sweep's order; all of them where none is named."""
+        """The points of those names, in the sweep's order; all of them if no name is given."""
         valid = [point.name for point in self.points]
         for name in names:
             if name not in valid:
-                raise CornerstoneError(f"--only {name!r} is no point of this sweep{did_you_mean(name, valid)}")
+                raise CornerstoneError(f"--only {name!r} is not a point of this sweep{did_you_mean(name, valid)}")
         return [point for point in self.points if not names or point.name in names]

@@ -1,4 +1,4 @@
-"""A `ResultTable` as a terminal's table, as Markdown and as CSV."""
+"""A `ResultTable` as a terminal table, as Markdown and as CSV."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from cornerstone.sweeps.paper_table import PaperTable
 from cornerstone.sweeps.table import Cell, Column, ResultTable, Row
 
 _NOTHING = "–"
-_BETWEEN = 3  # what a column takes beside its text: a blank on both sides and the divider
+_BETWEEN = 3  # characters of a column besides its text: a blank on both sides and the divider
 
 
 class _Shown:
-    """Blocks of as many columns as the terminal has room for, so that a narrow one or a log stays readable."""
+    """The table cut into blocks of columns that fit the terminal's width."""
 
     def __init__(self, table: ResultTable) -> None:
         self.table = table
@@ -51,12 +51,12 @@ class _Shown:
 
 
 def to_rich(table: ResultTable) -> RenderableType:
-    """Rows of up to three lines: the value, its difference to the baseline, the paper's number."""
+    """Each cell has up to three lines: the value, its difference to the baseline, the paper's number."""
     return _Shown(table)
 
 
 def to_markdown(table: ResultTable) -> str:
-    """A GitHub table with the same lines, and the notes as a list."""
+    """A GitHub table with the same cells, and the notes as a list."""
     header = ["point", "seeds", *(_header(table, column).replace("\n", "<br>") for column in table.named)]
     rows = [[_name(table, row), str(row.seeds), *map("<br>".join, _cells(row))] for row in table.rows]
     parts = [f"### {table.title}", _grid(header, rows)]
@@ -67,7 +67,7 @@ def to_markdown(table: ResultTable) -> str:
 
 
 def to_csv(table: ResultTable) -> str:
-    """A row a point; for each metric its mean, standard error, seeds, difference with interval and p-values, paper."""
+    """One line per row; for each metric its mean, error, seeds, difference with interval and p-values, paper's number."""
     kinds = ("", " se", " seeds", " diff", " diff_low", " diff_high", " p", " p_holm", " paper")
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
@@ -88,14 +88,14 @@ def _plain(number: float | None) -> str:
 
 
 def _cells(row: Row) -> list[list[str]]:
-    """The lines of each cell; a row without a number says why in its first one."""
+    """The lines of each cell. A row without any number gives the reason in its first cell."""
     if row.problem and not row.seeds:
         return [[row.problem], *([_NOTHING] for _ in row.cells[1:])]
     return [_lines(cell) for cell in row.cells]
 
 
 def _lines(cell: Cell) -> list[str]:
-    lines = [_number(cell.value.mean, cell.value.error if cell.value.seeds > 1 else cell.queries)]
+    lines = [_number(cell.value.mean, cell.shown_error)]
     if cell.difference is not None:
         lines.append(f"Δ {_number(cell.difference.mean, cell.difference.error, '+')}{'*' if cell.differs else ''}")
     if cell.paper is not None:
@@ -125,7 +125,7 @@ def _name(table: ResultTable, row: Row) -> str:
 
 
 def _apart(table: ResultTable) -> bool:
-    """Whether the paper's numbers need a table of their own: it has some, and no column of ours has a counterpart."""
+    """Whether the paper's numbers need a table of their own: no measured column has a counterpart in it."""
     if table.paper is None or not table.paper.has_numbers:
         return False
     return all(table.paper_column(column.metric) is None for column in table.named)
@@ -146,7 +146,7 @@ def _paper_rich(paper: PaperTable, table: ResultTable) -> Table:
 
 
 def _blocks(widths: list[int], room: int) -> list[list[int]]:
-    """Places of the columns, split where the next one would not fit."""
+    """The columns' indices, split into blocks that fit into `room` characters."""
     blocks: list[list[int]] = [[]]
     for place in range(len(widths)):
         if blocks[-1] and sum(widths[i] + _BETWEEN for i in (*blocks[-1], place)) > room:
@@ -160,7 +160,7 @@ def _width(text: str) -> int:
 
 
 def _width_of(lines: list[str]) -> int:
-    """The widest line of a cell; a reason may wrap."""
+    """The width of a cell's longest line; a longer reason wraps."""
     return max(min(len(line), 15) for line in lines)
 
 

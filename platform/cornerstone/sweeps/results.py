@@ -1,88 +1,95 @@
-"""What a sweep shows at its end: table, plot, files, and where everything lies."""
+"""The output of a sweep: table, plot and files, and where everything is stored."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from cornerstone.evaluation.judged import metric_name
 from cornerstone.evaluation.sets import EvaluationSet
 from cornerstone.sweeps.plot import plot
 from cornerstone.sweeps.points import Sweep
 from cornerstone.sweeps.rendering import to_csv, to_markdown, to_rich
 from cornerstone.sweeps.state import SweepState, TrialResult
-from cornerstone.sweeps.table import ResultTable
+from cornerstone.sweeps.table import Column, ResultTable
 from cornerstone.tracking.mlflow_records import Records
 from cornerstone.training.prepared import Prepared
 
-JUDGED = {
-    "retrieval": (("i2t_r1", "i→t R@1"), ("t2i_r1", "t→i R@1")),
-    "classification": (("top1", "top-1"),),
-    "lookalike": (
-        ("long_accuracy", "long text"),
-        ("short_accuracy", "short text"),
-        ("first_sentence_accuracy", "first sentence"),
-    ),
-}
 
+def columns_of(sets: Sequence[EvaluationSet], chosen_by: Sequence[str]) -> list[Column]:
+    """The columns of a row: the metrics that its tasks show, on all sets except those that choose something.
 
-def columns_of(sets: Sequence[EvaluationSet], chosen_by: str) -> list[tuple[str, str]]:
-    """The table's columns: what is judged on every set, but for the one that chooses checkpoints."""
-    validation = chosen_by.split("/")[1] if chosen_by.count("/") == 2 else ""
+    `chosen_by` are the metrics that choose a checkpoint or a candidate. Results on their sets are biased upwards.
+    """
+    choosing = {metric.split("/")[1] for metric in chosen_by if metric.count("/") == 2}
     return [
-        (f"eval/{judged.name}/{metric}", f"{judged.name} {label}")
+        Column(metric_name(judged.name, metric.name), f"{judged.name} {metric.label}", metric.unit)
         for judged in sets
-        if judged.name != validation
-        for metric, label in JUDGED[judged.task]
+        if judged.name not in choosing
+        for metric in judged.task.shown
     ]
 
 
 class Results:
-    """The results of a sweep, or of those of its points that were run."""
+    """The results of a sweep, or of those of its points that were run.
+
+    `prepared` gives each row's recipe and evaluation sets, in the order of the table. Columns and notes are collected
+    from all rows.
+    """
 
     def __init__(
-        self, experiment: str, state: SweepState, sweep: Sweep, prepared: Prepared, results: Sequence[TrialResult]
+        self,
+        experiment: str,
+        state: SweepState,
+        sweep: Sweep,
+        prepared: Mapping[str, Prepared],
+        results: Sequence[TrialResult],
+        *,
+        rows: Sequence[str] = (),
+        notes: Sequence[str] = (),
     ) -> None:
         self.experiment, self.state, self.results = experiment, state, results
-        recipe = prepared.recipe
-        queries = {f"eval/{s.name}/{m}": s.source.rows for s in prepared.sets for m, _ in JUDGED[s.task]}
+        self.paths: list[Path] = []
+        sets = list(dict.fromkeys(judged for ready in prepared.values() for judged in ready.sets))
+        chosen_by = [ready.recipe.evaluation.best for ready in prepared.values()]
+        chosen_by += [point.chosen_by for point in sweep.points if point.name in prepared]
+        columns = columns_of(sets, chosen_by) or columns_of(sets, ())  # a biased number is better than no number
+        own_notes = [note for ready in prepared.values() for note in self._notes(ready)]
         self.table = ResultTable(
-            title=f"{experiment}: {recipe.name}, {recipe.optimization.steps:,} steps × {recipe.optimization.batch_size:,}",
+            title=f"{experiment}: {_title(list(prepared.values()))}",
             records=results,
-            columns=columns_of(prepared.sets, recipe.evaluation.best),
+            columns=list(dict.fromkeys(columns)),
             baseline=sweep.baseline,
             paper=sweep.paper,
-            points=[point.name for point in sweep.points if point.name in {r.point for r in results}],
-            queries=queries,
-            notes=[*sweep.notes, *self._notes(prepared)],
+            points=rows or list(prepared),
+            baselines=_baselines(sweep),
+            notes=list(dict.fromkeys([*sweep.notes, *notes, *own_notes])),
         )
 
-    def _notes(self, prepared: Prepared) -> list[str]:
-        recipe, notes = prepared.recipe, []
+    def _notes(self, prepared: Prepared) -> Iterator[str]:
+        recipe = prepared.recipe
         if recipe.verdicts:
             command = f"python experiments/{self.experiment}.py --preset {recipe.verdicts} --seeds 8"
-            notes.append(
-                f"This table shows the path, not the trend: {recipe.optimization.steps:,} steps are too few for a verdict on "
-                f"any row. For verdicts run: {command}"
+            yield (
+                f"This table shows that everything runs, not the trend: {recipe.optimization.steps:,} steps are too few to "
+                f"draw conclusions from any row. For conclusions run: {command}"
             )
-        if prepared.features:
-            notes.append("Stored features: every image was seen through one fixed crop, never a random one.")
-        pools = sorted({s.pool for s in prepared.sets if s.task == "retrieval" and s.pool})
-        if pools:
-            sizes = ", ".join(f"{pool:,}" for pool in pools)
-            notes.append(f"Retrieval in pools of {sizes} images: R@1 by chance is {100 / pools[-1]:g} %.")
-        return notes
+        if prepared.stored_features:
+            yield "Stored features: every image was seen through one fixed crop, not through random crops."
+        for judged in prepared.sets:
+            yield from judged.task.notes(judged)
 
     def show(self, console: Console) -> None:
-        """Print the table; in a log it is given the room that it needs."""
+        """Print the table; in a log it is at least 200 characters wide."""
         wide = console if console.is_terminal else Console(width=max(200, console.width), soft_wrap=True)
         wide.print()
         wide.print(to_rich(self.table))
 
     def write(self) -> list[Path]:
-        """Table as Markdown and CSV, plot as PNG; the files' local paths."""
+        """Write the table as Markdown and CSV and the plot as PNG; returns the local paths."""
         folder = (
             Path(self.state.folder.uri) if self.state.folder.is_local else Path.cwd() / "cornerstone" / self.state.sweep
         )
@@ -90,17 +97,16 @@ class Results:
         markdown, csv = folder / "table.md", folder / "table.csv"
         markdown.write_text(to_markdown(self.table))
         csv.write_text(to_csv(self.table))
-        paths = [markdown, csv]
+        self.paths = [markdown, csv]
         if any(result.finished for result in self.results):
-            paths.append(plot(self.table, folder / "plot.png"))
+            self.paths.append(plot(self.table, folder / "plot.png"))
         if not self.state.folder.is_local:
-            for path in paths:
+            for path in self.paths:
                 self.state.folder.join(path.name).write_bytes(path.read_bytes())
-        self.paths = paths
-        return paths
+        return self.paths
 
     def say_where(self, console: Console, records: Records) -> None:
-        """Where table, plot, models and the MLflow UI are, and the command that opens them."""
+        """Print the paths of table, plot and a model, and how to open MLflow."""
         rows = [("table", str(path)) for path in self.paths if path.suffix in (".md", ".csv")]
         rows += [("plot", str(path)) for path in self.paths if path.suffix == ".png"]
         model = next((r.model for r in self.results if r.model), "")
@@ -120,3 +126,20 @@ class Results:
         console.print()
         for name, text in rows:
             console.print(f"{name:>9}: {text}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _title(prepared: Sequence[Prepared]) -> str:
+    """The rows' presets, steps and batch sizes, each combination once."""
+    recipes = [ready.recipe for ready in prepared]
+    parts = [f"{r.name}, {r.optimization.steps:,} steps × {r.optimization.batch_size:,}" for r in recipes]
+    return "; ".join(dict.fromkeys(parts))
+
+
+def _baselines(sweep: Sweep) -> dict[str, str]:
+    """For each follow-up's row the same follow-up of the baseline, which it is compared with."""
+    baseline = next(point for point in sweep.points if point.name == sweep.baseline)
+    return {
+        point.follow_up_row(follow_up.name): baseline.follow_up_row(follow_up.name)
+        for point in sweep.points
+        for follow_up in point.follow_ups
+    }

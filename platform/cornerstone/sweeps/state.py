@@ -1,7 +1,7 @@
-"""What a sweep leaves on disk: which trials it has, and the result of each as soon as it is there.
+"""A sweep's files: which trials it has, which candidates it chose, and the result of each trial as soon as it ends.
 
-A continued sweep reads this, keeps what is finished, and launches the rest under the same identities: a trial that was
-interrupted goes on from its last checkpoint.
+A sweep that is continued reads them, keeps the finished trials, and starts the others under the same identities, so that
+an interrupted trial resumes from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,10 +17,12 @@ from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError, did_you_mean
 from cornerstone.runtime.home import home
 
+STOPPED = "stopped before it had a result"
+
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial: a point at a seed, its run's UUID, and what identifies its numbers."""
+    """One trial: its row's name, the seed's number, its run's UUID, and the hashes that identify its numbers."""
 
     point: str
     seed: int
@@ -31,7 +33,7 @@ class TrialRecord:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What became of a trial. `error` is empty where it finished."""
+    """How a trial ended. `error` is empty if it finished. Files of older versions have no `queries`."""
 
     point: str
     seed: int
@@ -43,21 +45,28 @@ class TrialResult:
     seconds: float = 0.0
     error: str = ""
     unsent: int = 0
+    queries: dict[str, int] = field(default_factory=dict)
+    """The number of queries that each metric was measured on."""
 
     @property
     def finished(self) -> bool:
-        """Whether it has its numbers."""
+        """Whether it has its metrics."""
         return not self.error
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it neither finished nor failed by itself: it was interrupted, or its process was killed."""
+        return self.error == STOPPED
 
 
 def new_sweep_id() -> str:
-    """A name that sorts by time and that nobody else has: 20260131-142501-3f9a."""
+    """A unique name that sorts by time: 20260131-142501-3f9a."""
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
 
 
 @dataclass(frozen=True)
 class SweepState:
-    """The sweep's folder under the home."""
+    """The sweep's folder under `CORNERSTONE_HOME`."""
 
     sweep: str
     folder: Location
@@ -67,28 +76,35 @@ class SweepState:
         """The state of a sweep by its name."""
         return SweepState(sweep, home().join("sweeps", sweep))
 
-    def write(self, experiment: str, trials: Sequence[TrialRecord]) -> None:
-        """Record which trials there are, before the first one starts."""
-        described = {"experiment": experiment, "trials": [asdict(t) for t in trials]}
+    def write(self, experiment: str, trials: Sequence[TrialRecord], choices: Mapping[str, str] | None = None) -> None:
+        """Record the trials before they start, and the chosen candidate of each point that has chosen one."""
+        described = {"experiment": experiment, "trials": [asdict(t) for t in trials], "choices": dict(choices or {})}
         self.folder.join("sweep.json").write_text(json.dumps(described, indent=1) + "\n")
 
     def read(self, experiment: str) -> list[TrialRecord]:
-        """The trials of an earlier start; CornerstoneError where there was none, or of another experiment."""
+        """The trials of an earlier start; CornerstoneError if there was none, or if it ran another experiment."""
+        return [TrialRecord(**trial) for trial in self._described(experiment)["trials"]]
+
+    def choices(self, experiment: str) -> dict[str, str]:
+        """The candidates that an earlier start chose, by point."""
+        return dict(self._described(experiment).get("choices", {}))
+
+    def _described(self, experiment: str) -> dict[str, Any]:
         path = self.folder.join("sweep.json")
         if not path.exists():
             known = home().join("sweeps").list()
-            hint = did_you_mean(self.sweep, known) if known else ". There is none yet."
+            hint = did_you_mean(self.sweep, known) if known else ". There are no sweeps yet."
             raise CornerstoneError(f"No sweep {self.sweep!r} under {home().join('sweeps')}{hint}")
         described: dict[str, Any] = json.loads(path.read_text())
         if described["experiment"] != experiment:
-            raise CornerstoneError(f"Sweep {self.sweep} is of {described['experiment']!r}, not of {experiment!r}.")
-        return [TrialRecord(**trial) for trial in described["trials"]]
+            raise CornerstoneError(f"Sweep {self.sweep} belongs to {described['experiment']!r}, not to {experiment!r}.")
+        return described
 
     def save(self, result: TrialResult) -> None:
-        """Keep a trial's result."""
+        """Write a trial's result."""
         self.folder.join("trials", f"{result.run}.json").write_text(json.dumps(asdict(result), indent=1) + "\n")
 
     def result(self, run: str) -> TrialResult | None:
-        """The result of a trial, where it has one."""
+        """The result of a trial, if it has one."""
         path = self.folder.join("trials", f"{run}.json")
         return TrialResult(**json.loads(path.read_text())) if path.exists() else None

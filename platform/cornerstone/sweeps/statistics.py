@@ -1,4 +1,4 @@
-"""What a few seeds allow to say: means with their errors, paired differences, and how small an effect could be seen."""
+"""Statistics over a few seeds: means with errors, paired differences, and the smallest effect that can be detected."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """A point minus the baseline over the seeds that both have.
+    """A point minus the baseline, over the seeds that both have.
 
-    `low` and `high` bound the 95 % t-interval of the mean, `p` is the two-sided paired t-test's, `deviation` the
-    standard deviation of the differences; all are NaN with fewer than two seeds.
+    `low` and `high` bound the 95 % t-interval of the mean, `p` is the p-value of the two-sided paired t-test, and
+    `deviation` is the standard deviation of the differences. All four, and `error`, are NaN with fewer than two seeds.
     """
 
     mean: float
@@ -50,26 +50,26 @@ def estimate(values: Sequence[float]) -> Estimate:
 def paired_difference(
     point: Mapping[int, float], baseline: Mapping[int, float], confidence: float = 0.95
 ) -> PairedDifference:
-    """Compare two points by seed: runs of one seed share initialisation, batches and draws, whose luck cancels."""
+    """Compare two points seed by seed. Runs of one seed share initialisation, batches and draws, whose effect cancels."""
     common = sorted(point.keys() & baseline.keys())
-    differences = np.array([point[seed] - baseline[seed] for seed in common], dtype=float)
-    n = len(differences)
+    ours = np.array([point[seed] for seed in common], dtype=float)
+    theirs = np.array([baseline[seed] for seed in common], dtype=float)
+    differences, n = ours - theirs, len(common)
     mean = float(differences.mean()) if n else NAN
     if n < 2:
         return PairedDifference(mean, NAN, NAN, NAN, NAN, NAN, n)
     deviation = float(differences.std(ddof=1))
     error = deviation / math.sqrt(n)
-    reach = float(stats.t.ppf(0.5 + confidence / 2, n - 1)) * error
-    if error > 0:
-        p = float(2 * stats.t.sf(abs(mean) / error, n - 1))
-    else:
-        p = 1.0 if mean == 0 else 0.0
-    return PairedDifference(mean, error, mean - reach, mean + reach, p, deviation, n)
+    if error == 0:  # the test's statistic is 0/0 or infinite
+        return PairedDifference(mean, error, mean, mean, 1.0 if mean == 0 else 0.0, deviation, n)
+    test = stats.ttest_rel(ours, theirs)
+    interval = test.confidence_interval(confidence)
+    return PairedDifference(mean, error, float(interval.low), float(interval.high), float(test.pvalue), deviation, n)
 
 
 @functools.cache
 def smallest_detectable(seeds: int, power: float = 0.8, level: float = 0.05) -> float:
-    """The smallest effect that a two-sided paired t-test over `seeds` finds with that power, in SD of the differences.
+    """The smallest effect that a two-sided paired t-test over `seeds` detects with that power, in SD of the differences.
 
     NaN with fewer than two seeds.
     """
@@ -78,7 +78,8 @@ def smallest_detectable(seeds: int, power: float = 0.8, level: float = 0.05) -> 
     df = seeds - 1
     critical = float(stats.t.ppf(1 - level / 2, df))
 
-    spread = stats.chi2.ppf((np.arange(4000) + 0.5) / 4000, df)  # averaged over: the library's noncentral t gives NaN
+    # The average over the chi-squared distribution of the variance: scipy's noncentral t gives NaN for some arguments.
+    spread = stats.chi2.ppf((np.arange(4000) + 0.5) / 4000, df)
     reach = critical * np.sqrt(spread / df)
 
     def missing(effect: float) -> float:
@@ -89,13 +90,13 @@ def smallest_detectable(seeds: int, power: float = 0.8, level: float = 0.05) -> 
 
 
 def query_error(percentage: float, queries: int) -> float:
-    """The binomial standard error of a share of queries, both in percent: all that one seed can say about its noise."""
+    """The binomial standard error of a share of queries, both in percent; the only error that one seed can give."""
     share = percentage / 100
     return 100 * math.sqrt(max(share * (1 - share), 0.0) / queries) if queries > 0 else NAN
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Holm's adjusted p-values of a family of comparisons; those that are NaN stay so and are not counted."""
+    """Holm's adjusted p-values of a family of comparisons; p-values that are NaN stay NaN and are not counted."""
     known = sorted((p, name) for name, p in p_values.items() if not math.isnan(p))
     adjusted = {name: p for name, p in p_values.items() if math.isnan(p)}
     largest = 0.0

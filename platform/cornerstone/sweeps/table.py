@@ -1,4 +1,4 @@
-"""The table of a sweep: means over seeds, paired differences to the baseline, and the paper's numbers beside them."""
+"""The table of a sweep: means over seeds, paired differences to the baseline, and the paper's numbers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from cornerstone.sweeps.paper_table import PaperTable
 from cornerstone.sweeps.statistics import (
@@ -22,12 +22,12 @@ from cornerstone.sweeps.statistics import (
 LEVEL = 0.05
 
 
-class Trial(Protocol):
-    """What the table reads of a trial: its place in the sweep, and its numbers or its error."""
+class TrialNumbers(Protocol):
+    """What the table reads of a trial: its row, its seed, and its metrics or its error."""
 
     @property
     def point(self) -> str:
-        """The point's name."""
+        """The name of the row."""
 
     @property
     def seed(self) -> int:
@@ -35,51 +35,50 @@ class Trial(Protocol):
 
     @property
     def metrics(self) -> Mapping[str, float]:
-        """`eval/<set>/<metric>` in percent."""
+        """`eval/<set>/<metric>`."""
+
+    @property
+    def queries(self) -> Mapping[str, int]:
+        """The number of queries that a metric was measured on; empty if it is not known."""
 
     @property
     def error(self) -> str:
-        """Why it has no numbers; empty where it has."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """A plain `Trial`; `error` is empty where it finished."""
-
-    point: str
-    seed: int
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    error: str = ""
-    extra: Mapping[str, Any] = field(default_factory=dict)
+        """Why it has no metrics; empty if it finished."""
 
 
 class Column(NamedTuple):
-    """A metric (`eval/dci/i2t_r1`) and the label that readers see."""
+    """A metric (`eval/dci/i2t_r1`), its label in the table, and its unit."""
 
     metric: str
     label: str
+    unit: str = "%"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One point's metric. `adjusted` is the difference's p-value after Holm, `paper` the printed number."""
+    """One row's metric. `adjusted` is the difference's p-value after Holm's correction, `paper` the printed number."""
 
     value: Estimate
     difference: PairedDifference | None = None
     adjusted: float = math.nan
     paper: float | None = None
-    queries: float = math.nan
-    """Binomial error of a single seed, where the number of queries is known."""
+    binomial: float = math.nan
+    """Binomial error of the queries if there is a single seed and the number of queries is known."""
+
+    @property
+    def shown_error(self) -> float:
+        """The standard error over seeds; with one seed the binomial error."""
+        return self.value.error if self.value.seeds > 1 else self.binomial
 
     @property
     def differs(self) -> bool:
-        """Whether the difference to the baseline holds against its family."""
+        """Whether the difference to the baseline is significant within its family."""
         return self.adjusted < LEVEL
 
 
 @dataclass(frozen=True)
 class Row:
-    """One point; `problem` says what is missing."""
+    """One row of the table; `problem` says what is missing."""
 
     point: str
     seeds: int
@@ -89,20 +88,21 @@ class Row:
 
 @dataclass(frozen=True)
 class ResultTable:
-    """A sweep's results, ready to be shown.
+    """A sweep's results as rows and columns.
 
-    `columns` are (metric, label) pairs, the first of them the primary metric; values are percentages. `points` fixes
-    the rows' order and names those that should be there; without it they come as the records do. `queries` gives how
-    many queries a metric was measured on: with a single seed its binomial error is shown. `notes` are printed below.
+    `columns` are (metric, label[, unit]); the first one is the primary metric. A row without a column's metric has an
+    empty cell. `points` gives the order of the rows and names those that are expected; without it they are in the order
+    of the records. Each row is compared with `baseline`, or with the row that `baselines` names for it. `notes` are
+    printed below the table.
     """
 
     title: str
-    records: Sequence[Trial]
-    columns: Sequence[tuple[str, str]]
+    records: Sequence[TrialNumbers]
+    columns: Sequence[tuple[str, ...]]
     baseline: str = ""
     paper: PaperTable | None = None
     points: Sequence[str] = ()
-    queries: Mapping[str, int] = field(default_factory=dict)
+    baselines: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
     @cached_property
@@ -112,12 +112,12 @@ class ResultTable:
 
     @cached_property
     def seeds(self) -> int:
-        """The most seeds that any point has finished."""
+        """The largest number of seeds that a row has finished."""
         return max((row.seeds for row in self.rows), default=0)
 
     @cached_property
     def rows(self) -> list[Row]:
-        """Every point's row, failed and missing ones too."""
+        """All rows, including those that failed or were not run."""
         names = list(dict.fromkeys([*self.points, *(record.point for record in self.records)]))
         differences = {(name, column): self._difference(name, column) for name in names for column in self.named}
         adjusted = self._adjusted(differences)
@@ -133,9 +133,9 @@ class ResultTable:
 
     @cached_property
     def detectable(self) -> list[float]:
-        """For each column the smallest difference to the baseline that this many seeds show with 80 % power at 5 %.
+        """For each column the smallest difference to the baseline that is detected with 80 % power at the 5 % level.
 
-        From the deviations of all points' paired differences, pooled; NaN with fewer than two common seeds.
+        Uses the pooled deviation of all rows' paired differences; NaN with fewer than two common seeds.
         """
         found = []
         for place in range(len(self.named)):
@@ -148,21 +148,29 @@ class ResultTable:
 
     @cached_property
     def footer(self) -> list[str]:
-        """What a reader must know: how sure the numbers are, what the paper's are, and the sweep's own notes."""
+        """The lines below the table: the notes, how the errors are computed, problems, and the paper's notes."""
         lines = list(self.notes)
         if self.seeds == 1:
-            errors = " ± is the queries' binomial error." if self.queries else ""
-            lines.append(f"One seed: no error over seeds, no verdict on any difference.{errors} Use --seeds 5 or more.")
+            errors = " ± is the binomial error of the queries." if self.has_queries else ""
+            lines.append(
+                f"One seed: no error over seeds, so no difference can be called significant.{errors} Use --seeds 5 or more."
+            )
         elif self.seeds > 1:
-            lines.append(f"Mean ± standard error over up to {self.seeds} seeds, in %.")
+            units = "/".join(dict.fromkeys(column.unit for column in self.named))
+            lines.append(f"Mean ± standard error over up to {self.seeds} seeds, in {units}.")
             lines += self._about_differences()
         for row in self.rows:
             if row.problem:
                 lines.append(f"{row.point!r}: {row.problem}.")
         return lines + self._about_paper()
 
+    @property
+    def has_queries(self) -> bool:
+        """Whether any record says how many queries it was measured on."""
+        return any(record.queries for record in self.records)
+
     def paper_column(self, metric: str) -> str | None:
-        """The paper's column beside a metric of ours."""
+        """The paper's column for a measured metric."""
         return self.paper.column(metric) if self.paper is not None else None
 
     def _values(self, point: str, metric: str) -> dict[int, float]:
@@ -171,15 +179,16 @@ class ResultTable:
         return {seed: value for seed, value in found.items() if not math.isnan(value)}
 
     def _difference(self, point: str, column: Column) -> PairedDifference | None:
-        if not self.baseline or point == self.baseline:
+        baseline = self.baselines.get(point, self.baseline)
+        if not baseline or point == baseline:
             return None
-        found = paired_difference(self._values(point, column.metric), self._values(self.baseline, column.metric))
+        found = paired_difference(self._values(point, column.metric), self._values(baseline, column.metric))
         return found if found.seeds > 1 else None
 
     def _adjusted(
         self, differences: Mapping[tuple[str, Column], PairedDifference | None]
     ) -> dict[tuple[str, Column], float]:
-        """Holm within two families: the primary column, and all others together."""
+        """Holm's correction within two families: the primary column, and all other columns together."""
         keys = {f"{i}": key for i, key in enumerate(differences)}
         result = dict.fromkeys(differences, math.nan)
         for primary in (True, False):
@@ -192,20 +201,27 @@ class ResultTable:
         value = estimate(list(self._values(point, column.metric).values()))
         printed = self.paper_column(column.metric)
         paper = self.paper.value(point, printed) if self.paper is not None and printed is not None else None
-        queries = self.queries.get(column.metric, 0)
-        error = query_error(value.mean, queries) if value.seeds == 1 and queries else math.nan
-        return Cell(value, difference, adjusted, paper, error)
+        return Cell(value, difference, adjusted, paper, self._binomial(point, column, value))
+
+    def _binomial(self, point: str, column: Column, value: Estimate) -> float:
+        if value.seeds != 1:
+            return math.nan
+        (seed,) = self._values(point, column.metric)
+        (record,) = (r for r in self.records if (r.point, r.seed) == (point, seed) and not r.error)
+        queries = record.queries.get(column.metric, 0)
+        return query_error(value.mean, queries) if queries else math.nan
 
     def _about_differences(self) -> list[str]:
         if not self.baseline:
             return []
+        follow_ups = f" (follow-ups: to the same follow-up of {self.baseline!r})" if self.baselines else ""
         lines = [
-            f"Δ: difference to {self.baseline!r}, paired over seeds. *: Holm-adjusted p < {LEVEL}, the first column "
-            f"(the primary metric) by itself, the others as one family."
+            f"Δ: difference to {self.baseline!r}{follow_ups}, paired over seeds. *: Holm-adjusted p < {LEVEL}; the first "
+            f"column (the primary metric) is one family, all other columns are another."
         ]
         known = [f"{c.label} {d:.2f}" for c, d in zip(self.named, self.detectable, strict=True) if not math.isnan(d)]
         if known:
-            lines.append(f"Smallest difference seen with 80 % power at 5 %: {', '.join(known)}.")
+            lines.append(f"Smallest difference that is detected with 80 % power at the 5 % level: {', '.join(known)}.")
         return lines
 
     def _about_paper(self) -> list[str]:
@@ -219,6 +235,6 @@ class ResultTable:
 
 
 def _short(reason: str) -> str:
-    """The first line of a reason, short enough for a table."""
+    """The first line of a reason, cut to a length that fits in a table."""
     line = reason.strip().partition("\n")[0]
     return line if len(line) <= 120 else line[:117] + "..."

@@ -1,0 +1,220 @@
+"""One start of a sweep: prepare its trials, run them as the schedule allows, show the table."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from cornerstone.errors import CornerstoneError, did_you_mean
+from cornerstone.evaluation.sets import metric_names
+from cornerstone.recipes.options import again_with
+from cornerstone.recipes.placement import Placement
+from cornerstone.runtime import cluster
+from cornerstone.sweeps import driver
+from cornerstone.sweeps.points import Point, Sweep
+from cornerstone.sweeps.results import Results
+from cornerstone.sweeps.schedule import Planned, Schedule
+from cornerstone.sweeps.state import STOPPED, SweepState, TrialRecord, TrialResult, new_sweep_id
+from cornerstone.tracking.mlflow_records import Records
+from cornerstone.training.job import Identity, Job
+from cornerstone.training.mlflow_run import git_commit
+from cornerstone.training.prepare import Preparer
+from cornerstone.training.prepared import Prepared
+
+if TYPE_CHECKING:
+    from cornerstone.sweeps.main import ExperimentOptions
+
+Round = list[tuple[Planned, driver.Trial]]
+"""Trials that can run at the same time."""
+
+
+class SweepRun:
+    """A sweep that is started or continued."""
+
+    def __init__(
+        self,
+        name: str,
+        sweep: Sweep,
+        points: Sequence[Point],
+        options: ExperimentOptions,
+        placement: Placement,
+        console: Console,
+    ) -> None:
+        self.name, self.sweep, self.points, self.options = name, sweep, points, options
+        self.placement, self.console = placement, console
+        self.say = partial(console.print, markup=False, highlight=False)  # names and paths may hold brackets
+        self.state = SweepState.of(options.continue_ or new_sweep_id())
+        self.preparer = Preparer(self.say)
+        self.prepared: dict[str, Prepared] = {}
+        """What was prepared for each row and each candidate."""
+        self.known: dict[tuple[str, int], TrialRecord] = {}
+        """Trials of an earlier start that this one has not taken up yet."""
+        self.records: list[TrialRecord] = []
+
+    def run(self) -> None:
+        """Prepare, run, show. If it is interrupted, it says how to continue."""
+        with cluster.connect(self.say):
+            cluster.require(self.placement, self.say)
+            first = self._start()
+            self.say(self._headline())
+            with cluster.stoppable(f"Finished trials are kept; continue with:\n  {self._command()}", self.say):
+                self._run_rounds(first)
+
+    def _start(self) -> Round:
+        """The trials that can run at once. All are prepared before the first one starts, so that mistakes show early."""
+        choices: dict[str, str] = {}
+        if self.options.continue_:
+            self.known = {(t.point, t.seed): t for t in self.state.read(self.name)}
+            choices = self.state.choices(self.name)
+        names = {point.name for point in self.points}
+        self.other_choices = {point: choice for point, choice in choices.items() if point not in names}
+        own = {point: choice for point, choice in choices.items() if point in names}
+        self.schedule = Schedule(self.points, self.options.seeds, own)
+        first = [(planned, self._trial(planned)) for planned in self.schedule.ready()]
+        self._write()
+        return first
+
+    def _run_rounds(self, trials: Round) -> None:
+        records = Records(self.name, say=self.say)
+        parent = self._parent(records, trials[0][1].job.prepared)
+        try:
+            while trials:
+                self._run_round(trials, records, parent)
+                trials = self._next_round()
+        except KeyboardInterrupt:
+            records.finish(parent, "KILLED")
+            raise
+        except Exception:
+            records.finish(parent, "FAILED")
+            raise
+        self._show(records, parent)
+
+    def _run_round(self, trials: Round, records: Records, parent: str | None) -> None:
+        to_run = []
+        for planned, trial in trials:
+            if self.schedule.is_superseded(planned):
+                run = trial.job.identity.run
+                lost = self.state.result(run) or TrialResult(planned.row, planned.seed, run, error=STOPPED)
+                self.schedule.add(planned, lost)
+            else:
+                to_run.append((planned, trial))
+        results = driver.run_trials(
+            [trial for _, trial in to_run], self.state, records, parent, self.placement, self.console
+        )
+        for (planned, _), result in zip(to_run, results, strict=True):
+            self.schedule.add(planned, result)
+
+    def _next_round(self) -> Round:
+        """The trials that the finished ones made ready. One that cannot be prepared fails and does not stop the others."""
+        found: Round = []
+        while not found and (ready := self.schedule.ready()):
+            for planned in ready:
+                try:
+                    found.append((planned, self._trial(planned)))
+                except CornerstoneError as error:
+                    self.schedule.add(planned, TrialResult(planned.row, planned.seed, "", error=str(error)))
+        self._write()  # the choices too: a continued sweep must not choose again
+        if found:
+            self.say(f"sweep {self.state.sweep}: {len(found)} more trials, for which others had to end first")
+        return found
+
+    def _trial(self, planned: Planned) -> driver.Trial:
+        """The trial with its identity: a new one, or that of the sweep that is continued."""
+        ready = self.preparer.prepare(planned.recipe)
+        self.prepared.setdefault(planned.row, ready)
+        valid = metric_names(ready.sets)
+        if planned.candidate and planned.point.chosen_by not in valid:
+            raise CornerstoneError(
+                f"Point {planned.point.name!r} chooses a candidate by {planned.point.chosen_by!r}, which is not measured"
+                f"{did_you_mean(planned.point.chosen_by, valid) if valid else ': there is no evaluation set.'}"
+            )
+        before = self.known.get(planned.key)
+        if before and (before.recipe_hash, before.eval_hash) != (ready.recipe_hash, ready.eval_hash):
+            raise CornerstoneError(
+                f"Sweep {self.state.sweep} ran {planned.row!r} with another recipe (hash {before.recipe_hash}, now "
+                f"{ready.recipe_hash}): give the same options as then, or start a new sweep without --continue."
+            )
+        self.known.pop(planned.key, None)
+        run = before.run if before else uuid.uuid4().hex
+        self.records.append(TrialRecord(planned.row, planned.seed, run, ready.recipe_hash, ready.eval_hash))
+        return driver.Trial(planned.row, planned.seed, Job(ready, self.placement, Identity(run=run)))
+
+    def _write(self) -> None:
+        # Trials and choices of points that --only leaves out stay in the sweep.
+        choices = {**self.other_choices, **self.schedule.choices}
+        self.state.write(self.name, [*self.records, *self.known.values()], choices)
+
+    def _parent(self, records: Records, prepared: Prepared) -> str | None:
+        """The sweep's own MLflow run. A continued sweep has one, whose params cannot be changed."""
+        parent = records.find("cornerstone.parent_of", self.state.sweep)
+        if parent is not None:
+            return parent
+        tags = {
+            "cornerstone.sweep": self.state.sweep,
+            "cornerstone.git_commit": git_commit(),
+            "cornerstone.parent": "true",
+            "cornerstone.parent_of": self.state.sweep,
+        }
+        parent = records.start(f"{self.name} {self.state.sweep}", tags)
+        points = [point.name for point in self.points]
+        records.describe(
+            parent,
+            params={"preset": self.options.preset, "points": points, "seeds": self.options.seeds},
+            recipe=prepared.recipe.as_dict(),
+            data=prepared.described(),
+        )
+        return parent
+
+    def _show(self, records: Records, parent: str | None) -> None:
+        results, rows = self.schedule.results(), self.schedule.rows
+        described = {row: ready for row in rows if (ready := self._prepared_for(row)) is not None}
+        shown = Results(self.name, self.state, self.sweep, described, results, rows=rows, notes=self.schedule.notes())
+        shown.show(self.console)
+        for path in shown.write():
+            records.artifact(parent, path)
+        self._tag_chosen(records)
+        complete = len(results) == len(rows) * self.options.seeds and all(result.finished for result in results)
+        records.finish(parent, "FINISHED" if complete else "FAILED")
+        shown.say_where(self.console, records)
+        if not complete:
+            self.say(f"Run what is missing with:\n  {self._command()}")
+            raise SystemExit(1)
+
+    def _prepared_for(self, row: str) -> Prepared | None:
+        """What was prepared for a row; for a point with candidates that of the chosen one, or of the first one."""
+        point = next((point for point in self.points if point.name == row), None)
+        if point is None or not point.candidates:
+            return self.prepared.get(row)
+        return self.prepared.get(point.candidate_row(self.schedule.choices.get(row, point.candidates[0].name)))
+
+    def _tag_chosen(self, records: Records) -> None:
+        """In MLflow, a chosen candidate's run is a run of its point."""
+        runs = {result.point: result.run for result in self.schedule.results() if result.seed == 0}
+        for point, candidate in self.schedule.choices.items():
+            if run := runs.get(point):
+                tags = {"cornerstone.point": point, "cornerstone.candidate": candidate}
+                records.tag(records.find("cornerstone.run", run), tags)
+
+    def _headline(self) -> str:
+        optimizations = [point.recipe.optimization for point in self.points]
+        sizes = list(dict.fromkeys(f"{o.steps:,} steps × {o.batch_size:,} rows" for o in optimizations))
+        more = sum(max(len(point.candidates) - 1, 0) for point in self.points)
+        follow_ups = sum(len(point.follow_ups) for point in self.points) * self.options.seeds
+        terms = [
+            f"{len(self.points)} points × {self.options.seeds} seeds",
+            *([f"{more} more candidates"] if more else []),
+            *([f"{follow_ups} follow-ups"] if follow_ups else []),
+        ]
+        return (
+            f"sweep {self.state.sweep}: {self.schedule.trials} trials = {' + '.join(terms)}, {' or '.join(sizes)} each, "
+            f"{self.placement.workers} workers a trial"
+        )
+
+    def _command(self) -> str:
+        """The command that continues this sweep, as it would be typed."""
+        return again_with(sys.argv, "--continue", self.state.sweep)
