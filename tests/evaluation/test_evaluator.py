@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from cornerstone.data.batches import EvaluationBatch
-from cornerstone.data.pairs.samples import Draws, Pictures, Texts
+from sources import pair_source, texts_of
 
 from cornerstone.data.images import Transform
 from cornerstone.data.layout import Layout, StreamSpec
-from cornerstone.data.plan import Part, Plan
+from cornerstone.data.pairs.batch import EvaluationBatch
+from cornerstone.data.pairs.image_input import DecodedImages
+from cornerstone.data.plan import Plan
 from cornerstone.data.records import Caption
 from cornerstone.data.stream import Stream
 from cornerstone.errors import CornerstoneError
@@ -20,6 +21,7 @@ from cornerstone.evaluation.judged import metrics_of, per_query_table, queries_o
 from cornerstone.evaluation.sets import open_sets
 from cornerstone.evaluation.tasks.classification import class_features
 from cornerstone.models.lotlip import Lotlip
+from cornerstone.models.method import Inputs
 from cornerstone.recipes import CornerText, LotlipConfig
 
 SIZE, WIDTH = 8, 12
@@ -65,21 +67,18 @@ def sets(tmp_path_factory, small_data, wordpiece):
 @pytest.fixture(scope="module")
 def layout(sets, wordpiece):
     """A run of one step that is evaluated."""
-    spec = StreamSpec(
-        data=(sets[0].source.data,),
-        plan=Plan((Part(((4,) * 5 + (3,),)),), 4, seed=0),
-        draws=Draws(0, 2),
-        pictures=Pictures(Transform(SIZE)),
-        texts=Texts(wordpiece.read_text(), 32, corners=2),
-        steps=1,
-        evaluations=tuple(s.source for s in sets),
-    )
-    return Layout(spec, 1)
+    train = pair_source(sets[0].folder, wordpiece.read_text(), Transform(SIZE))
+    return Layout(StreamSpec(train, Plan(train.parts, 4, seed=0), 1, sources(sets, train)), 1)
+
+
+def sources(sets, train):
+    """The sets as the model of `train` reads them."""
+    return tuple(one.source(DecodedImages(Transform(SIZE)), train.texts) for one in sets)
 
 
 def batches(layout, worker):
     stream = Stream.local(layout, worker, 0)
-    stream.training(0)
+    stream.batch(0)
     return list(stream.evaluation(0))
 
 
@@ -94,7 +93,7 @@ def evaluated(layout, sets, workers):
 
 def results(layout, sets, workers):
     """The results on the first of several workers, with the features of the others gathered."""
-    layout, tokenizer = replace(layout, workers=workers), layout.spec.texts.build()
+    layout, tokenizer = replace(layout, workers=workers), layout.spec.train.texts.open()
 
     def catch(seen):
         raise Caught(seen)
@@ -125,14 +124,14 @@ def test_metrics_do_not_depend_on_how_rows_are_spread(layout, sets, workers):
 @pytest.fixture(scope="module")
 def truth(sets, small_data, layout):
     """Features of the usable photos and of all their texts, by hand."""
-    model, tokenizer = Encoder(), layout.spec.texts.build()
+    model, tokenizer = Encoder(), layout.spec.train.texts.open()
     kept = [i for i in range(23) if i != 9]
     pixels = [Transform(SIZE, train=False)(small_data.picture(i)) for i in kept]
     texts = [(owner, f"raw {i * (k != 1)}") for owner, i in enumerate(kept) for k in range(1 + i % 3)]
 
     def encode(texts):
         return torch.cat(
-            [model.encode_text(torch.tensor([ids]), torch.tensor([len(ids)])) for ids in tokenizer.encode(texts)]
+            [model.encode_text(torch.tensor([ids]), torch.tensor([len(ids)])) for ids in tokenizer.encode_texts(texts)]
         )
 
     images = model.encode_image(torch.stack([torch.from_numpy(p) for p in pixels]))
@@ -199,7 +198,7 @@ def test_a_set_without_a_usable_row_or_text_is_named(layout, sets, tmp_path, sma
             tmp_path / name, (small_data.pair(i, **changes) for i in range(3)), tasks=("retrieval",)
         )
         named = open_sets((folder,))
-        spec = replace(layout.spec, evaluations=tuple(s.source for s in named))
+        spec = replace(layout.spec, evaluations=sources(named, layout.spec.train))
         return evaluated(replace(layout, spec=spec), named, 1)
 
     with pytest.raises(CornerstoneError, match="'corrupt' has no usable row"):
@@ -211,14 +210,14 @@ def test_a_set_without_a_usable_row_or_text_is_named(layout, sets, tmp_path, sma
 def test_corners_are_not_computed_but_shift_the_text_and_count_against_the_limit(layout):
     """FACTS: the m-position shift stays where corners are not computed, and a text may fill the limit."""
     limit, corners = 14, 2
-    tokenizer = replace(layout.spec.texts, token_limit=limit, corners=corners).build()
-    (ids,) = tokenizer.encode(["a 1 one. a 2 two. a 3 three. a 4 four. a 5 five."])
+    tokenizer = texts_of(layout.spec.train.texts.tokenizer, limit, corners).open()
+    (ids,) = tokenizer.encode_texts(["a 1 one. a 2 two. a 3 three. a 4 four. a 5 five."])
     assert len(ids) == limit - corners
     given = torch.tensor([ids]), torch.tensor([len(ids)])
 
     def model(corners):
         text = CornerText(name="", width=16, layers=2, heads=2, token_limit=limit, corner_tokens=corners)
-        built = Lotlip(LotlipConfig(text=text), vocab_size=tokenizer.vocab_size, image_width=8, seed=0).eval()
+        built = Lotlip.build(LotlipConfig(text=text), Inputs(tokenizer.vocab_size, 8), seed=0).eval()
         for weight in built.text.bert.parameters():
             weight.data *= 10 if weight.ndim > 1 else 1  # trained ones are strong enough for places to matter
         return built
@@ -293,7 +292,8 @@ def test_a_result_names_its_set_its_task_and_the_rows_left_out(layout, sets):
 
 def test_an_empty_batch_is_passed_over():
     nothing = torch.zeros(0, dtype=torch.int64)
-    empty = EvaluationBatch(0, nothing, nothing, (), nothing.view(0, 8), nothing, nothing, nothing, nothing)
+    texts = (nothing.view(0, 8), nothing, nothing, nothing, nothing)
+    empty = EvaluationBatch(0, nothing, nothing.bool(), (), nothing, (), *texts, nothing.view(0, WIDTH))
     seen = evaluator._Seen()
     evaluator._encode(Encoder(), empty, seen, CPU)
     assert seen == evaluator._Seen()

@@ -36,7 +36,7 @@ def write(tmp_path_factory, small_data):
 
 
 def judged(*folders):
-    return [(s.name, s.task.name, s.source.view) for s in open_sets(tuple(folders))]
+    return [(s.name, s.task.name, s.view) for s in open_sets(tuple(folders))]
 
 
 def test_captions_are_judged_by_retrieval(write):
@@ -48,7 +48,7 @@ def test_captions_are_judged_by_retrieval(write):
 def test_labels_are_judged_by_classification(write):
     folder = write((), label=1, classes=("cat", "bus"), prompts=("a {}",))
     (only,) = open_sets((folder,))
-    assert (only.task, only.source.view, only.classes, only.prompts) == (
+    assert (only.task, only.view, only.classes, only.prompts) == (
         TASKS["classification"],
         (),
         ("cat", "bus"),
@@ -72,7 +72,7 @@ def test_the_manifest_says_what_a_set_is_for(write):
 def test_a_set_reads_its_own_rows(write):
     folder = write()
     (only,) = open_sets((folder,))
-    assert (only.source.data, only.source.rows) == (folder, 6)
+    assert (only.folder, only.rows) == (folder, 6)
     assert only.content_hash == Manifest.read(folder).content_hash
 
 
@@ -95,7 +95,7 @@ def test_a_relative_folder_is_that_of_this_process(write, monkeypatch):
     monkeypatch.chdir(folder.parent)
     (only,) = open_sets((f"dci={folder.name}",))
     assert only.name == "dci"
-    assert only.source.data == str(folder)
+    assert only.folder == str(folder)
 
 
 def test_two_sets_of_one_name_are_refused(write):

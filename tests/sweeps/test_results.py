@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from cornerstone.data.layout import EvaluationSource
 from cornerstone.evaluation.sets import EvaluationSet
 from cornerstone.evaluation.tasks import TASKS
 from cornerstone.recipes import preset
@@ -19,7 +18,7 @@ RECIPE = preset("scenes").with_optimization(steps=200, batch_size=64)
 
 
 def judged(name, task, rows=100, pool=None):
-    return EvaluationSet(name, TASKS[task], EvaluationSource(name, "", rows, ()), "hash", pool)
+    return EvaluationSet(name, TASKS[task], "", rows, (), "hash", pool)
 
 
 BEST = (RECIPE.evaluation.best,)

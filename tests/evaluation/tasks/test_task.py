@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from cornerstone.data.batches import evaluation_batch
-from cornerstone.data.pairs.samples import Pictures, Samples, Texts
+from sources import texts_of
 
 import cornerstone.evaluation as evaluation
 import cornerstone.sweeps as sweeps
 from cornerstone.data.images import Transform
+from cornerstone.data.pairs.image_input import DecodedImages
 from cornerstone.data.pairs.views import Wanted
 from cornerstone.evaluation.evaluator import evaluate
 from cornerstone.evaluation.judged import metrics_of, queries_of
@@ -70,11 +71,10 @@ def test_a_new_task_is_one_object_in_the_registry(monkeypatch, tmp_path, small_d
     sets = open_sets((folder,))
     assert [(s.name, s.task.name) for s in sets] == [("foils-swap", "swap")]
     assert metric_names(sets) == ["eval/foils-swap/swap_accuracy"]
-    texts = Texts(wordpiece.read_text(), 32, 0)
-    samples = Samples((folder,), Pictures(Transform(8, train=False)), texts)
-    import numpy as np
-
-    batch = evaluation_batch(samples.evaluation(0, 0, np.arange(4), sets[0].source.view))
+    texts = texts_of(wordpiece.read_text(), 32, 0)
+    source = sets[0].source(DecodedImages(Transform(8)), texts)
+    rows = np.arange(4)
+    batch = source.batch(0, source.open().take(rows, np.zeros_like(rows)))
 
     class Model:
         def encode_image(self, image):
@@ -83,6 +83,6 @@ def test_a_new_task_is_one_object_in_the_registry(monkeypatch, tmp_path, small_d
         def encode_text(self, ids, lengths):
             return -lengths[:, None].float()  # the foil is longer
 
-    results = evaluate(Model(), [batch], sets, texts.build(), torch.device("cpu"))
+    results = evaluate(Model(), [(0, batch)], sets, texts.open(), torch.device("cpu"))
     assert metrics_of(results) == {"eval/foils-swap/swap_accuracy": 75.0}
     assert queries_of(results) == {"eval/foils-swap/swap_accuracy": 4}
