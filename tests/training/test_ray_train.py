@@ -134,7 +134,7 @@ def test_a_tracking_server_that_went_away_stops_nothing(undisturbed):
 def test_the_evaluation_in_the_run_is_that_of_the_model_it_leaves(undisturbed):
     outcome, sets = undisturbed.outcome, undisturbed.job.prepared.sets
     model = cornerstone.load(outcome.model)
-    again = metrics_of(evaluate_model(model, outcome.model, sets))
+    again = metrics_of(evaluate_model(model, sets))
     assert outcome.metrics == pytest.approx(again, abs=1e-3)
     assert {BEST, "eval/birds/t2i_r1", "eval/birds-short/i2t_r1", "eval/kinds/top1"} <= set(again)
     journal = undisturbed.metrics()

@@ -78,15 +78,14 @@ class SavedModel:
         """
         if isinstance(texts, str):
             raise CornerstoneError("encode_text got one string: give a list of texts.")
+        encoder = self.encoder
         if isinstance(texts, Tensor):
-            text = self.encoder.text
-            ids, lengths = without_corners(
-                texts, vocab_size=self.encoder.inputs.vocab_size, corners=text.reserved_tokens
-            )
+            reserved: int = encoder.text.reserved_tokens
+            ids, lengths = without_corners(texts, vocab_size=encoder.inputs.vocab_size, corners=reserved)
         else:
             ids, lengths = self._padded(texts)
         parts = zip(ids.to(self.device).split(_AT_A_TIME), lengths.to(self.device).split(_AT_A_TIME), strict=True)
-        return torch.cat([self.encoder.encode_text(i, n, corners=corners) for i, n in parts])
+        return torch.cat([encoder.encode_text(i, n, corners=corners) for i, n in parts])
 
     @property
     def image_size(self) -> int:

@@ -26,7 +26,7 @@ import pytest
 import torch
 from recording import RecordedConfig, ShortExecutionsJob, counted, lines
 
-from cornerstone.data.layout import SEGMENT_UNITS
+from cornerstone.data.layout import UNITS_PER_EXECUTION
 from cornerstone.recipes import CornerText, Evaluation, ImageTower, Optimization, PairData, Placement, Recipe
 from cornerstone.training.job import Identity
 from cornerstone.training.launch import SNAPSHOT, latest_step
@@ -154,7 +154,7 @@ def trial_of(shards, tmp_path) -> Iterator[Callable[..., Trial]]:
         steps: int = STEPS,
         every: int = EVERY,
         pause: float = 0.15,
-        units_per_execution: int = SEGMENT_UNITS,
+        units_per_execution: int = UNITS_PER_EXECUTION,
         **trouble: Any,
     ) -> Trial:
         identity, folder = Identity(), tmp_path / f"trial-{len(trials)}"
