@@ -55,7 +55,7 @@ def test_equals_the_loop(chunk, same):
     assert result.cluster["i2t_r5"].tolist() == sorted(set(owner.tolist()))
 
 
-@pytest.mark.parametrize("n", [2, 5, 6, 9, 33, 257])  # 5 and 9 are not multiples of the SIMD width
+@pytest.mark.parametrize("n", [2, 5, 6, 9, 33, 257])  # 5 and 9: one column is left over after blocking
 @pytest.mark.parametrize("value", [0.0, 0.37, float("nan")])
 def test_a_collapsed_model_finds_nothing(n, value):
     same = (features(1, 96) if value else torch.zeros(1, 96)).float().expand(n, 96) * value
