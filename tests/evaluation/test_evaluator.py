@@ -139,7 +139,7 @@ def truth(sets, small_data, layout):
 
 
 def test_retrieval_with_several_texts_an_image_and_shared_ones(layout, sets, truth):
-    """Any of an image's texts counts, whoever's copy it is; ties are wrong."""
+    """Every text of an image counts, and so do copies of it that belong to other images; ties are wrong."""
     _, images, texts, features, _ = truth
     similarity = images @ features.T
     owned = {}
@@ -290,7 +290,7 @@ def test_a_result_names_its_set_its_task_and_the_rows_left_out(layout, sets):
     assert found == [("photos", "retrieval", 1), ("photos", "classification", 1), ("alike", "lookalike", 0)]
 
 
-def test_an_empty_batch_is_passed_over():
+def test_an_empty_batch_is_skipped():
     nothing = torch.zeros(0, dtype=torch.int64)
     texts = (nothing.view(0, 8), nothing, nothing, nothing, nothing)
     empty = EvaluationBatch(0, nothing, nothing.bool(), (), nothing, (), *texts, nothing.view(0, WIDTH))

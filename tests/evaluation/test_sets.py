@@ -86,11 +86,11 @@ def test_a_set_reads_its_own_rows(write):
         ("s3://b/split=val", ("", "s3://b/split=val")),
     ],
 )
-def test_a_name_stands_before_the_folder(argument, expected):
+def test_a_name_may_precede_the_folder(argument, expected):
     assert split_name(argument) == expected
 
 
-def test_a_relative_folder_is_that_of_this_process(write, monkeypatch):
+def test_a_relative_folder_is_resolved_in_this_process(write, monkeypatch):
     folder = Path(write())
     monkeypatch.chdir(folder.parent)
     (only,) = open_sets((f"dci={folder.name}",))
@@ -98,14 +98,14 @@ def test_a_relative_folder_is_that_of_this_process(write, monkeypatch):
     assert only.folder == str(folder)
 
 
-def test_two_sets_of_one_name_are_refused(write):
+def test_two_sets_with_the_same_name_are_refused(write):
     one, two = write((RAW,)), write((LONG,))
     with pytest.raises(CornerstoneError, match=r"Two evaluation sets are named 'photos'.* --eval OTHER=DIR"):
         open_sets((one, two))
     assert [s.name for s in open_sets((one, f"other={two}"))] == ["photos", "other"]
 
 
-def test_nothing_to_judge_is_said(write, tmp_path):
+def test_a_folder_that_no_task_can_judge_is_refused(write, tmp_path):
     with pytest.raises(CornerstoneError, match="neither captions nor labelled classes"):
         open_sets((write(()),))
     manifest = Manifest.read(write())
@@ -125,7 +125,7 @@ def test_the_sets_of_a_task(write):
         only_task(both, "lookalike")
 
 
-def test_an_unknown_task_is_met_with_the_nearest(write):
+def test_an_unknown_task_is_answered_with_the_nearest_name(write):
     folder = write((RAW,), tasks=("retreival",))
     with pytest.raises(CornerstoneError, match=f"{folder}: Unknown evaluation task 'retreival'; did you mean 'retrie"):
         open_sets((folder,))

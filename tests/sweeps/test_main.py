@@ -102,13 +102,13 @@ def test_an_unknown_sweep_is_named(trials, options, capsys):
     assert "No sweep 'yesterday'" in failed(capsys, *options, "--continue", "yesterday")
 
 
-def test_an_interrupted_sweep_says_how_to_go_on(trials, options, capsys, tmp_path):
+def test_an_interrupted_sweep_prints_the_command_that_continues_it(trials, options, capsys, tmp_path):
     trials.interrupt = True
     said = failed(capsys, *options, status=130)
     assert f"ablate.py --seeds 2 --continue {sweep_of(tmp_path).sweep}" in said
 
 
-def test_an_interrupt_while_preparing_leaves_nothing_to_go_on_with(trials, options, capsys, monkeypatch):
+def test_an_interrupt_during_preparation_leaves_no_sweep_to_continue(trials, options, capsys, monkeypatch):
     def interrupted(*given, **named):
         raise KeyboardInterrupt
 
@@ -130,16 +130,16 @@ def test_an_interrupt_while_preparing_leaves_nothing_to_go_on_with(trials, optio
         (["--recipe.optimization.batch-size", "51"], "larger than the 50 rows to train on"),
     ],
 )
-def test_a_mistake_ends_with_1_and_a_clear_word(trials, options, capsys, arguments, message):
+def test_a_mistake_ends_with_status_1_and_a_clear_message(trials, options, capsys, arguments, message):
     assert message in failed(capsys, *options, *arguments)
     assert trials.asked == []
 
 
-def test_a_misspelt_option_ends_with_2(capsys):
+def test_a_misspelt_option_ends_with_status_2(capsys):
     assert "--seeds" in failed(capsys, "--seed", "3", status=2)
 
 
-def test_a_dry_run_tells_of_all_trials_and_starts_none(trials, options, capsys, monkeypatch):
+def test_a_dry_run_counts_all_trials_and_starts_none(trials, options, capsys, monkeypatch):
     given = {}
 
     def dry_run(recipe, placement, **told):
@@ -153,7 +153,7 @@ def test_a_dry_run_tells_of_all_trials_and_starts_none(trials, options, capsys, 
     assert trials.asked == []
 
 
-def test_help_has_the_experiments_own_words(capsys):
+def test_help_shows_the_docstring_of_the_experiment(capsys):
     said = failed(capsys, "--help", status=0)
     assert "Experiments from the command line to the table" in said
     for option in ("--only", "--continue", "--seeds", "--dry-run", "--eval"):

@@ -33,11 +33,11 @@ def test_table_3_as_printed():
         ("eval/mine/i2t_r1", None),
     ],
 )
-def test_columns_by_what_they_truly_measure(metric, column):
+def test_columns_are_found_by_what_they_really_measure(metric, column):
     assert TABLE_3.column(metric) == column
 
 
-def test_the_swap_is_said_and_stand_ins_where_they_stand():
+def test_notes_mention_the_swap_and_the_stand_ins_that_were_used():
     assert "swapped" in " ".join(TABLE_3.notes)
     assert "On scenes" in " ".join(TABLE_3.notes_beside(["eval/long-human/i2t_r1"]))
     assert "On scenes" not in " ".join(TABLE_3.notes_beside(["eval/dci/i2t_r1"]))

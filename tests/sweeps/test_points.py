@@ -20,7 +20,7 @@ def test_points_are_chosen_by_name_in_the_sweeps_order():
     assert points.only(("1",))[0].recipe.method.text.corner_tokens == 1
 
 
-def test_an_unknown_point_is_met_with_the_nearest():
+def test_an_unknown_point_is_answered_with_the_nearest_name():
     with pytest.raises(
         CornerstoneError, match="--only '2, nomask' is not a point of this sweep; did you mean '2, no mask'"
     ):
@@ -32,7 +32,7 @@ def test_the_baseline_is_one_of_the_points():
         sweep("0", "1", baseline="none")
 
 
-def test_two_points_of_one_name_are_refused():
+def test_two_points_with_the_same_name_are_refused():
     with pytest.raises(CornerstoneError, match="Two points of the sweep have the same name: 0, 1, 0"):
         sweep("0", "1", "0")
 

@@ -154,7 +154,7 @@ def test_notes_say_what_the_numbers_depend_on():
     assert not any("crop" in note or "pools" in note for note in plain)
 
 
-def test_files_lie_in_the_sweeps_folder(own_home):
+def test_files_are_written_to_the_sweeps_folder(own_home):
     shown = results([result("0", 0), result("1", 0, error="out of memory", metrics={})])
     folder = own_home / "sweeps" / "s1"
     assert shown.write() == [folder / "table.md", folder / "table.csv", folder / "plot.png"]
@@ -163,7 +163,7 @@ def test_files_lie_in_the_sweeps_folder(own_home):
     assert (folder / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_nothing_is_drawn_where_no_trial_has_a_number(own_home):
+def test_there_is_no_plot_if_no_trial_has_a_number(own_home):
     paths = results([result("0", 0, error="out of memory", metrics={})]).write()
     assert [path.name for path in paths] == ["table.md", "table.csv"]
 
@@ -175,7 +175,7 @@ def said(shown, records):
     return stream.getvalue()
 
 
-def test_where_everything_lies_is_said(own_home):
+def test_the_paths_of_all_files_are_printed(own_home):
     shown = results([result("0", 0, error="x"), result("1", 0, model="/runs/[a]/model", unsent=3)])
     text = said(shown, SimpleNamespace(problem="", uri="sqlite:////home/a b/mlflow.db"))
     assert f"{own_home}/sweeps/s1/table.md" in text
@@ -185,7 +185,7 @@ def test_where_everything_lies_is_said(own_home):
     assert "3 lines of metrics did not reach MLflow" in text
 
 
-def test_where_the_metrics_are_is_said(own_home):
+def test_the_place_of_the_metrics_is_printed(own_home):
     shown = results([result("0", 0)])
     assert f"in the journals under {own_home}/runs" in said(shown, SimpleNamespace(problem="refused", uri="http://x"))
     served = said(shown, SimpleNamespace(problem="", uri="http://server:5000"))

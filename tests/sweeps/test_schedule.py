@@ -97,7 +97,7 @@ def test_a_candidate_that_failed_or_has_no_number_is_not_chosen():
     assert "(low: 1.00, middle: no value, high: failed, loss is not finite)" in schedule.notes()[0]
 
 
-def test_without_any_candidate_the_point_fails_and_says_why():
+def test_if_all_candidates_fail_the_point_fails_with_their_reasons():
     schedule = Schedule([tuned(follow_ups=(transfer(),))], 2)
     run(schedule, errors={f"2 ({name})": "out of memory" for name in RATES})
     assert schedule.ready() == []
@@ -108,8 +108,8 @@ def test_without_any_candidate_the_point_fails_and_says_why():
     assert "has chosen no candidate" in schedule.notes()[0]
 
 
-def test_a_candidate_that_was_stopped_puts_the_choice_off():
-    """It has lost nothing: a continued sweep runs it to its end and chooses then."""
+def test_a_candidate_that_was_interrupted_delays_the_choice():
+    """It has not failed: a continued sweep runs it to its end and then chooses."""
     schedule = Schedule([tuned()], 2)
     run(schedule, {"2 (low)": 1.0}, {"2 (high)": STOPPED})
     assert schedule.ready() == []
@@ -172,7 +172,7 @@ def test_a_choice_of_an_earlier_start_stays():
     assert not any(fresh.is_superseded(p) for p in fresh.ready())
 
 
-def test_a_choice_that_is_no_candidate_any_more_is_refused():
+def test_a_recorded_choice_that_is_not_a_candidate_is_refused():
     with pytest.raises(
         CornerstoneError, match="chose candidate 'huge' for point '2', whose candidates are now low, middle"
     ):

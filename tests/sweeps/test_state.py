@@ -71,7 +71,7 @@ def test_a_stopped_trial_has_neither_finished_nor_failed():
     assert not TrialResult("0", 0, "a", error="out of memory").stopped
 
 
-def test_a_sweep_that_never_was_is_met_with_the_nearest(state):
+def test_an_unknown_sweep_is_answered_with_the_nearest_name(state):
     with pytest.raises(
         CornerstoneError, match=r"No sweep '20260131-142501-3f9a' under .*sweeps. There are no sweeps yet"
     ):
@@ -87,6 +87,6 @@ def test_a_sweep_of_another_experiment_is_refused(state):
         state.read("ablate_corner_tokens")
 
 
-def test_names_of_sweeps_sort_by_time_and_are_nobody_elses():
+def test_names_of_sweeps_sort_by_time_and_are_unique():
     assert re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{4}", new_sweep_id())
     assert len({new_sweep_id() for _ in range(20)}) > 1

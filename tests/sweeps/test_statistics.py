@@ -52,7 +52,7 @@ def test_only_common_seeds_are_compared():
     assert (found.mean, found.seeds) == (1.5, 2)
 
 
-def test_too_few_seeds_say_nothing():
+def test_too_few_seeds_give_nan():
     one = paired_difference({0: 3.0}, {0: 1.0, 1: 1.0})
     assert (one.mean, one.seeds) == (2.0, 1)
     assert all(map(math.isnan, (one.error, one.low, one.high, one.p)))

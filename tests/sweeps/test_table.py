@@ -150,7 +150,7 @@ def test_a_row_is_compared_with_the_baseline_that_is_named_for_it():
     assert "follow-up" not in " ".join(table(records()).footer)
 
 
-def test_units_are_said():
+def test_units_are_printed():
     result = table(records(), columns=[(LONG, "long"), (SHORT, "CIDEr", "points")])
     assert any("in %/points." in line for line in result.footer)
 
@@ -178,7 +178,7 @@ def test_failed_and_missing_trials_have_rows():
     assert list(csv.DictReader(io.StringIO(to_csv(result))))[3]["problem"] == problems["3"]
 
 
-def test_nothing_at_all_is_shown_as_such():
+def test_a_table_without_results_can_be_shown():
     empty = table([])
     assert empty.rows == []
     assert printed(empty)

@@ -31,7 +31,7 @@ def test_equals_the_loop(chunk):
     assert result.cluster["accuracy"].tolist() == [0 if groups[n] == "a" else 1 for n in judged]
 
 
-def test_only_the_own_group_is_asked():
+def test_only_images_of_the_same_group_are_compared():
     image = torch.eye(6)
     text = image + 2 * torch.eye(6)[[3, 4, 5, 0, 1, 2]]  # every text is nearest to an image of the other group
     assert choose_among_lookalikes(image, text, [0, 0, 0, 1, 1, 1]).metrics["accuracy"] == 100
@@ -44,7 +44,7 @@ def test_a_collapsed_model_is_never_right(value):
     assert choose_among_lookalikes(same, same, [n // 4 for n in range(8)]).metrics["accuracy"] == 0
 
 
-def test_a_text_that_all_share_is_worth_a_blind_choice():
+def test_a_text_that_a_group_shares_gives_chance_accuracy():
     groups = [n // 4 for n in range(400)]
     shared = features(100, seed=2).repeat_interleave(4, 0)
     result = choose_among_lookalikes(features(400), shared, groups)

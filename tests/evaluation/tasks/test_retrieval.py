@@ -55,7 +55,7 @@ def test_equals_the_loop(chunk, same):
     assert result.cluster["i2t_r5"].tolist() == sorted(set(owner.tolist()))
 
 
-@pytest.mark.parametrize("n", [2, 5, 6, 9, 33, 257])  # 5 and 9 leave a matrix product a rim of one column
+@pytest.mark.parametrize("n", [2, 5, 6, 9, 33, 257])  # 5 and 9: one column is left over after blocking
 @pytest.mark.parametrize("value", [0.0, 0.37, float("nan")])
 def test_a_collapsed_model_finds_nothing(n, value):
     same = (features(1, 96) if value else torch.zeros(1, 96)).float().expand(n, 96) * value
@@ -70,7 +70,7 @@ def test_a_collapsed_text_side_finds_nothing():
     assert metrics["t2i_r1"] == pytest.approx(100 / 40)  # every text picks the same image, once rightly
 
 
-def test_one_broken_feature_costs_its_own_queries_alone():
+def test_a_nan_feature_fails_only_its_own_queries():
     image, text = torch.eye(8), torch.eye(8)
     image[3] = torch.nan
     result = retrieve(image, text, torch.arange(8))
@@ -90,7 +90,7 @@ def test_half_precision_features_are_compared_in_fp32():
     assert (naive != torch.tensor(expected)).float().mean() > 0.05
 
 
-def test_lengths_do_not_matter():
+def test_the_norms_of_features_do_not_matter():
     image, text, owner = features(30), features(30) + 0.8 * features(30, seed=9), torch.arange(30)
     scaled = retrieve(image * torch.rand(30, 1) * 9, text * torch.rand(30, 1), owner)
     assert scaled.metrics == retrieve(image, text, owner).metrics
@@ -110,12 +110,12 @@ def test_identical_texts_are_one_text():
 
 def test_image_to_text_takes_any_of_five_and_text_to_image_asks_every_text():
     image = torch.eye(10)
-    text = torch.roll(torch.eye(10), 1, 0).repeat_interleave(5, 0)  # the wrong image's
-    text[::5] = torch.eye(10)  # but one of five
+    text = torch.roll(torch.eye(10), 1, 0).repeat_interleave(5, 0)  # the text of another image
+    text[::5] = torch.eye(10)  # except for one text of five
     result = retrieve(image, text + 0.01, torch.arange(10).repeat_interleave(5))
     assert result.counts["texts"] == len(result.correct["t2i_r1"]) == 50
     assert result.metrics["t2i_r1"] == 20
-    assert result.metrics["i2t_r1"] == 0  # four strangers tie with its own: not strictly first
+    assert result.metrics["i2t_r1"] == 0  # four wrong texts tie with its own one
     assert result.metrics["i2t_r5"] == 100
 
 
