@@ -1,18 +1,25 @@
-# Each target does all of its own set-up: Python 3.11 or newer and make are enough.
+# Each target does its own set-up: Python 3.11 or newer and make are all that is needed.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Everything that `make demo` prepares and records; delete the folder to begin anew.
+# Prepared data, checkpoints and records of `make demo`; delete the folder to start over.
 DEMO_HOME ?= $(CURDIR)/.cornerstone
 
-.PHONY: demo test test-faults lint install benchmark benchmark-data clean
+.PHONY: demo test test-quick test-gpu test-faults lint install benchmark benchmark-data clean
 
 demo: install
 	@CORNERSTONE_HOME="$(DEMO_HOME)" PATH="$(CURDIR)/$(BIN):$$PATH" bash ray_jobs/demo.sh $(ARGS)
 
 test: install lint
 	$(BIN)/python -m pytest
+
+# Everything that needs neither Ray nor a GPU: minutes.
+test-quick: install
+	$(BIN)/python -m pytest -m 'not ray and not faults and not gpu'
+
+test-gpu: install
+	$(BIN)/python -m pytest -m gpu
 
 test-faults: install
 	$(BIN)/python -m pytest -m faults
@@ -32,9 +39,9 @@ benchmark-data: install
 
 install: $(VENV)/.installed
 
-# torch goes first: where a CPU build is at hand it is taken, and nothing else pulls another one in.
+# torch is installed first: if the index offers a CPU build, it is kept, and no other dependency pulls in a CUDA build.
 $(VENV)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Cornerstone needs Python 3.11 or newer. Name one: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'

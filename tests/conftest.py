@@ -1,4 +1,4 @@
-"""What all tests share: a home of their own, the real sample data where it is at hand, and one small Ray."""
+"""What all tests share: a home of their own, the real sample data if available, one small Ray, and the marker `ray`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 PLATFORM = str(REPOSITORY / "platform")
 SUPPORT = str(REPOSITORY / "tests" / "support")  # modules of the tests that Ray's workers import by name
+START_RAY = ("test_jobs.py", "test_kills.py", "test_import_kills.py")
+"""Files whose tests start Ray in a process of their own, instead of using the fixture `ray_cluster`."""
 
-# Before cornerstone or Ray is imported: both read these when they load, and Ray's workers inherit them.
+# Set before cornerstone or Ray is imported: both read these on import, and Ray's workers inherit them.
 _home = tempfile.TemporaryDirectory(prefix="cornerstone-tests-", ignore_cleanup_errors=True)
 os.environ["CORNERSTONE_HOME"] = _home.name
 _ray = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
-os.environ["RAY_TMPDIR"] = _ray.name  # its sessions, and the file that tells which Ray was started last
+os.environ["RAY_TMPDIR"] = _ray.name  # for its sessions, and the file that names the Ray that was started last
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [PLATFORM, SUPPORT, os.environ.get("PYTHONPATH")]))
@@ -28,9 +30,17 @@ for _elsewhere in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "MLFLOW_TRACKING_URI
 sys.path[:0] = [folder for folder in (PLATFORM, SUPPORT) if folder not in sys.path]
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest deselects by `-m`
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test that needs a Ray cluster with `ray`."""
+    for item in items:
+        if "ray_cluster" in getattr(item, "fixturenames", ()) or item.path.name in START_RAY:
+            item.add_marker(pytest.mark.ray)
+
+
 @pytest.fixture(scope="session")
 def test_data() -> Path:
-    """The folder with the small real data sets; tests on them are skipped where it is missing."""
+    """The folder with the small real data sets; tests on them are skipped if it is missing."""
     folder = Path(os.environ.get("CORNERSTONE_TEST_DATA") or REPOSITORY.parent / "shared" / "data")
     if not folder.is_dir():
         pytest.skip(f"no real sample data at {folder} (set CORNERSTONE_TEST_DATA)")
@@ -39,7 +49,7 @@ def test_data() -> Path:
 
 @pytest.fixture(scope="session")
 def wordpiece(tmp_path_factory) -> Path:
-    """A small tokenizer.json that can spell everything."""
+    """A small tokenizer.json that can encode any text."""
     from cornerstone.data.scenes.tokenizer import train_wordpiece
 
     path = tmp_path_factory.mktemp("wordpiece") / "tokenizer.json"
@@ -51,7 +61,7 @@ def wordpiece(tmp_path_factory) -> Path:
 def small_data() -> SimpleNamespace:
     """Makers of small data: `picture(i)`, `pair(i, **changes)` and `write(folder, pairs, **options of ShardWriter)`.
 
-    Pair i has the raw text "raw i" and, by captioners a, b and c, long ones: "a i one. a i two. .. a i five."
+    Pair i has the raw caption "raw i" and, by captioners a, b and c, long captions: "a i one. a i two. .. a i five."
     """
     import numpy as np
     from PIL import Image
@@ -97,7 +107,7 @@ def pairs_folder(tmp_path_factory, small_data, wordpiece) -> str:
 @pytest.fixture(scope="session")
 def tiny_tower(tmp_path_factory) -> str:
     """A folder in timm's layout: a vision transformer for 32 pixels, its weights drawn once."""
-    import cornerstone.models  # noqa: F401, I001 - mends torchvision before timm is imported
+    import cornerstone.models  # noqa: F401, I001 - repairs torchvision before timm is imported
     import timm
     import torch
     from timm.models import save_for_hf
@@ -107,7 +117,9 @@ def tiny_tower(tmp_path_factory) -> str:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         tower = timm.create_model("vit_tiny_patch16_224", num_classes=0, **sizes)
-        for parameter in tower.parameters():  # far from uniform attention: pictures must look different
+        for (
+            parameter
+        ) in tower.parameters():  # large weights, so that attention is not uniform and pictures get different features
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=0.3)
     seen = {"input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3}

@@ -74,6 +74,8 @@ def fingerprint(name: str) -> str:
     Raises CornerstoneError where the model cannot be had or is no image-text-to-text model; no weights are loaded.
     """
     config = _load(AutoConfig, name)
+    # Private interface of transformers: the mapping from configs to models says without loading weights whether `name` is
+    # an image-text-to-text model. `from_pretrained` would say so only after downloading the weights.
     if type(config) not in AutoModelForImageTextToText._model_mapping:
         raise CornerstoneError(
             f"The captioner {name!r} is a {config.model_type!r}, which transformers does not know as an image-text-to-text "
