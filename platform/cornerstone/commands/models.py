@@ -52,10 +52,10 @@ class EvaluateCommand:
         """Encode, judge, print."""
         from rich.progress import track
 
-        from cornerstone import load
         from cornerstone.evaluation.judged import metrics_of
         from cornerstone.evaluation.offline import evaluate_model
         from cornerstone.evaluation.sets import only_task, open_sets
+        from cornerstone.inference.saved_model import load
 
         sets = only_task(open_sets(self.data), self.task)
         model = load(self.checkpoint)
