@@ -14,12 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cornerstone.data.pairs.samples import Draws, Pictures, Samples, Texts
 from PIL import Image
+from sources import RAW, pair_evaluation, pair_source
 
 from cornerstone.data.images import Transform
 from cornerstone.data.importers import import_pairs
-from cornerstone.data.pairs.views import Wanted
 from cornerstone.data.shards import DataSet, Reader
 from cornerstone.data.statistics import statistics
 from cornerstone.data.verify import verify
@@ -138,18 +137,17 @@ def test_statistics_count_them(imported, wordpiece):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_every_row_becomes_a_sample(imported, wordpiece, training):
-    samples = Samples(
-        (str(imported),), Pictures(Transform(16, (0.9, 1.0))), Texts(wordpiece.read_text(), 32, corners=2)
+    tokenizer, transform = wordpiece.read_text(), Transform(16, (0.9, 1.0))
+    source = (
+        pair_source(str(imported), tokenizer, transform, sub_captions=3)
+        if training
+        else pair_evaluation(str(imported), tokenizer, transform, RAW)
     )
     wanted = rows(imported)
     places = np.arange(len(wanted))
-    if training:
-        table = samples.training(np.zeros(len(places), np.int64), places, np.zeros(len(places), np.int64), Draws(0, 3))
-    else:
-        table = samples.evaluation(0, 0, places, (Wanted("raw"),))
-    for row, reason, image, texts in zip(
-        wanted, *(table[name].to_pylist() for name in ("reason", "image", "texts")), strict=True
-    ):
+    for row, sample in zip(wanted, source.open().take(places, np.zeros_like(places)).to_pylist(), strict=True):
+        reason, image = " ".join(bad["reason"] for bad in sample["bad"]), sample["image"]
+        texts = [sample["raw"], sample["long"]] if training else sample["texts"]
         blank = training and not row["captions"][0]["text"].strip("\0 \t")
         assert reason == ("no text" if blank else ""), row["key"]
         assert max(map(len, texts)) <= 30  # the limit, less two corners

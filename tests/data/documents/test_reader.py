@@ -152,16 +152,17 @@ def test_padding_masked_places_and_pictures_that_cannot_be_read(words):
     assert np.array_equal(document[1], [0] * length + [-1] * (32 - length))
     assert (tokens[1, length:] == 0).all()
     assert not target[1, length:].any()
-    reasons = table["image_reason"].to_pylist()
-    assert reasons[0] == []
+    usable, bad = table["image_valid"].to_pylist(), table["bad"].to_pylist()
+    assert (usable[0], bad[0]) == ([], [])
     pictures = table["images"].to_pylist()[1]
-    for picture, reason in zip(pictures, reasons[1], strict=True):
-        if reason:
-            assert reason.startswith("not readable")
-            assert set(picture) == {0}
-        else:
+    for picture, valid in zip(pictures, usable[1], strict=True):
+        if valid:
             assert picture == Transform(8, train=False)(words.picture(3)).reshape(-1).tolist()
-    assert sorted(map(bool, reasons[1])) == [False, True]
+        else:
+            assert set(picture) == {0}
+    assert sorted(usable[1]) == [False, True]
+    assert [one["what"] for one in bad[1]] == [f"image {usable[1].index(False)}"]
+    assert bad[1][0]["reason"].startswith("not readable")
     stored = read(words, data, index)["images"].to_pylist()[0]
     assert sorted(stored, key=len) == [b"torn", words.picture(3)]
 

@@ -55,7 +55,7 @@ def training(samples: Samples, rows, epochs=0, **drawn):
     return samples.training(rows, epochs, **drawn).to_pylist()
 
 
-def why(samples):
+def reasons_of(samples):
     """Why rows are bad; "" for those that are not."""
     return [" ".join(bad["reason"] for bad in sample["bad"]) for sample in samples]
 
@@ -151,7 +151,7 @@ def test_rows_that_cannot_be_used_say_why_and_keep_their_place(odd):
     found = training(odd, [0, 3, MASKED, 4, 5, 6, 0])
     assert [sample["row"] for sample in found] == [0, 3, MASKED, 4, 5, 6, 0]
     assert [sample["valid"] for sample in found] == [True, False, False, False, False, False, True]
-    assert [reason.partition(":")[0] for reason in why(found)] == [
+    assert [reason.partition(":")[0] for reason in reasons_of(found)] == [
         *("", "no text", "", "no text", "truncated", "empty", "")
     ]
     assert found[0] == found[6]
@@ -229,7 +229,7 @@ def test_the_limit_counts_corners_and_separators_in_training_and_evaluation(pair
 def test_unusable_and_masked_rows_of_an_evaluation(odd):
     found = odd.evaluation(np.array([5, MASKED, 3, 0])).to_pylist()
     assert [s["valid"] for s in found] == [False, False, True, True]  # without a text it is still in the gallery
-    assert [bool(reason) for reason in why(found)] == [True, False, False, False]
+    assert [bool(reason) for reason in reasons_of(found)] == [True, False, False, False]
     assert [len(s["texts"]) for s in found] == [3, 0, 0, 3]
 
 
@@ -274,7 +274,7 @@ def test_stored_features_stand_for_images(pairs_folder, wordpiece, tmp_path, mon
         expected = np.zeros(3) if found["row"] == MASKED else vectors[found["row"]]
         assert found["image"] == expected.astype(np.float32).tolist()
     found = training(stored, rows)
-    assert list(zip([s["valid"] for s in found], why(found), strict=True)) == [
+    assert list(zip([s["valid"] for s in found], reasons_of(found), strict=True)) == [
         (True, ""),
         (False, "truncated: bytes are missing"),
         (False, ""),
