@@ -68,7 +68,7 @@ def as_json(value: Any) -> Any:
         return {"kind": value.kind, **named} if hasattr(value, "kind") else named
     if isinstance(value, dict):
         return {name: as_json(item) for name, item in value.items()}
-    return _plain(value)
+    return [as_json(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 def _plain(value: Any) -> Any:

@@ -96,8 +96,8 @@ def from_json(cls: type[C], saved: Mapping[str, Any]) -> C:
         hint = hints.get(name)
         if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, Mapping):
             values[name] = from_json(hint, value)
-        elif name in names:
-            values[name] = tuple(value) if isinstance(value, list) else value
+        elif name in names:  # version 1 wrote 10.0 as 10
+            values[name] = tuple(value) if isinstance(value, list) else float(value) if hint is float else value
     return cls(**values)
 
 
