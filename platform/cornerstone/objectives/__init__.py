@@ -2,5 +2,6 @@
 
 from cornerstone.objectives.contrastive import contrastive_loss
 from cornerstone.objectives.lotlip import lotlip_loss
+from cornerstone.objectives.siglip import siglip_loss
 
-__all__ = ["contrastive_loss", "lotlip_loss"]
+__all__ = ["contrastive_loss", "lotlip_loss", "siglip_loss"]

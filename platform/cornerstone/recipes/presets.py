@@ -9,7 +9,8 @@ from cornerstone.errors import CornerstoneError, did_you_mean
 from cornerstone.recipes.lotlip import LotlipConfig, LotlipLoss
 from cornerstone.recipes.pairs import PairData, Scenes
 from cornerstone.recipes.recipe import Evaluation, Optimization, Recipe
-from cornerstone.recipes.towers import CornerText, ImageTower
+from cornerstone.recipes.siglip import SiglipConfig
+from cornerstone.recipes.towers import BertText, CornerText, ImageTower
 
 
 def scenes() -> Recipe:
@@ -35,6 +36,12 @@ def scenes_long() -> Recipe:
     recipe = scenes().with_optimization(steps=4_000, warmup_steps=200)
     recipe = recipe.with_evaluation(every=1_000).with_data(scenes=Scenes(evaluation_images=4_000))
     return replace(recipe, name="scenes-long", verdicts="")
+
+
+def scenes_siglip() -> Recipe:
+    """SigLIP on the same world, from its raw captions."""
+    text = BertText(name="", width=96, layers=2, heads=3, token_limit=64)
+    return replace(scenes(), name="scenes-siglip", method=SiglipConfig(image=ImageTower(name="", size=64), text=text))
 
 
 def smoke() -> Recipe:
@@ -94,6 +101,7 @@ PRESETS: dict[str, Callable[[], Recipe]] = {
     "smoke": smoke,
     "scenes": scenes,
     "scenes-long": scenes_long,
+    "scenes-siglip": scenes_siglip,
     "photos": photos,
     "lotlip-3m": lotlip_3m,
     "lotlip-12m": lotlip_12m,

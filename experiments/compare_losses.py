@@ -1,0 +1,42 @@
+"""SigLIP's pairwise sigmoid loss against the softmax loss of LiT, both trained on raw captions alone.
+
+    python experiments/compare_losses.py                             scenes on 2 cores, about 6 minutes: no conclusions
+    ray job submit --runtime-env ray_jobs/runtime_env.yaml -- python experiments/compare_losses.py \\
+        --preset lotlip-3m --train s3://bucket/cc3m-long --eval dci=s3://bucket/dci --workers 8 --placement.gpus-per-worker 1
+
+Expect: close to each other at batches of thousands (Zhai et al. 2023, figure 2: sigmoid ahead below 16k, equal above). Both
+train the text tower beside the recipe's locked image tower. Each loss is given three learning rates, of which the one with
+the best retrieval on the validation set is kept; without a validation set (your own --eval) both train at the recipe's.
+"""
+
+from dataclasses import replace
+
+from cornerstone.recipes import BertText, Recipe
+from cornerstone.recipes.lotlip import LotlipConfig, with_sub_captions
+from cornerstone.recipes.siglip import SiglipConfig
+from cornerstone.sweeps import Candidate, Point, Sweep, main
+
+FACTORS = (0.5, 1.0, 2.0)
+
+
+def losses(recipe: Recipe) -> Sweep:
+    """One point a loss, with the recipe's towers, data and steps."""
+    if not isinstance(recipe.method, LotlipConfig):
+        raise SystemExit("This experiment compares with LiT: give a preset of LoTLIP, such as --preset scenes.")
+    text, image = recipe.method.text, recipe.method.image
+    plain = BertText(text.name, text.width, text.layers, text.heads, text.token_limit, text.dropout)
+    softmax = with_sub_captions(recipe.with_text(corner_tokens=0), 0)
+    sigmoid = replace(softmax, method=SiglipConfig(image=image, text=plain))
+    return Sweep([_point("LiT", softmax), _point("SigLIP", sigmoid)], baseline="LiT")
+
+
+def _point(name: str, recipe: Recipe) -> Point:
+    chosen_by, rate = recipe.evaluation.best, recipe.optimization.learning_rate
+    if not chosen_by:
+        return Point(name, recipe)
+    candidates = [Candidate(f"lr × {f:g}", recipe.with_optimization(learning_rate=f * rate)) for f in FACTORS]
+    return Point(name, recipe, candidates=tuple(candidates), chosen_by=chosen_by)
+
+
+if __name__ == "__main__":
+    main(losses)
