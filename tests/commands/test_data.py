@@ -69,7 +69,7 @@ def test_wrong_arguments_are_refused_before_ray_starts(photos, tmp_path, capsys,
     monkeypatch.setattr("cornerstone.runtime.cluster.connect", None)
     for arguments, message in (
         (("data", "import", "coca", photos, "--out", tmp_path / "o"), "Unknown format 'coca'; did you mean 'coco'?"),
-        (("data", "import", "pairs-jsonl", photos, "--out", tmp_path / "o"), "Say which fields hold texts"),
+        (("data", "import", "pairs-jsonl", photos, "--out", tmp_path / "o"), "No field is named for captions"),
         (("data", "derive", "laion", photos, "--out", tmp_path / "o"), "did you mean 'laion-random'"),
         (("data", "mix", "nothing", "--out", tmp_path / "o"), "expected DIR=WEIGHT"),
     ):

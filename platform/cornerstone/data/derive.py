@@ -11,7 +11,14 @@ from typing import Any
 
 from cornerstone.data import draws
 from cornerstone.data.images import BadImage, probe
-from cornerstone.data.importers.core import ImportOptions, ImportPlan, ImportProgress, ImportReport, Refused, run_import
+from cornerstone.data.importers.core import (
+    ImportOptions,
+    ImportPlan,
+    ImportProgress,
+    ImportReport,
+    Quarantined,
+    run_import,
+)
 from cornerstone.data.importers.files import SHUFFLE_BUFFER, shuffled
 from cornerstone.data.manifest import Kind
 from cornerstone.data.output import refuse_existing
@@ -38,13 +45,13 @@ class LaionRandom:
         """A piece of work for each shard, whose rows lie in random order already."""
         return ImportPlan(list(range(len(self.data.manifest.shards))), _of_parent(self.data, role=self.role), source=())
 
-    def read(self, task: int) -> Iterator[Document | Refused]:
+    def read(self, task: int) -> Iterator[Document | Quarantined]:
         """The documents of a shard; a pair without such a text gives none."""
         first = sum(shard.rows for shard in self.data.manifest.shards[:task])
         for place, row in enumerate(_rows(self.data, task), first):
             texts = [c["text"] for c in row["captions"] or [] if c["role"] == self.role and (c["text"] or "").strip()]
             if not texts:
-                yield Refused(row["key"], f"no {self.role} text")
+                yield Quarantined(row["key"], f"no {self.role} text")
                 continue
             text = texts[int(draws.choice(len(texts), self.options.seed, "laion-random", place)[0])]
             yield Document(row["key"], (Segment(image=row["image"]), Segment(text=text)), row["extra"])
@@ -64,19 +71,19 @@ class Mmc4Pair:
         order |= {"shuffle_buffer": SHUFFLE_BUFFER, "seed": self.options.seed}
         return ImportPlan(list(range(len(self.data.manifest.shards))), order, source=())
 
-    def read(self, task: int) -> Iterator[Pair | Refused]:
+    def read(self, task: int) -> Iterator[Pair | Quarantined]:
         """The pairs of a shard."""
         found = (pair for row in _rows(self.data, task) for pair in self._pairs(row))
         return shuffled(found, self.options.seed, task)
 
-    def _pairs(self, row: dict[str, Any]) -> Iterator[Pair | Refused]:
+    def _pairs(self, row: dict[str, Any]) -> Iterator[Pair | Quarantined]:
         waiting: list[tuple[int, bytes, float]] = []  # images stand before the sentence that they are matched with
         for place, segment in enumerate(row["segments"] or []):
             if segment["kind"] == "image":
                 extra = json.loads(segment["extra"]) if segment["extra"] else {}
                 similarity = extra.get("matched_sim")
                 if similarity is None:
-                    yield Refused(f"{row['key']}#{place}", "no matched_sim: the image is matched with no sentence")
+                    yield Quarantined(f"{row['key']}#{place}", "no matched_sim: the image is matched with no sentence")
                 elif similarity >= self.min_similarity:
                     waiting.append((place, segment["image"], similarity))
                 continue
@@ -85,11 +92,11 @@ class Mmc4Pair:
             waiting = []
 
 
-def _pair(key: str, image: bytes, text: str, similarity: float) -> Pair | Refused:
+def _pair(key: str, image: bytes, text: str, similarity: float) -> Pair | Quarantined:
     try:
         width, height = probe(image)
     except BadImage as error:
-        return Refused(key, str(error))
+        return Quarantined(key, str(error))
     extra = json.dumps({"matched_sim": similarity})
     return Pair(key, image, width, height, (Caption("matched sentence", "raw", text),), extra=extra)
 

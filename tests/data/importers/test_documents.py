@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cornerstone.data.importers import FORMATS, ImportOptions, import_pairs
-from cornerstone.data.importers.core import Refused
+from cornerstone.data.importers.core import Quarantined
 from cornerstone.data.records import Document
 from cornerstone.data.shards import DataSet, Reader
 from cornerstone.data.storage import Location
@@ -25,7 +25,7 @@ def read(format, src, **options):
     source = FORMATS[format](Location.of(src), ImportOptions(**options))
     found = [record for task in source.plan().tasks for record in source.read(task)]
     documents = {record.key: record for record in found if isinstance(record, Document)}
-    return documents, {r.key: r.reason for r in found if isinstance(r, Refused)}
+    return documents, {r.key: r.reason for r in found if isinstance(r, Quarantined)}
 
 
 def shown(document):
@@ -78,7 +78,7 @@ def test_lost_images_are_named_and_the_document_stays(make, folder):
         "docs/2#gone.jpg": "missing file",
         "docs/2": "no image",
         "docs/3": "no text",
-        "docs/4": "another shape",
+        "docs/4": "wrong schema",
         "docs/5": "not JSON",
     }
 
@@ -167,7 +167,7 @@ def test_an_address_that_is_none_loses_its_image_alone(make, folder):
 
 def test_what_has_no_effect_is_refused(make, folder):
     source = make.write_list(folder, [record()], "docs.jsonl")
-    with pytest.raises(CornerstoneError, match="a document keeps all of its texts"):
+    with pytest.raises(CornerstoneError, match="have no effect on documents"):
         read("mmc4", source, raw="title")
     with pytest.raises(CornerstoneError, match=r"No image folder at .*nowhere"):
         read("mmc4", source, images=str(folder / "nowhere"))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cornerstone.data.importers import FORMATS, ImportOptions, import_pairs
-from cornerstone.data.importers.core import Refused, Sample, as_pair
+from cornerstone.data.importers.core import Quarantined, Sample, as_pair
 from cornerstone.data.records import Caption, Document, Pair, Segment
 from cornerstone.data.shards import ShardWriter
 from cornerstone.data.storage import Location
@@ -47,7 +47,7 @@ def joined(format, src, **options):
     sent = pickle.loads(pickle.dumps(source))
     found = [record for task in plan.tasks for record in sent.read(pickle.loads(pickle.dumps(task)))]
     pairs = [as_pair(record, source.options, plan.classes) for record in found if isinstance(record, Sample)]
-    return pairs, {r.key: r.reason for r in found if isinstance(r, Refused)}, plan
+    return pairs, {r.key: r.reason for r in found if isinstance(r, Quarantined)}, plan
 
 
 def test_dreamlips_table_finds_its_images_by_address(make, store, tmp_path):
@@ -60,7 +60,9 @@ def test_dreamlips_table_finds_its_images_by_address(make, store, tmp_path):
         texts = [(caption.source, caption.role, caption.text) for caption in pair.captions]
         assert texts == [("raw", "raw", f"raw {number}"), ("longSV", "long", f"First.\nThen {number}.")]
         assert json.loads(pair.extra) == {"url": address(number), "original_width": 8}
-    assert refused == {address(n): f"no image: {store} has none of this key or address" for n in range(ROWS, ROWS + 3)}
+    assert refused == {
+        address(n): f"no image: {store} has no image with this key or URL" for n in range(ROWS, ROWS + 3)
+    }
     assert [len(task) for task in plan.tasks] == [8, 8, 8, 1, 3]
     assert plan.order == {"rows": "as the images"}
 
@@ -108,7 +110,7 @@ def test_where_no_image_is_found_both_sides_are_shown(store, tmp_path):
     table = write_table(tmp_path / "list.csv", [("photos/1.jpg", "raw", "long"), ("", "raw", "long")])
     with pytest.raises(CornerstoneError) as refused:
         joined("dreamlip-csv", table, images=store)
-    assert "Of the 2 images that" in str(refused.value)
+    assert "has none of the 2 images that" in str(refused.value)
     assert "looked for `photos/1.jpg`; its keys are like `00000/000000000`" in str(refused.value)
 
 

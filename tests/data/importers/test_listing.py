@@ -8,7 +8,7 @@ import json
 import pytest
 
 from cornerstone.data.importers import FORMATS, ImportOptions, import_pairs
-from cornerstone.data.importers.core import Refused, Sample, as_pair
+from cornerstone.data.importers.core import Quarantined, Sample, as_pair
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
 
@@ -41,7 +41,7 @@ def read(format, src, **options):
     sent = pickle.loads(pickle.dumps(source))
     found = [record for task in plan.tasks for record in sent.read(task)]
     pairs = [as_pair(record, source.options, plan.classes) for record in found if isinstance(record, Sample)]
-    return {pair.key: pair for pair in pairs}, {r.key: r.reason for r in found if isinstance(r, Refused)}
+    return {pair.key: pair for pair in pairs}, {r.key: r.reason for r in found if isinstance(r, Quarantined)}
 
 
 def texts(pair):
@@ -202,7 +202,7 @@ def test_classes_by_their_names(make, photos, tmp_path):
         assert FORMATS["imagefolder"](Location.of(tmp_path / "net"), options).plan().classes == expected
     (tmp_path / "words.txt").write_text("n01440764 crane\nn01443537 crane\n")
     with pytest.raises(
-        CornerstoneError, match="calls 'n01440764' and 'n01443537' both 'crane': give each class a name"
+        CornerstoneError, match="gives 'n01440764' and 'n01443537' the same name 'crane': give each class"
     ):
         FORMATS["imagefolder"](
             Location.of(tmp_path / "net"), ImportOptions(class_names=str(tmp_path / "words.txt"))
@@ -222,7 +222,7 @@ def test_another_shape_is_refused(photos, tmp_path):
         read("coco", dump(folder / "y.json", "{"))
     with pytest.raises(CornerstoneError, match=r"entry 0 of entries has no 'conversations'"):
         read("sharegpt4v", dump(folder / "z.json", [{"image": "a.jpg"}]))
-    with pytest.raises(CornerstoneError, match=r"Nothing at"):
+    with pytest.raises(CornerstoneError, match=r"No file at"):
         read("karpathy", folder / "nowhere.json")
     with pytest.raises(CornerstoneError, match=r"lists no image"):
         read("urban1k", tmp_path / "empty")

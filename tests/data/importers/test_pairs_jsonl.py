@@ -191,7 +191,7 @@ def test_sources_that_are_none(make, tmp_path):
 
 def test_nothing_usable_is_an_error_and_leaves_no_data_set(make, tmp_path):
     make.write_list(tmp_path / "src", [{"image": f"{n}.jpg", "alt": "text"} for n in range(3)])
-    with pytest.raises(CornerstoneError, match=r"all 3 were refused \(3 × missing file"):
+    with pytest.raises(CornerstoneError, match=r"all 3 are quarantined \(3 × missing file"):
         import_pairs("pairs-jsonl", tmp_path / "src", tmp_path / "out", raw="alt")
     assert len(make.quarantined(tmp_path / "out")) == 3
     with pytest.raises(CornerstoneError):
@@ -201,7 +201,7 @@ def test_nothing_usable_is_an_error_and_leaves_no_data_set(make, tmp_path):
 def test_images_that_arrive_later_are_found_by_the_same_command(make, tmp_path):
     make.write_list(tmp_path / "src", [{"image": f"{n}.jpg", "alt": "text"} for n in range(3)])
     for _ in range(2):
-        with pytest.raises(CornerstoneError, match="all 3 were refused"):
+        with pytest.raises(CornerstoneError, match="all 3 are quarantined"):
             import_pairs("pairs-jsonl", tmp_path / "src", tmp_path / "out", raw="alt")
     for n in range(3):
         (tmp_path / "src" / f"{n}.jpg").write_bytes(make.image(n))

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cornerstone.data.importers import FORMATS, ImportOptions, check, delimited, import_pairs
-from cornerstone.data.importers.core import Refused, Sample, as_pair
+from cornerstone.data.importers.core import Quarantined, Sample, as_pair
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
 
@@ -22,9 +22,9 @@ def read(format, src, **options):
     source = FORMATS[format](Location.of(src), ImportOptions(**options))
     plan = source.plan()
     sent = pickle.loads(pickle.dumps(source))
-    found = [*plan.refused, *(record for task in plan.tasks for record in sent.read(task))]
+    found = [*plan.quarantined, *(record for task in plan.tasks for record in sent.read(task))]
     pairs = [as_pair(record, source.options, plan.classes) for record in found if isinstance(record, Sample)]
-    return {pair.key: pair for pair in pairs}, {r.key: r.reason for r in found if isinstance(r, Refused)}
+    return {pair.key: pair for pair in pairs}, {r.key: r.reason for r in found if isinstance(r, Quarantined)}
 
 
 def texts(pair):
@@ -78,7 +78,7 @@ def test_a_table_that_nobody_proof_read(make, photos, tmp_path):
     (tmp_path / "list.csv").write_bytes(b"\n".join(lines))
     source = FORMATS["cc-tsv"](Location.of(tmp_path / "list.csv"), ImportOptions(images=str(folder)))
     plan = source.plan()
-    found = [*plan.refused, *(record for task in plan.tasks for record in source.read(task))]
+    found = [*plan.quarantined, *(record for task in plan.tasks for record in source.read(task))]
     captions = sorted(record.fields["title"] for record in found if isinstance(record, Sample))
     assert captions == [
         "an open quote\n",
@@ -143,7 +143,7 @@ def test_the_image_column_may_have_any_name(make, photos, tmp_path):
     options = {"images": str(folder), "raw": ("words",)}
     pairs, _ = read("cc-tsv", tmp_path / "list.csv", image="photo", **options)
     assert [texts(pair) for pair in pairs.values()] == [[("words", "raw", "a text")]]
-    with pytest.raises(CornerstoneError, match=r"none of them is known \(--image FIELD"):
+    with pytest.raises(CornerstoneError, match=r"no image column among photo, words. Name it with --image FIELD"):
         read("cc-tsv", tmp_path / "list.csv", **options)
     with pytest.raises(CornerstoneError, match="'foto'; did you mean 'photo'"):
         read("cc-tsv", tmp_path / "list.csv", image="foto", **options)
@@ -214,10 +214,10 @@ def test_tables_that_are_none_say_what_was_expected(photos, tmp_path):
             read(format, tmp_path / name, images=str(photos[0]))
         return str(error.value)
 
-    assert "3 columns and no header that is known" in refused("cc-tsv", "a.csv", "x,y,z\n")
-    assert "by itself one of filepath, image" in refused("cc-tsv", "b.csv", "caption,file\nx,y\n")
+    assert "3 columns and no known header" in refused("cc-tsv", "a.csv", "x,y,z\n")
+    assert "by default one of filepath, image" in refused("cc-tsv", "b.csv", "caption,file\nx,y\n")
     assert "begins with an empty line" in refused("cc-tsv", "c.tsv", "")
-    assert "No column of DreamLIP's" in refused("dreamlip-csv", "d.csv", "image,title\nx,y\n")
+    assert "No DreamLIP column" in refused("dreamlip-csv", "d.csv", "image,title\nx,y\n")
     with pytest.raises(CornerstoneError, match="No list at"):
         read("cc-tsv", tmp_path / "nothing.tsv")
 
@@ -255,7 +255,7 @@ def test_a_truncated_table_is_refused_whole_and_a_damaged_one_says_where_it_ends
     pairs, refused = read("hf-parquet", tmp_path)
     assert len(pairs) == 200
     assert "damaged file: the rest is lost after 0 rows" in refused["b.parquet"]
-    with pytest.raises(CornerstoneError, match="no whole Parquet file"):
+    with pytest.raises(CornerstoneError, match="not a complete Parquet file"):
         read("hf-parquet", tmp_path / "b.parquet")
 
 
@@ -320,7 +320,7 @@ def test_img2datasets_parquet(make, tmp_path):
 
 def test_what_img2dataset_did_not_write(tmp_path):
     (tmp_path / "x.txt").write_text("")
-    with pytest.raises(CornerstoneError, match=r"no output of img2dataset: expected tars.*found x.txt"):
+    with pytest.raises(CornerstoneError, match=r"not an output of img2dataset: expected tars.*found x.txt"):
         read("img2dataset", tmp_path)
 
 

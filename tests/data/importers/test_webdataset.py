@@ -72,7 +72,7 @@ def interrupted(tars, tmp_path):
                 raise OSError("the store is away")
             return self.source.read(task)
 
-    with pytest.raises(CornerstoneError, match=r"goes on after what is finished.*the store is away"):
+    with pytest.raises(CornerstoneError, match=r"run the same command again to resume.*the store is away"):
         run_import("webdataset", Stumbling(), Location.of(tars), Location.of(tmp_path / "out"), None)
     with pytest.raises(CornerstoneError, match="is unfinished: it is being written, or the writing was interrupted"):
         Manifest.read(str(tmp_path / "out"))
@@ -218,7 +218,7 @@ def test_unknown_fields_are_refused_before_the_work(make, tars, tmp_path):
 
 def test_only_damage_is_an_error(tmp_path):
     (tmp_path / "a.tar").write_bytes(b"x" * 2000)
-    with pytest.raises(CornerstoneError, match=r"all 1 were refused \(1 × damaged tar"):
+    with pytest.raises(CornerstoneError, match=r"all 1 are quarantined \(1 × damaged tar"):
         import_pairs("webdataset", tmp_path / "a.tar", tmp_path / "out")
 
 

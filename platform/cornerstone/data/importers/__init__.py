@@ -1,4 +1,4 @@
-"""Bringing other layouts of pairs and documents into shards: one module a format, one way to run them all."""
+"""Import of other formats of pairs and documents into shards: one module per format, run by `core`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ FORMATS: dict[str, Callable[[Location, ImportOptions], Format]] = {
     "obelics": partial(Documents, assemble=documents.obelics, taken=("texts", "images")),
 }
 NAMES_ITS_IMAGE = ("pairs-jsonl", "cc-tsv", "dreamlip-csv", "hf-parquet")
-"""Formats whose image field may have any name."""
+"""Formats in which --image names the image field."""
 
 
 def import_pairs(
@@ -55,14 +55,14 @@ def import_pairs(
     progress: ImportProgress | None = None,
     **fields: Any,
 ) -> ImportReport:
-    """Write the pairs of `src` as shards to `out`, in random order, in parallel with Ray Data.
+    """Write the rows of `src` as shards to `out`, shuffled, in parallel with Ray Data.
 
-    `fields` are those of `ImportOptions` and override `options`. What is written depends on the source, the options and
-    the seed, never on the number of workers. Records without a readable image header or without any text go to
-    `quarantine.jsonl` in the out folder, each with its reason, and are counted in the manifest and the report.
-    Bodies of images are not decoded here: a truncated one is found, and quarantined, by the stream.
+    `fields` are those of `ImportOptions` and override `options`. The output depends on the source, the options and the
+    seed, not on the number of workers. Records without a readable image header or without any text are quarantined: they
+    are written to `quarantine.jsonl` in the out folder with the reason, and counted in the manifest and the report.
+    Images are not decoded here: a truncated one is found and quarantined by the stream.
 
-    Raises CornerstoneError for an unknown format or field, a finished out folder, and where no row is left.
+    Raises CornerstoneError for an unknown format or field, if `out` already holds a data set, and if no row is left.
     """
     reader = check(format, src, out, replace(options or ImportOptions(), **fields))
     return run_import(format, reader, Location.of(src), Location.of(out), progress)
@@ -74,7 +74,7 @@ def check(
     out: str | os.PathLike[str] | Location,
     options: ImportOptions,
 ) -> Format:
-    """The format's reader; CornerstoneError as in `import_pairs`, for all that can be known without looking at the rows."""
+    """The format's reader. Raises those CornerstoneErrors of `import_pairs` that need no look at the rows."""
     if format not in FORMATS:
         raise CornerstoneError(f"Unknown format {format!r}{did_you_mean(format, FORMATS)}")
     listed = tuple(name for name, made in FORMATS.items() if getattr(made, "func", None) is Listed)

@@ -1,8 +1,8 @@
-"""What every importer shares: its options, rows from records, the parallel run, the quarantine, the manifest.
+"""What every importer shares: options, conversion of records to rows, parallel import, quarantine, manifest.
 
-A format says in the driver what work there is (`plan`) and reads one piece of it in a Ray task (`read`). Each task
-writes its shards itself, so that no image passes through the driver; the driver gathers what the tasks say and writes
-the manifest last.
+A format splits its source into tasks in the driver (`plan`) and reads one task inside a Ray task (`read`). Each Ray task
+writes its own shards, so that no image passes through the driver. The driver collects what the tasks report and writes the
+manifest last.
 """
 
 from __future__ import annotations
@@ -30,42 +30,42 @@ from cornerstone.hashing import digest
 
 QUARANTINE = "quarantine.jsonl"
 REPLACED = "\N{REPLACEMENT CHARACTER}"
-PROMPT = "a photo of a {}."  # one plain prompt for an imported set with labels; a manifest may hold others
-MAX_BYTES = 256 << 20  # of one image file: more is no photograph, and 64 of them must fit a row group
+PROMPT = "a photo of a {}."  # the only prompt of an imported set with labels; other writers may give several
+MAX_BYTES = 256 << 20  # of one image file: photographs are smaller, and a row group holds 64 of them in memory
 ImportProgress = Callable[[int, int, int], None]
-"""Called with pieces of work done, pieces in all, rows written so far."""
+"""Called with finished tasks, all tasks, and rows written so far."""
 
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """What an import takes from its source, and how."""
+    """What an import takes from its source, and how it runs."""
 
     images: str | None = None
-    """Folder that image names are relative to; None: the list's own folder. Of a list of pairs also a data set, whose images
-    are found by key or address."""
+    """Folder that image names are relative to; None: the folder of the list. For a list of pairs also a data set, whose images
+    are found by key or URL."""
     image: str | None = None
-    """Field that names a row's image, or holds it; None: the one that the format has."""
+    """Field that names or contains the image of a row; None: the format's own."""
     raw: tuple[str, ...] = ()
-    """Fields with the texts that came with the image."""
+    """Fields with raw captions: the texts that came with the image."""
     long: tuple[str, ...] = ()
-    """Fields with detailed descriptions."""
+    """Fields with long captions: detailed descriptions."""
     where: tuple[str, ...] = ()
-    """`FIELD=VALUE` conditions that a row must meet, all of them."""
+    """`FIELD=VALUE` conditions; a row is taken if it meets all of them."""
     label: str | None = None
     """Field with the class name."""
     class_names: str | None = None
-    """A file with the names of classes that the label field gives by another one: a JSON object, or lines `n01440764 tench`."""
+    """A file that maps the values of the label field to class names: a JSON object, or lines `n01440764 tench`."""
     first: int | None = None
-    """Take the first entries of the list alone, before they are put in random order; None: all."""
+    """Take only the first entries of the list, before they are shuffled; None: all."""
     limit_rows: int | None = None
-    """Take so many rows of the source's random order, bad ones counted; None: all."""
+    """Take this many rows of the shuffled source, bad rows included; None: all."""
     seed: int = 0
-    """Decides the order in which rows are written."""
+    """Seed of the order in which rows are written."""
     name: str | None = None
-    """The data set's name; None: the out folder's."""
+    """Name of the data set; None: the name of the out folder."""
     rows_per_shard: int = ROWS_PER_SHARD
     workers: int | None = None
-    """Most tasks at a time; None: as many as Ray has CPUs. Never changes what is written."""
+    """Largest number of tasks at a time; None: the number of Ray's CPUs. Does not change what is written."""
 
     def __post_init__(self) -> None:
         for listed in ("raw", "long", "where"):
@@ -82,7 +82,7 @@ class ImportOptions:
 
 @dataclass(frozen=True)
 class Sample:
-    """One record of a source: its image as stored, and everything else by name."""
+    """One record of a source: its image as stored, and all other fields by name."""
 
     key: str
     image: bytes
@@ -90,8 +90,8 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Refused:
-    """A record that becomes no row. The reason's part before a colon is its kind, by which reasons are counted."""
+class Quarantined:
+    """A record that is quarantined. The part of `reason` before the first colon is its kind; reasons are counted by kind."""
 
     key: str
     reason: str
@@ -99,41 +99,41 @@ class Refused:
 
 @dataclass(frozen=True)
 class ImportPlan:
-    """What a format found: pieces of work in their final order, class names, and how rows came into that order.
+    """The tasks of an import in their final order, the class names, and how rows were shuffled.
 
-    `source` is what the pieces were planned from, as JSON has it (listed names, `stamps` of a list), `sources` what each
-    piece alone is read from: a piece that was finished when either was another is made anew.
+    `source` describes as JSON values what all tasks were planned from (file names, `stamps` of a list), `sources` what each
+    task reads. Both belong to a task's fingerprint: if either has changed, a finished task is not reused.
     """
 
     tasks: list[Any]
     order: dict[str, Any]
     source: Any
     classes: tuple[str, ...] = ()
-    refused: tuple[Refused, ...] = ()
+    quarantined: tuple[Quarantined, ...] = ()
     sources: Sequence[Any] = ()
 
 
 class Format(Protocol):
-    """A layout on disk; one instance per import, made of (src, options), sent to every task."""
+    """A layout on disk. One instance per import, made from (src, options) and sent to every task."""
 
     options: ImportOptions
     kind: Kind
-    """What its records become: pairs or documents."""
+    """What its records are converted to: pairs or documents."""
 
     def plan(self) -> ImportPlan:
-        """Look over the source, in the driver; CornerstoneError where it does not fit the options."""
+        """Scan the source in the driver and split it into tasks. Raises CornerstoneError if it does not fit the options."""
 
-    def read(self, task: Any) -> Iterator[Sample | Record | Refused]:
-        """The records of one piece of work, in order; a Sample becomes a pair by the options (`as_pair`)."""
+    def read(self, task: Any) -> Iterator[Sample | Record | Quarantined]:
+        """The records of one task, in order. A Sample is converted to a pair by `as_pair` as the options say."""
 
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What an import did.
+    """The result of an import.
 
-    `reasons` counts the quarantined rows by kind, `captions` the texts by role (of documents: the segments by kind); `kept`
-    of its pieces of work had been finished before, by an import that was interrupted; `mended` texts hold � where their
-    bytes were no UTF-8.
+    `reasons` counts quarantined rows by kind, `captions` counts captions by role (for documents: segments by kind). `kept`
+    is the number of tasks that an interrupted import had finished. `mended` is the number of texts in which invalid UTF-8
+    was replaced by �.
     """
 
     folder: str
@@ -153,27 +153,27 @@ class ImportReport:
 
 @dataclass
 class _Outcome:
-    """What a piece of work gave; `kept`: an interrupted import had finished it."""
+    """The result of one task; `kept` if an interrupted import had finished it."""
 
     shards: list[Shard] = field(default_factory=list)
-    refused: list[Refused] = field(default_factory=list)
+    quarantined: list[Quarantined] = field(default_factory=list)
     captions: Counter[str] = field(default_factory=Counter)
     mended: int = 0
     kept: bool = False
 
     def done(self) -> Done:
-        refused = [[one.key, one.reason] for one in self.refused]
-        return Done(tuple(self.shards), {"refused": refused, "captions": self.captions, "mended": self.mended})
+        quarantined = [[one.key, one.reason] for one in self.quarantined]
+        return Done(tuple(self.shards), {"quarantined": quarantined, "captions": self.captions, "mended": self.mended})
 
     @staticmethod
     def of(done: Done) -> _Outcome:
-        refused = [Refused(key, reason) for key, reason in done.told["refused"]]
-        return _Outcome(list(done.shards), refused, Counter(done.told["captions"]), done.told["mended"], kept=True)
+        quarantined = [Quarantined(key, reason) for key, reason in done.told["quarantined"]]
+        return _Outcome(list(done.shards), quarantined, Counter(done.told["captions"]), done.told["mended"], kept=True)
 
 
 @dataclass
 class _Total:
-    """What all pieces gave together; the shards with (part, task), which is their order."""
+    """The results of all tasks. Shards are ordered by (number within the task, task)."""
 
     shards: list[tuple[int, int, Shard]] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
@@ -182,9 +182,9 @@ class _Total:
     mended: int = 0
     kept: int = 0
 
-    def take(self, task: int, outcome: _Outcome) -> None:
-        self.shards += [(part, task, shard) for part, shard in enumerate(outcome.shards)]
-        self.reasons.update(refused.reason.partition(":")[0] for refused in outcome.refused)
+    def add(self, task: int, outcome: _Outcome) -> None:
+        self.shards += [(number, task, shard) for number, shard in enumerate(outcome.shards)]
+        self.reasons.update(quarantined.reason.partition(":")[0] for quarantined in outcome.quarantined)
         self.captions += outcome.captions
         self.rows += sum(shard.rows for shard in outcome.shards)
         self.mended += outcome.mended
@@ -195,7 +195,7 @@ class _Total:
 
 
 def as_pair(sample: Sample, options: ImportOptions, classes: tuple[str, ...] = ()) -> Pair:
-    """The row of a record. BadImage: its image's header cannot be read; ValueError: no text is left."""
+    """Convert a record to a row. Raises BadImage if the image header cannot be read, ValueError if there is no text."""
     width, height = probe(sample.image)
     roles: list[tuple[Role, tuple[str, ...]]] = [("raw", options.raw), ("long", options.long)]
     captions: list[Caption] = []
@@ -223,23 +223,23 @@ def as_pair(sample: Sample, options: ImportOptions, classes: tuple[str, ...] = (
 
 
 def meets(fields: dict[str, Any], where: Iterable[tuple[str, str]]) -> bool:
-    """Whether a record meets all conditions."""
+    """Whether a record meets all `FIELD=VALUE` conditions."""
     return all(holds(fields, name, value) for name, value in where)
 
 
 def run_import(
     format_name: str, source: Format, src: Location, out: Location, progress: ImportProgress | None
 ) -> ImportReport:
-    """Carry out an import into a folder without a manifest; pieces that an interrupted one finished are kept.
+    """Run an import into a folder without a manifest, reusing the tasks that an interrupted import finished.
 
-    Raises CornerstoneError where no row is left, and where another process writes to the folder.
+    Raises CornerstoneError if no row is left, and if another process writes to the folder.
     """
     started = time.monotonic()
     plan, options = source.plan(), source.options
     with writing(out):
         total = _gather(plan, _in_parallel(format_name, source, src, plan, out), out.join(QUARANTINE), progress)
         if not total.shards:
-            forget(out)  # what was missing may be there the next time
+            forget(out)  # a finished but empty task must be read again: missing images may be there next time
             raise CornerstoneError(_why_empty(src, out, total.reasons))
         manifest = Manifest(
             kind=source.kind,
@@ -275,12 +275,12 @@ def run_import(
 def _gather(
     plan: ImportPlan, outcomes: Iterator[_Outcome], quarantine: Location, progress: ImportProgress | None
 ) -> _Total:
-    """All pieces' outcomes together, and every refused record in the quarantine; no such file where there is none."""
+    """Add up the results of all tasks and write the quarantine file, which is removed if it is empty."""
     total = _Total()
     with quarantine.replacing() as file:
-        for done, outcome in enumerate(itertools.chain([_Outcome(refused=list(plan.refused))], outcomes)):
-            total.take(done - 1, outcome)
-            file.writelines((json.dumps(asdict(refused)) + "\n").encode() for refused in outcome.refused)
+        for done, outcome in enumerate(itertools.chain([_Outcome(quarantined=list(plan.quarantined))], outcomes)):
+            total.add(done - 1, outcome)
+            file.writelines((json.dumps(asdict(quarantined)) + "\n").encode() for quarantined in outcome.quarantined)
             if progress is not None:
                 progress(done, len(plan.tasks), total.rows)
     if not total.reasons:
@@ -289,26 +289,29 @@ def _gather(
 
 
 def _recorded(options: ImportOptions) -> dict[str, Any]:
-    """The options that decide the content, as JSON gives them back."""
+    """The options that determine the content, as values that JSON preserves."""
     given = {k: v for k, v in asdict(options).items() if v not in (None, ()) and k not in ("name", "workers")}
     return {k: list(v) if isinstance(v, tuple) else v for k, v in given.items()}
 
 
 def _why_empty(src: Location, out: Location, reasons: Counter[str]) -> str:
     counts = "; ".join(f"{count} × {kind}" for kind, count in reasons.most_common(3))
-    found = f"all {reasons.total()} were refused ({counts}; see {out.join(QUARANTINE)})" if reasons else "it has none"
+    found = (
+        f"all {reasons.total()} are quarantined ({counts}; see {out.join(QUARANTINE)})" if reasons else "it is empty"
+    )
     return f"No usable row in {src}: {found}. Check --images and the fields, or name another source."
 
 
 def _in_parallel(
     format_name: str, source: Format, src: Location, plan: ImportPlan, out: Location
 ) -> Iterator[_Outcome]:
-    """Each task's outcome, in the plan's order."""
+    """The results of all tasks, in the order of the plan."""
     if not plan.tasks:
         return
     import ray.data
 
-    # With these a piece of work is what it was: they decide its records, its place and the names of its shards.
+    # Fingerprint of everything that determines a task's output (records, their order, names of shards): if it is unchanged,
+    # the finished task is reused.
     shared = [format_name, str(src), _recorded(source.options), plan.order, plan.classes, plan.source]
     settings = [digest([*shared, own]) for own in plan.sources or [()] * len(plan.tasks)]
     items = [
@@ -317,13 +320,13 @@ def _in_parallel(
     ]
     work = functools.partial(_work, source=source, out=out, tasks=len(items), classes=plan.classes)
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(work, concurrency=source.options.workers)
-    failed = f"The import stopped, {out} is unfinished (mend it, and the same command goes on after what is finished):"
+    failed = f"The import stopped, {out} is unfinished (fix the cause and run the same command again to resume):"
     for row in in_order(dataset, failed):
         yield pickle.loads(row["outcome"])
 
 
 def _work(row: dict[str, Any], source: Format, out: Location, tasks: int, classes: tuple[str, ...]) -> dict[str, bytes]:
-    """Write the shards of one piece of work. Part p of task t is shard p × tasks + t: unique, whatever the parts."""
+    """Write the shards of one task. Shard p of task t gets the number p × tasks + t, which no other task uses."""
     number, settings = int(row["number"]), str(row["settings"])
     name = f"task-{number:05d}"
     if (done := finished(out, name, settings)) is not None:
@@ -338,16 +341,16 @@ def _work(row: dict[str, Any], source: Format, out: Location, tasks: int, classe
 
 
 def _records(
-    found: Iterator[Sample | Record | Refused], options: ImportOptions, classes: tuple[str, ...], outcome: _Outcome
+    found: Iterator[Sample | Record | Quarantined], options: ImportOptions, classes: tuple[str, ...], outcome: _Outcome
 ) -> Iterator[Record]:
     for record in found:
         if isinstance(record, Sample):
             try:
                 record = as_pair(record, options, classes)
             except (BadImage, ValueError) as reason:
-                record = Refused(utf8(record.key), str(reason))
-        if isinstance(record, Refused):
-            outcome.refused.append(record)
+                record = Quarantined(utf8(record.key), str(reason))
+        if isinstance(record, Quarantined):
+            outcome.quarantined.append(record)
             continue
         if isinstance(record, Document):
             outcome.captions.update("text" if segment.image is None else "image" for segment in record.segments)

@@ -1,9 +1,9 @@
-"""`cc-tsv` and `dreamlip-csv`: tables of text beside a folder of images, found by path or by what their addresses give.
+"""`cc-tsv` and `dreamlip-csv`: tables of texts beside a folder of images, which are found by path or by URL.
 
-CC3M's list is caption, tab, address, CC12M's address, tab, caption, both without a header; open_clip's has a header with
-`filepath` and `title`. DreamLIP's, which LoTLIP's data grew from, has an image column, a raw caption, and three short and
-three long ones by InstructBLIP, ShareGPT4V and LLaVA, under names that vary by release.
-A list is scanned once in the driver, which keeps 16 bytes a row: 12 million rows are 200 MB.
+CC3M's list is caption, tab, URL, CC12M's is URL, tab, caption, both without a header; open_clip's has a header with
+`filepath` and `title`. DreamLIP's, on which LoTLIP's data is based, has an image column, a raw caption, and three short and
+three long captions by InstructBLIP, ShareGPT4V and LLaVA; the column names vary by release.
+The driver scans a list once and keeps 16 bytes per row: 200 MB for 12 million rows.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ csv.field_size_limit(_LARGEST_FIELD)
 
 
 class CcTsv(PairsJsonl):
-    """A table with an image and a caption a row."""
+    """A table with an image and a caption in each row."""
 
     record = "row"
 
@@ -44,51 +44,52 @@ class CcTsv(PairsJsonl):
         self.asked = {name for name in (options.image, options.label, *options.raw, *options.long) if name}
         self.header = self._columns(rows)
         self.has_header = any(self._is_name(cell) for cell in rows[0])
-        self.quoted = (
-            self.quoted or self.has_header
-        )  # without a header, as in CC3M, quotes between tabs are the caption's
+        # Without a header, as in CC3M, quotation marks between tabs belong to the caption.
+        self.quoted = self.quoted or self.has_header
         known = {name.lower(): name for name in self.header}
         image = options.image or next((known[name] for name in IMAGE_COLUMNS if name in known), "")
         if image not in self.header:
-            given = f"{image!r}{did_you_mean(image, self.header)}" if image else "none of them is known"
+            if image:
+                raise CornerstoneError(f"{src} has no column {image!r}{did_you_mean(image, self.header)}")
             raise CornerstoneError(
-                f"{src} names its columns {', '.join(self.header)}; of the image's: {given} (--image FIELD; by itself one of "
+                f"{src} has no image column among {', '.join(self.header)}. Name it with --image FIELD (by default one of "
                 f"{', '.join(IMAGE_COLUMNS)} is taken)."
             )
         self.image = image
         if not (options.raw or options.long or options.label):
-            options = self._unasked(options)
+            options = self._with_caption(options)
         super().__init__(src, options)
 
     def _columns(self, rows: list[list[str]]) -> list[str]:
-        """The header; where there is none, the column of addresses is `url` and the other one `caption`."""
+        """The column names. Without a header, the column of URLs is `url` and the other one `caption`."""
         cells = [cell.strip() for cell in rows[0]]
         if any(map(self._is_name, cells)):
             return cells
         addressed = [place for place, cell in enumerate(cells) if "://" in cell]
         if len(cells) != 2 or len(addressed) != 1:
             raise CornerstoneError(
-                f"The list has {len(cells)} columns and no header that is known ({', '.join(cells)[:80]}): expected caption "
-                f"and address, or a header with an image column ({', '.join(IMAGE_COLUMNS)})."
+                f"The list has {len(cells)} columns and no known header ({', '.join(cells)[:80]}): expected a caption and a "
+                f"URL in each row, or a header with an image column ({', '.join(IMAGE_COLUMNS)})."
             )
         return ["url", "caption"] if addressed == [0] else ["caption", "url"]
 
     def _is_name(self, cell: str) -> bool:
         return cell.strip().lower() in (*IMAGE_COLUMNS, *TEXT_COLUMNS) or cell.strip() in self.asked
 
-    def _unasked(self, options: ImportOptions) -> ImportOptions:
-        """What is taken where nothing is asked for: the caption."""
+    def _with_caption(self, options: ImportOptions) -> ImportOptions:
+        """The options with the caption column as raw captions: the default."""
         text = [name for name in self.header if name.lower() in TEXT_COLUMNS]
         if not text:
-            raise CornerstoneError(f"Say which of {', '.join(self.header)} hold texts: --raw FIELD.. or --long FIELD..")
+            columns = ", ".join(self.header)
+            raise CornerstoneError(f"No caption column among {columns}: name it with --raw FIELD.. or --long FIELD..")
         return replace(options, raw=(text[0],))
 
     def find_list(self, src: Location) -> Location:
-        """The file that was named."""
+        """The list is `src` itself."""
         return src
 
     def records(self, stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
-        """Rows, which may span lines inside quotes; not the header."""
+        """Offset and bytes of every row without the header. A quoted row may span lines."""
         start = 0
         for number, record in enumerate(_quoted(stream, self._fits) if self.quoted else stream):
             if number or not self.has_header:
@@ -96,7 +97,7 @@ class CcTsv(PairsJsonl):
             start += len(record)
 
     def parse(self, record: bytes) -> dict[str, Any] | str:
-        """The row's cells by column."""
+        """The cells of a row by column."""
         try:
             cells = self._cells(_decoded(record))
         except (csv.Error, StopIteration) as error:
@@ -120,16 +121,16 @@ class CcTsv(PairsJsonl):
         return len(rows) == 1 and len(rows[0]) == len(self.header)
 
     def fetch(self, folder: ImageFolder, image: str) -> bytes:
-        """The image by path, or under a name that downloads of its address go by."""
+        """The image by path, or by a file name that a downloader derives from its URL."""
         address = image if "://" in image else None
         return folder.read_image(candidates(None if address else image, address))
 
 
 class DreamLip(CcTsv):
-    """DreamLIP's table; columns go by `raw`, `shortIB`, `longIB`, `shortSV`, `longSV`, `shortLLA` and `longLLA`.
+    """DreamLIP's table. Columns are renamed to `raw`, `shortIB`, `longIB`, `shortSV`, `longSV`, `shortLLA` and `longLLA`.
 
-    Without --raw and --long the raw caption and the three long ones are taken, as in LoTLIP; the short ones are kept in
-    `extra`, and taken with --raw raw shortIB shortSV shortLLA.
+    Without --raw and --long the raw caption and the three long captions are taken, as in LoTLIP. The short ones are kept
+    in `extra`; --raw raw shortIB shortSV shortLLA takes them too.
     """
 
     def _columns(self, rows: list[list[str]]) -> list[str]:
@@ -142,24 +143,26 @@ class DreamLip(CcTsv):
         header = [known(cell) for cell in rows[0]]
         if not {"raw", *GENERATED} & set(header):
             raise CornerstoneError(
-                f"No column of DreamLIP's in {', '.join(header)[:200]}: expected some of raw, {', '.join(GENERATED)} "
+                f"No DreamLIP column in {', '.join(header)[:200]}: expected some of raw, {', '.join(GENERATED)} "
                 f"(or raw_caption, longIB_captions, ..)."
             )
         return header
 
-    def _unasked(self, options: ImportOptions) -> ImportOptions:
+    def _with_caption(self, options: ImportOptions) -> ImportOptions:
         long = tuple(name for name in self.header if name in GENERATED and name.startswith("long"))
         return replace(options, raw=("raw",) if "raw" in self.header else (), long=long)
 
 
 def _quoted(lines: Iterable[bytes], fits: Callable[[bytes], bool]) -> Iterator[bytes]:
-    """Records: lines, joined where a quote stays open. One that nothing closes, or closes so that no row results, ends with
-    its own line, and costs no other row.
+    """Records of a CSV file: lines, joined while a quote is open.
+
+    If a quote is never closed, or the joined lines are no row (`fits`), the record is its first line alone, and the lines
+    after it are read as records of their own, so that one stray quote costs one row.
     """
     held: list[bytes] = []
     quotes = size = 0
-    again, source = list[bytes](), iter(lines)
-    while (line := again.pop() if again else next(source, None)) is not None or held:
+    returned, source = list[bytes](), iter(lines)
+    while (line := returned.pop() if returned else next(source, None)) is not None or held:
         if line is not None:
             held.append(line)
             quotes, size = quotes + line.count(b'"'), size + len(line)
@@ -168,7 +171,7 @@ def _quoted(lines: Iterable[bytes], fits: Callable[[bytes], bool]) -> Iterator[b
         record = b"".join(held)
         whole = quotes % 2 == 0 and (len(held) == 1 or fits(record))
         yield record if whole else held[0]
-        again += reversed(() if whole else held[1:])
+        returned += reversed(() if whole else held[1:])
         held, quotes, size = [], 0, 0
 
 
@@ -181,6 +184,6 @@ def _first_lines(src: Location) -> list[str]:
 
 
 def _decoded(line: bytes) -> str:
-    """Text without NUL, which `csv` would take for the end, and without a carriage return inside; wrong bytes are replaced."""
+    """Text without NUL, at which `csv` would stop, and without carriage returns; invalid UTF-8 is replaced by �."""
     text = line.decode("utf-8-sig", "replace").replace("\0", "")
     return text.replace("\r\n", "\n").replace("\r", " ")

@@ -1,8 +1,8 @@
 """`mmc4` and `obelics`: interleaved documents, from JSON lines (plain, .gz or .zip) or Parquet, beside a folder of images.
 
-Documents leave the shuffle window before their images are read.
-Nothing is chosen or moved here: a document keeps all its texts and every image that can be read. Which images match well
-enough, and on which side of its text each one stands, is drawn when documents are packed.
+Images are read after their document has left the shuffle buffer, so that the buffer holds no images.
+The import neither filters nor moves segments: a document keeps all of its texts and every readable image. The filter by
+similarity and the side of the text on which an image stands are applied when documents are packed and read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cornerstone.data.images import BadImage
-from cornerstone.data.importers.core import ImportOptions, ImportPlan, Refused, Sample, meets
+from cornerstone.data.importers.core import ImportOptions, ImportPlan, Quarantined, Sample, meets
 from cornerstone.data.importers.fields import conditions, utf8
 from cornerstone.data.importers.files import Task, find_files, plan_files, read_files, reading
 from cornerstone.data.importers.folder import ImageFolder, candidates
@@ -33,22 +33,22 @@ from cornerstone.errors import CornerstoneError
 ENDINGS = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".zip", ".parquet")
 _BROKEN = (OSError, EOFError, zlib.error, zipfile.BadZipFile, pa.ArrowInvalid)
 
-Load = Callable[[str | None, str | None, dict[str, Any]], Segment | Refused]
-"""An image's segment by its name or address, with what its `extra` keeps."""
+Load = Callable[[str | None, str | None, dict[str, Any]], Segment | Quarantined]
+"""Loads the image segment of a name or URL, with the fields for its `extra`."""
 Row = dict[str, Any]
 END_OF_DOCUMENT = "END_OF_DOCUMENT_TOKEN_TO_BE_REPLACED"
 
 
 @dataclass(frozen=True)
 class Break:
-    """What follows belongs to another document."""
+    """Separates two documents within one record."""
 
 
-Part = Segment | Refused | Break
+Part = Segment | Quarantined | Break
 
 
 class Documents:
-    """Either format; `assemble` says how a record's texts and images follow each other."""
+    """Either format. `assemble` yields the segments of a record in their order; `taken` are the lists that it reads."""
 
     kind: Kind = "documents"
 
@@ -60,43 +60,45 @@ class Documents:
         taken: tuple[str, ...],
     ) -> None:
         if options.raw or options.long or options.label:
-            raise CornerstoneError("--raw, --long and --label name texts of pairs; a document keeps all of its texts.")
+            raise CornerstoneError(
+                "--raw, --long and --label have no effect on documents, which keep all of their texts. Leave them out."
+            )
         self.options, self.assemble, self.taken = options, assemble, taken
         self.files = find_files(src, ENDINGS, "file of documents")
         self.images = Location.of(options.images) if options.images else self.files[0].parent
         if not self.images.exists():
             raise CornerstoneError(
-                f"No image folder at {self.images}. Name the one that the records speak of: --images."
+                f"No image folder at {self.images}. Name the folder of the documents' images: --images."
             )
         self.where = conditions(options.where)
 
     def plan(self) -> ImportPlan:
-        """One piece of work a file; a single one where rows are limited."""
+        """One task per file; with `limit_rows` a single task."""
         return plan_files(self.files, self.options, "files")
 
-    def read(self, task: Task) -> Iterator[Sample | Record | Refused]:
-        """The documents of some files, each behind the images that it lost."""
+    def read(self, task: Task) -> Iterator[Sample | Record | Quarantined]:
+        """The documents of some files. The quarantined images of a document come before it."""
         folder = ImageFolder(self.images)
         for row in read_files(task, self._matching, self.options):
-            if isinstance(row, Refused):
+            if isinstance(row, Quarantined):
                 yield row
             else:
                 yield from self._document(*row, folder)
 
-    def _matching(self, file: Location) -> Iterator[tuple[str, Row] | Refused]:
-        return (row for row in _rows(file) if isinstance(row, Refused) or meets(row[1], self.where))
+    def _matching(self, file: Location) -> Iterator[tuple[str, Row] | Quarantined]:
+        return (row for row in _rows(file) if isinstance(row, Quarantined) or meets(row[1], self.where))
 
-    def _document(self, key: str, row: Row, folder: ImageFolder) -> Iterator[Document | Refused]:
+    def _document(self, key: str, row: Row, folder: ImageFolder) -> Iterator[Document | Quarantined]:
         if missing := [name for name in self.taken if not isinstance(row.get(name), list)]:
-            yield Refused(key, f"another shape: no list {missing[0]!r}, found {', '.join(sorted(row)[:8])}")
+            yield Quarantined(key, f"wrong schema: no list {missing[0]!r}, found {', '.join(sorted(row)[:8])}")
             return
 
-        def load(name: str | None, address: str | None, extra: dict[str, Any]) -> Segment | Refused:
+        def load(name: str | None, address: str | None, extra: dict[str, Any]) -> Segment | Quarantined:
             return _image(folder, key, name, address, extra)
 
         segments, part_of = list[Segment](), 0
         for part in itertools.chain(self.assemble(row, load), [Break()]):
-            if isinstance(part, Refused):
+            if isinstance(part, Quarantined):
                 yield part
             elif isinstance(part, Segment):
                 segments.append(part)
@@ -106,18 +108,18 @@ class Documents:
         if not part_of:
             yield self._finished(key, row, segments)
 
-    def _finished(self, key: str, row: Row, segments: list[Segment]) -> Document | Refused:
+    def _finished(self, key: str, row: Row, segments: list[Segment]) -> Document | Quarantined:
         if not any(segment.image is not None for segment in segments):
-            return Refused(key, "no image: none of the document's images could be read")
+            return Quarantined(key, "no image: none of the document's images could be read")
         if not any(segment.text is not None for segment in segments):
-            return Refused(key, "no text: every text of the document is empty")
+            return Quarantined(key, "no text: every text of the document is empty")
         kept_elsewhere = (*self.taken, "similarity_matrix", "metadata")
         rest = {name: value for name, value in row.items() if name not in kept_elsewhere}
         return Document(key, tuple(segments), json.dumps(rest, default=str) if rest else None)
 
 
 def mmc4(row: Row, load: Load) -> Iterator[Part]:
-    """MMC4: every text of `text_list` in order, each image of `image_info` directly before its matched sentence."""
+    """MMC4: the texts of `text_list` in order, each image of `image_info` directly before its matched sentence."""
     texts, images = row["text_list"], [info for info in row["image_info"] if isinstance(info, dict)]
     at: dict[int, list[Row]] = {}
     for info in images:
@@ -126,7 +128,7 @@ def mmc4(row: Row, load: Load) -> Iterator[Part]:
     for info in at.get(-1, []):
         yield load(None, None, {"name": info.get("image_name"), "matched_text_index": info.get("matched_text_index")})
     for index, text in enumerate(texts):
-        empty = not any(True for _ in _text(text))  # an image that is matched with nothing is matched with no sentence
+        empty = not any(True for _ in _text(text))  # an empty sentence becomes no segment, so its image has no match
         for info in at.get(index, []):
             similarity = None if empty else info.get("matched_sim")
             kept = {"matched_text_index": index, "matched_sim": similarity, "url": info.get("raw_url")}
@@ -135,12 +137,12 @@ def mmc4(row: Row, load: Load) -> Iterator[Part]:
 
 
 def obelics(row: Row, load: Load) -> Iterator[Part]:
-    """OBELICS: parallel lists `texts` and `images`, one of the two null at each place; `metadata` follows the images.
+    """OBELICS: parallel lists `texts` and `images`, one of the two null at each index; `metadata` is parallel to them.
 
-    A marker in a text stands where its authors found that another document begins.
+    The text END_OF_DOCUMENT marks where the authors of the data found that another document begins.
     """
     metadata = row.get("metadata")
-    if isinstance(metadata, str):  # as Parquet holds it
+    if isinstance(metadata, str):  # a JSON text in Parquet
         parsed = parse(b'{"list": ' + metadata.encode() + b"}")
         metadata = parsed["list"] if isinstance(parsed, dict) else None
     for place, (text, image) in enumerate(zip(row["texts"], row["images"], strict=False)):
@@ -163,27 +165,28 @@ def _text(text: Any) -> Iterator[Segment]:
 
 def _image(
     folder: ImageFolder, key: str, name: str | None, address: str | None, extra: dict[str, Any]
-) -> Segment | Refused:
-    """The image under its name, the last part of its name or address, or the address's MD5 or SHA-1."""
+) -> Segment | Quarantined:
+    """The image segment, found under one of `candidates`, or why there is none."""
     label = f"{key}#{extra.get('name')}"
     try:
         names = candidates(name, address)
         if not names:
-            return Refused(label, f"no place: matched_text_index {extra.get('matched_text_index')!r} is no text's")
+            index = extra.get("matched_text_index")
+            return Quarantined(label, f"no place: matched_text_index is {index!r}, and the document has no such text")
         return Segment(image=folder.read_image(names), extra=json.dumps(extra, default=str))
     except (OSError, ValueError, BadImage) as error:
-        return Refused(label, str(error))
+        return Quarantined(label, str(error))
 
 
-def _rows(file: Location) -> Iterator[tuple[str, Row] | Refused]:
-    """The records of a file by key; a damaged file gives what lies before the damage, then why it ends there."""
+def _rows(file: Location) -> Iterator[tuple[str, Row] | Quarantined]:
+    """The records of a file by key. A damaged file gives the records before the damage, then the reason it stops there."""
     name = file.name
     stem, count = name.partition(".")[0], 0
     try:
         for count, row in enumerate(_records(file), 1):
-            yield (f"{stem}/{count}", row) if isinstance(row, dict) else Refused(f"{stem}/{count}", row)
+            yield (f"{stem}/{count}", row) if isinstance(row, dict) else Quarantined(f"{stem}/{count}", row)
     except _BROKEN as error:
-        yield Refused(name, f"damaged file: the rest is lost after {count} documents ({error})")
+        yield Quarantined(name, f"damaged file: the rest is lost after {count} documents ({error})")
 
 
 def _records(file: Location) -> Iterator[Row | str]:

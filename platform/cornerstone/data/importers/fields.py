@@ -1,4 +1,4 @@
-"""Naming values inside records: `caption`, `captions.0`, `meta.title`, or `captions` for every entry of a list."""
+"""Names of values in nested records: `caption`, `captions.0`, `meta.title`, or `captions` for all entries of a list."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 from cornerstone.errors import CornerstoneError
 
-_LISTED = 8  # positions of a list that an error message names
+_LISTED = 8  # indices of a list that an error message suggests
 
 
 def find(record: Any, field: str) -> Any:
-    """The value that `field` names, None where the record lacks it. A key may itself hold dots (`long.txt`)."""
+    """The value that `field` names, None if the record has none. A key may contain dots (`long.txt`)."""
     if isinstance(record, Mapping):
         if field in record:
             return record[field]
@@ -26,23 +26,23 @@ def find(record: Any, field: str) -> Any:
 
 
 def texts(value: Any) -> list[str]:
-    """The non-empty texts of a value: of a string, or of a list's entries; stripped, and valid as UTF-8."""
+    """The non-empty texts of a string or of the entries of a list, stripped, and valid as UTF-8."""
     entries = value if isinstance(value, list) else [value]
     return [utf8(entry.strip()) for entry in entries if isinstance(entry, str) and entry.strip()]
 
 
 def utf8(text: str) -> str:
-    """The text with � for lone surrogates, which JSON can spell but no file can hold."""
+    """The text with � in place of lone surrogates, which JSON can express and UTF-8 cannot encode."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def spelled(value: Any) -> str:
-    """A value as a user writes it on the command line: `true`, `3`, `train`."""
+    """A value as it is written on the command line: `true`, `3`, `train`."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def names(record: Mapping[str, Any]) -> Iterator[str]:
-    """Every field that holds a text, a number, a yes or no, or a list of them."""
+    """The names of all fields that hold a text, a number, a boolean, or a list of these."""
     for key, value in record.items():
         if isinstance(value, Mapping):
             yield from (f"{key}.{inner}" for inner in names(value))
@@ -55,7 +55,7 @@ def names(record: Mapping[str, Any]) -> Iterator[str]:
 
 
 def conditions(where: Sequence[str]) -> list[tuple[str, str]]:
-    """`FIELD=VALUE` texts as pairs; CornerstoneError for one without `=`."""
+    """Parse `FIELD=VALUE` texts. Raises CornerstoneError for one without `=`."""
     pairs = []
     for condition in where:
         field, equals, value = condition.partition("=")
@@ -66,7 +66,7 @@ def conditions(where: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def holds(record: Mapping[str, Any], field: str, value: str) -> bool:
-    """Whether the record's field is this value, or a list that has it."""
+    """Whether a field of the record equals the value, or is a list that contains it."""
     found = find(record, field)
     entries = found if isinstance(found, list) else [found]
     return value in [spelled(entry) for entry in entries if entry is not None]

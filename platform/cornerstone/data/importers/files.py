@@ -1,6 +1,7 @@
-"""Formats that come as many files of records: which files a source names, a piece of work a file, a buffer inside it.
+"""Formats that consist of many files of records: finding the files, one task per file, shuffling.
 
-Files come in seeded order; inside a file, records leave a shuffle buffer of 1,000 in seeded order.
+The order of the files is a seeded permutation. Within a task, records pass through a shuffle buffer of 1,000, whose draws
+are seeded too.
 """
 
 from __future__ import annotations
@@ -19,16 +20,17 @@ from cornerstone.data.output import stamps
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
 
-SHUFFLE_BUFFER = 1000
+SHUFFLE_BUFFER = 1000  # records
+_DRAWS = "import-window"  # purpose of the shuffle buffer's draws: another name would be another order
 T = TypeVar("T")
 Task = list[tuple[int, Location]]
-"""Files with their places in the source's own order."""
+"""The files of one task, each with its number in the sorted source."""
 
 
 def find_files(src: Location, endings: Sequence[str], what: str) -> list[Location]:
-    """The files that a file, a folder, a glob (`cc3m/*.tar`) or a brace list (`{00000..00331}.tar`) names, sorted.
+    """The files that `src` names, sorted: a file, a folder, a glob (`cc3m/*.tar`) or a brace list (`{00000..00331}.tar`).
 
-    `what` is what one is called. Raises CornerstoneError where nothing is there, or nothing with one of the endings.
+    `what` describes one file in error messages. Raises CornerstoneError if there is no file with one of the endings.
     """
     found: list[Location] = []
     for location in map(Location, braces(src.uri)):
@@ -52,34 +54,34 @@ def find_files(src: Location, endings: Sequence[str], what: str) -> list[Locatio
 
 
 def plan_files(files: Sequence[Location], options: ImportOptions, what: str) -> ImportPlan:
-    """One piece of work a file; a single one where rows are limited, which reads no more files than it needs."""
+    """One task per file; with `limit_rows` a single task for all files, which reads no more files than it needs."""
     drawn = draws.permutation(len(files), options.seed, "import-order")
-    dealt = [(int(i), files[i]) for i in drawn]
-    tasks = [[file] for file in dealt] if options.limit_rows is None else [dealt]
+    shuffled_files = [(int(i), files[i]) for i in drawn]
+    tasks = [[file] for file in shuffled_files] if options.limit_rows is None else [shuffled_files]
     order = {what: "permuted", "shuffle_buffer": SHUFFLE_BUFFER, "seed": options.seed}
     sources = [stamps([file for _, file in task]) for task in tasks]
     return ImportPlan(tasks, order, source=[file.uri for file in files], sources=sources)
 
 
 def read_files(task: Task, records: Callable[[Location], Iterator[T]], options: ImportOptions) -> Iterator[T]:
-    """The records of a piece of work's files, at most `limit_rows`, through the buffer."""
+    """The records of the files of one task, at most `limit_rows`, through the shuffle buffer."""
     found = (record for _, file in task for record in records(file))
     return shuffled(islice(found, options.limit_rows), options.seed, task[0][0])
 
 
 @contextmanager
 def reading(file: Location) -> Iterator[IO[bytes]]:
-    """The file as a stream. What the storage cannot give raises CornerstoneError, so that nobody takes it for damage of the
-    file: the import stops, and goes on from there when the storage answers again.
+    """The file as a stream. A failure of the storage raises CornerstoneError, so that it is not taken for a damaged file: the
+    import stops, and resumes when the storage answers again.
     """
-    with _told(file):
+    with _storage_errors(file):
         source = file.open_input()
     with source, io.BufferedReader(_Source(file, source), 1 << 20) as stream:
         yield stream
 
 
 @contextmanager
-def _told(file: Location) -> Iterator[None]:
+def _storage_errors(file: Location) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -97,13 +99,13 @@ class _Source(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        with _told(self._file):
+        with _storage_errors(self._file):
             found = self._source.read(len(buffer))
         buffer[: len(found)] = found
         return len(found)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        with _told(self._file):
+        with _storage_errors(self._file):
             return int(self._source.seek(offset, whence))
 
     def tell(self) -> int:
@@ -111,7 +113,7 @@ class _Source(io.RawIOBase):
 
 
 def braces(pattern: str) -> list[str]:
-    """`a{0..2}.tar` and `{train,val}.tar` spelled out; zeros in front are kept."""
+    """Expand `a{0..2}.tar` and `{train,val}.tar`; leading zeros are kept."""
     match = re.search(r"\{([^{}]*)\}", pattern)
     if match is None:
         return [pattern]
@@ -126,14 +128,14 @@ def braces(pattern: str) -> list[str]:
 
 
 def shuffled(records: Iterator[T], seed: int, task: int) -> Iterator[T]:
-    """The records in random order, as far as a buffer of SHUFFLE_BUFFER allows."""
+    """The records, shuffled by a buffer of SHUFFLE_BUFFER records. The order depends on the seed and the task only."""
     buffer: list[T] = []
     for count, record in enumerate(records):
         if len(buffer) < SHUFFLE_BUFFER:
             buffer.append(record)
             continue
-        place = int(draws.choice(SHUFFLE_BUFFER, seed, "import-window", task, count)[0])
+        place = int(draws.choice(SHUFFLE_BUFFER, seed, _DRAWS, task, count)[0])
         buffer[place], record = record, buffer[place]
         yield record
-    for place in draws.permutation(len(buffer), seed, "import-window", task, -1):
+    for place in draws.permutation(len(buffer), seed, _DRAWS, task, -1):
         yield buffer[place]

@@ -1,4 +1,4 @@
-"""A folder of images that names are relative to, or addresses stand for: reads files in it, and nothing outside it."""
+"""A folder of images, found by relative name or by URL. No file outside the folder is read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cornerstone.errors import CornerstoneError
 
 
 class ImageFolder:
-    """One folder, local or in an object store; links are followed as far as they stay in it."""
+    """One folder, local or in an object store. Symbolic links are followed if they stay inside the folder."""
 
     def __init__(self, location: Location) -> None:
         self.filesystem, self.root = location.resolve()
@@ -26,11 +26,11 @@ class ImageFolder:
             self.root = os.path.realpath(self.root)
 
     def read(self, name: str) -> bytes:
-        """The file's bytes. OSError or ValueError say why there are none."""
+        """The bytes of a file. Raises OSError or ValueError with the reason if it cannot be read."""
         path = self._inside(name)
         info = self.filesystem.get_file_info(path)
         if info.type == fs.FileType.NotFound:
-            raise OSError("missing file: there is no such file in the image folder")
+            raise OSError("missing file: the image folder has no such file")
         if info.type != fs.FileType.File:
             raise OSError("not a file: a folder, a pipe or a device")
         if info.size is not None and info.size > MAX_BYTES:
@@ -39,26 +39,24 @@ class ImageFolder:
             with self.filesystem.open_input_file(path) as file:
                 return bytes(file.read())
         except OSError as error:
-            if (
-                not self.local
-            ):  # a storage that does not answer says nothing of the file: the import stops, and goes on later
+            if not self.local:  # the storage does not answer: stop, to resume later, instead of quarantining the row
                 raise CornerstoneError(f"Cannot read {path}: {error}") from error
             raise OSError(f"not readable: {error}") from error
 
     def read_image(self, names: Iterable[str]) -> bytes:
-        """The first file under one of these names that is an image. OSError, ValueError or BadImage say why there is none."""
-        problem: Exception = OSError("no image: it has neither a name nor an address")
+        """The first file with one of these names that is an image. Raises OSError, ValueError or BadImage if there is none."""
+        problem: Exception = OSError("no image: the row has neither a name nor a URL")
         for place, name in enumerate(names):
             try:
                 found = self.read(name)
                 probe(found)
                 return found
             except (OSError, ValueError, BadImage) as error:
-                problem = problem if place else error  # what is wrong under its own name says most
+                problem = problem if place else error  # report what is wrong with the first name
         raise problem
 
     def _inside(self, name: str) -> str:
-        """The path of a name, with links followed where they can be: it must lie in the folder."""
+        """The path of a name, with symbolic links resolved on a local disk. Raises ValueError if it lies outside the folder."""
         path = posixpath.normpath(posixpath.join(self.root, name))
         if self.local and "\0" not in name:
             path = os.path.realpath(path)
@@ -68,8 +66,9 @@ class ImageFolder:
 
 
 def candidates(name: str | None, address: str | None) -> list[str]:
-    """Names that downloads of an image go by, surest first: its name, its address's hashes, the last part of either, under
-    which files of several addresses may lie.
+    """File names under which a downloader may have saved an image, most specific first.
+
+    These are its name, hashes of its URL, and the last component of either, which several URLs may share.
     """
     names = [name] if name else []
     if address and "://" in address:

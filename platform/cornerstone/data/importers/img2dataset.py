@@ -1,7 +1,7 @@
-"""`img2dataset`: what the downloader of that name leaves, in any of its three output formats.
+"""`img2dataset`: the output of the downloader of that name, in any of its three formats.
 
-Tars with `.jpg`, `.txt` and `.json` a sample; plain folders of the same files; or Parquet with the image in `jpg`. The
-Parquet files beside tars and folders hold metadata alone and `_stats.json` none: neither is data.
+These are tars with `.jpg`, `.txt` and `.json` for each sample, plain folders of the same files, and Parquet with the image
+in `jpg`. The Parquet files beside tars and folders contain only metadata and are ignored, as are the `_stats.json` files.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cornerstone.data.importers.core import Format, ImportOptions, ImportPlan, Refused, Sample, meets
+from cornerstone.data.importers.core import Format, ImportOptions, ImportPlan, Quarantined, Sample, meets
 from cornerstone.data.importers.fields import conditions, utf8
 from cornerstone.data.importers.files import Task, plan_files, read_files
 from cornerstone.data.importers.folder import ImageFolder
@@ -26,7 +26,7 @@ from cornerstone.errors import CornerstoneError
 
 
 def img2dataset(src: Location, options: ImportOptions) -> Format:
-    """The format that the folder holds; CornerstoneError where it is none of the three."""
+    """The reader of the format that the folder has. Raises CornerstoneError if it is none of the three."""
     if src.uri.endswith(ENDINGS) or any(sign in src.uri for sign in "{*?"):
         return Tars(src, options)
     if not src.exists():
@@ -43,7 +43,7 @@ def img2dataset(src: Location, options: ImportOptions) -> Format:
     if folders:
         return Folders(src, options, folders)
     raise CornerstoneError(
-        f"{src} is no output of img2dataset: expected tars, numbered folders (00000), or Parquet with a column `jpg`, and "
+        f"{src} is not an output of img2dataset: expected tars, numbered folders (00000), or Parquet with a column `jpg`; "
         f"found {', '.join(names[:5]) or 'nothing'}."
     )
 
@@ -53,22 +53,22 @@ def _schema(file: Location) -> pa.Schema:
         return pq.read_schema(stream)
 
 
-def usable(record: Sample | Refused) -> Sample | Refused:
-    """A sample with `txt`, from its metadata where the file is missing; refused where the download did not succeed."""
-    if isinstance(record, Refused):
+def usable(record: Sample | Quarantined) -> Sample | Quarantined:
+    """A sample with `txt`, taken from its metadata if the file is missing. Quarantined if the download failed."""
+    if isinstance(record, Quarantined):
         return record
     fields = record.fields
     if str(fields.get("status", "success")) != "success":
-        return Refused(record.key, f"not downloaded: {fields.get('error_message') or fields['status']}")
+        return Quarantined(record.key, f"not downloaded: {fields.get('error_message') or fields['status']}")
     if "txt" not in fields and isinstance(fields.get("caption"), str):
         return replace(record, fields={**fields, "txt": fields["caption"]})
     return record
 
 
 class Tars(WebDataset):
-    """img2dataset's tars: WebDataset with its metadata heeded."""
+    """img2dataset's tars: WebDataset, with failed downloads quarantined by their metadata."""
 
-    def _matching(self, tar: Location) -> Iterator[Sample | Refused]:
+    def _matching(self, tar: Location) -> Iterator[Sample | Quarantined]:
         return map(usable, super()._matching(tar))
 
 
@@ -85,18 +85,18 @@ class Folders:
         self.where = conditions(options.where)
 
     def plan(self) -> ImportPlan:
-        """One piece of work a folder; a single one where rows are limited."""
+        """One task per folder; with `limit_rows` a single task."""
         return plan_files(self.folders, self.options, "folders")
 
-    def read(self, task: Task) -> Iterator[Sample | Refused]:
+    def read(self, task: Task) -> Iterator[Sample | Quarantined]:
         """The rows of some folders that meet the conditions."""
         return read_files(task, self._matching, self.options)
 
-    def _matching(self, folder: Location) -> Iterator[Sample | Refused]:
+    def _matching(self, folder: Location) -> Iterator[Sample | Quarantined]:
         found = map(usable, self._samples(folder))
-        return (r for r in found if isinstance(r, Refused) or meets(r.fields, self.where))
+        return (r for r in found if isinstance(r, Quarantined) or meets(r.fields, self.where))
 
-    def _samples(self, folder: Location) -> Iterator[Sample | Refused]:
+    def _samples(self, folder: Location) -> Iterator[Sample | Quarantined]:
         parts: dict[str, list[str]] = {}
         for name in sorted(folder.list()):
             stem, _, ending = name.partition(".")
@@ -108,11 +108,11 @@ class Folders:
             try:
                 fields = _fields(place, stem, endings)
                 if image is None:
-                    yield Refused(key, f"no image: {fields.get('error_message') or 'only ' + ', '.join(endings)}")
+                    yield Quarantined(key, f"no image: {fields.get('error_message') or 'only ' + ', '.join(endings)}")
                 else:
                     yield Sample(key, place.read(f"{stem}.{image}"), fields)
             except (OSError, ValueError) as reason:
-                yield Refused(key, str(reason))
+                yield Quarantined(key, str(reason))
 
 
 def _fields(place: ImageFolder, stem: str, endings: list[str]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""A list whose images lie in shards already: DreamLIP's texts, say, over what `data import img2dataset` made of the downloads.
+"""A list joined with images that are in shards already, such as DreamLIP's captions with an import of img2dataset's output.
 
-A row of the list has the image whose key it names, with or without an ending like `.jpg`, or whose address: `url` in the
-image's `extra`. Rows come in the order of the images, which is random already, so that every shard is read once and from its
-first row group to its last. The driver keeps 32 bytes for each row of the list.
+A row of the list gets the image whose key it names, with or without an extension like `.jpg`, or whose URL it names (`url`
+in the image's `extra`). Rows are in the order of the images, which was shuffled by their own import, so that each shard is
+read once and sequentially. The driver keeps 32 bytes for each row of the list.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from cornerstone.data.importers.core import Format, ImportOptions, ImportPlan, Refused, Sample
+from cornerstone.data.importers.core import Format, ImportOptions, ImportPlan, Quarantined, Sample
 from cornerstone.data.importers.listing import IMAGES
 from cornerstone.data.importers.pairs_jsonl import PairsJsonl, Scan
 from cornerstone.data.manifest import FILE, Kind, Shard
@@ -27,12 +27,12 @@ from cornerstone.data.shards import ROWS_PER_GROUP, DataSet, Reader
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
 
-NOWHERE = -1
-_READERS = 16  # of the shards' names, which lie in far storage as a rule
+NO_IMAGE = -1  # in place of a row number
+_READERS = 16  # threads that read keys and URLs of shards, usually waiting for remote storage
 
 
 def over_images(make: Callable[[Location, ImportOptions], PairsJsonl], src: Location, options: ImportOptions) -> Format:
-    """The list's format, joined with a data set where --images names one."""
+    """The reader of the list, joined with a data set if --images names one."""
     texts = make(src, options)
     if options.images is None or not texts.images.join(FILE).exists():
         return texts
@@ -40,7 +40,7 @@ def over_images(make: Callable[[Location, ImportOptions], PairsJsonl], src: Loca
 
 
 class Joined:
-    """The rows of a list over the images of a data set."""
+    """The rows of a list with images of a data set."""
 
     kind: Kind = "pairs"
 
@@ -48,20 +48,21 @@ class Joined:
         self.texts, self.images, self.options = texts, images, texts.options
 
     def plan(self) -> ImportPlan:
-        """Scan the list and the images' names; a piece of work for each shard, then the rows that have no image."""
+        """Scan the list and the keys and URLs of the images. One task per shard, then tasks for the rows without an image."""
         scan = _Named(self.texts)
         self.texts.scan(scan)
         rows = self._rows_of(scan)
-        if (rows == NOWHERE).all():
+        if (rows == NO_IMAGE).all():
             raise CornerstoneError(
-                f"Of the {len(rows):,} images that {self.texts.list} names, {self.images.location} has none: looked for "
-                f"`{scan.example}`; its keys are like `{self._example()}`, its addresses are `url` in `extra`."
+                f"{self.images.location} has none of the {len(rows):,} images that {self.texts.list} names: looked for "
+                f"`{scan.example}`; its keys are like `{self._example()}`, its URLs are `url` in `extra`. Name another data "
+                f"set with --images, or the list's image field with --image."
             )
         places = np.stack([rows, np.asarray(scan.offsets, np.int64), np.asarray(scan.lengths, np.int64)], axis=1)
         places = places[np.argsort(rows, kind="stable")]
         lost = int(np.searchsorted(places[:, 0], 0))
         places = np.concatenate([places[lost:], places[:lost]])[: self.options.limit_rows]
-        found = places[places[:, 0] != NOWHERE]
+        found = places[places[:, 0] != NO_IMAGE]
         ends = np.cumsum([shard.rows for shard in self.images.manifest.shards])
         of_shards = np.split(found, np.searchsorted(found[:, 0], ends))
         step, rest = self.options.rows_per_shard, places[len(found) :]
@@ -71,30 +72,32 @@ class Joined:
             order={"rows": "as the images"},
             source=[stamps([self.texts.list]), self.images.manifest.content_hash],
             classes=tuple(sorted(scan.labels)),
-            refused=tuple(scan.refused),
+            quarantined=tuple(scan.quarantined),
         )
 
-    def read(self, task: npt.NDArray[np.int64]) -> Iterator[Sample | Refused]:
-        """The rows of some records, given as (row of the image, offset, length)."""
+    def read(self, task: npt.NDArray[np.int64]) -> Iterator[Sample | Quarantined]:
+        """The rows of some records of the list, given as (row of the image, offset, length)."""
         images = Reader(self.images, ["key", "image", "extra"])
         with self.texts.list.open_input() as stream:
             for first in range(0, len(task), ROWS_PER_GROUP):
                 part = task[first : first + ROWS_PER_GROUP]
                 rows = part[:, 0]
-                found = images.take(rows).to_pylist() if rows[0] != NOWHERE else [None] * len(rows)
+                found = images.take(rows).to_pylist() if rows[0] != NO_IMAGE else [None] * len(rows)
                 for (_, offset, length), image in zip(part.tolist(), found, strict=True):
                     yield self._sample(self.texts.row(stream, offset, length), image)
 
-    def _sample(self, row: tuple[str, dict[str, Any]] | Refused, image: dict[str, Any] | None) -> Sample | Refused:
-        if isinstance(row, Refused):
+    def _sample(
+        self, row: tuple[str, dict[str, Any]] | Quarantined, image: dict[str, Any] | None
+    ) -> Sample | Quarantined:
+        if isinstance(row, Quarantined):
             return row
         name, fields = row
         if image is None:
-            return Refused(name, f"no image: {self.images.location} has none of this key or address")
+            return Quarantined(name, f"no image: {self.images.location} has no image with this key or URL")
         return Sample(image["key"], image["image"], {**json.loads(image["extra"] or "{}"), **fields})
 
     def _rows_of(self, scan: _Named) -> npt.NDArray[np.int64]:
-        """The image's row for each record of the list; the first of several that go by one name."""
+        """The row of the image of each record of the list; the first one if several have the same name."""
         by_name, by_stem = _Lookup(scan.names_of), _Lookup(scan.stems_of)
         with ThreadPoolExecutor(_READERS) as pool:
             shards, first = self.images.manifest.shards, 0
@@ -104,10 +107,10 @@ class Joined:
                     by_stem.offer(names, first)
                 first += shard.rows
         named = by_name.rows()
-        return np.where(named == NOWHERE, by_stem.rows(), named)
+        return np.where(named == NO_IMAGE, by_stem.rows(), named)
 
     def _names(self, shard: Shard) -> tuple[npt.NDArray[np.uint64], ...]:
-        """Keys and addresses of a shard's images, hashed."""
+        """Hashes of the keys, and of the URLs, of a shard's images."""
         with self.images.location.join(shard.file).open_input() as file:
             table = pq.read_table(file, columns=["key", "extra"])
         described = (json.loads(extra or "{}") for extra in table["extra"].to_pylist())
@@ -119,7 +122,7 @@ class Joined:
 
 
 class _Named(Scan):
-    """The scan of a list, with the names of its images, hashed."""
+    """The scan of a list; also collects hashes of the image names."""
 
     def __init__(self, source: PairsJsonl) -> None:
         super().__init__(source)
@@ -127,7 +130,7 @@ class _Named(Scan):
         self.example = ""
 
     def keep(self, row: dict[str, Any], offset: int, length: int) -> None:
-        """A record that meets the conditions."""
+        """Remember a record that meets the conditions."""
         super().keep(row, offset, length)
         name = str(row.get(self.source.image) or "")
         self.example = self.example or name
@@ -137,21 +140,21 @@ class _Named(Scan):
 
 
 class _Lookup:
-    """Which row has each of some names: the first one that is offered."""
+    """Finds for each of some names the first row that has it."""
 
     def __init__(self, names: array[int]) -> None:
         self._known, self._asked = np.unique(np.asarray(names, np.uint64), return_inverse=True)
-        self._found = np.full(len(self._known), NOWHERE, np.int64)
+        self._found = np.full(len(self._known), NO_IMAGE, np.int64)
 
     def offer(self, names: npt.NDArray[np.uint64], first: int) -> None:
-        """The names of rows `first`, `first` + 1, ..."""
+        """Look at the names of rows `first`, `first` + 1, ..."""
         places = np.minimum(np.searchsorted(self._known, names), len(self._known) - 1)
         rows = np.flatnonzero((self._known[places] == names) & (names != _hash("")))
-        rows = rows[self._found[places[rows]] == NOWHERE][::-1]  # several for one place: the last one assigned stays
+        rows = rows[self._found[places[rows]] == NO_IMAGE][::-1]  # the last assignment stays: the first row of a name
         self._found[places[rows]] = first + rows
 
     def rows(self) -> npt.NDArray[np.int64]:
-        """The row of each name as they were given."""
+        """The row of each name, in the order in which the names were given."""
         return self._found[self._asked]
 
 

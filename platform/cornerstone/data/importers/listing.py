@@ -1,8 +1,8 @@
-"""Formats that are a list of texts beside a folder of images, each named in a way of its own.
+"""Formats that are a list of texts beside a folder of images: COCO, Karpathy, Flickr30k, DCI, IIW and others.
 
-A format is one function: it reads its list in the driver and says which image has which fields. What it lists fits memory
-(the largest, ShareGPT4V's, has 1.2 million entries); a task is sent its own entries alone. Rows come in a seeded
-permutation of the list. An image that is listed twice gives two rows, the second with the key `name#1`.
+A format is one function, which reads its list in the driver and returns the name and the fields of each image. A list fits
+into memory (the largest, ShareGPT4V's, has 1.2 million entries); each task is sent only its own entries. Rows come in a
+seeded permutation of the list. An image that is listed twice gives two rows, the second with the key `name#1`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from pyarrow import fs
 
 from cornerstone.data import draws
-from cornerstone.data.importers.core import MAX_BYTES, ImportOptions, ImportPlan, Refused, Sample, meets
+from cornerstone.data.importers.core import MAX_BYTES, ImportOptions, ImportPlan, Quarantined, Sample, meets
 from cornerstone.data.importers.fields import conditions, find, names, spelled
 from cornerstone.data.importers.folder import ImageFolder
 from cornerstone.data.manifest import Kind
@@ -29,19 +29,19 @@ from cornerstone.errors import CornerstoneError, did_you_mean
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 Entry = tuple[str, dict[str, Any]]
-"""An image's name in its folder, and its fields."""
+"""The name of an image in its folder, and its fields."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What a format found: where its images lie unless --images says otherwise, and its entries."""
+    """The entries of a list, and the folder of its images unless --images names another."""
 
     images: Location
     entries: list[Entry]
 
 
 class Listed:
-    """Any of the formats below; `read_list` is its function, `raw`, `long` and `label` the fields that it takes unasked."""
+    """Any format of this module. `read_list` is its function; `raw`, `long` and `label` are the fields taken by default."""
 
     kind: Kind = "pairs"
 
@@ -61,7 +61,7 @@ class Listed:
         self.images: Location | None = Location.of(options.images) if options.images else None
 
     def plan(self) -> ImportPlan:
-        """Read the list, keep what meets the conditions, and deal it out."""
+        """Read the list, keep the entries that meet the conditions, shuffle them and split them into tasks."""
         listing = self.read_list(self.src)
         listing = replace(listing, entries=listing.entries[: self.options.first])
         if self.options.class_names:
@@ -69,7 +69,7 @@ class Listed:
         self.images = self.images or listing.images
         self._check(listing.entries)
         if not self.images.exists():
-            raise CornerstoneError(f"No image folder at {self.images}. Name the one that the list speaks of: --images.")
+            raise CornerstoneError(f"No image folder at {self.images}. Name the folder of the listed images: --images.")
         entries = _with_keys([entry for entry in listing.entries if meets(entry[1], self.where)])
         options = self.options
         order = draws.permutation(len(entries), options.seed, "import-order")[: options.limit_rows].tolist()
@@ -84,21 +84,21 @@ class Listed:
             classes=tuple(sorted(labels)),
         )
 
-    def read(self, task: Sequence[tuple[str, str, dict[str, Any]]]) -> Iterator[Sample | Refused]:
+    def read(self, task: Sequence[tuple[str, str, dict[str, Any]]]) -> Iterator[Sample | Quarantined]:
         """The rows of some entries, given as (key, image name, fields)."""
-        assert self.images is not None, "the plan names the folder"
+        assert self.images is not None, "set by plan()"
         folder = ImageFolder(self.images)
         for key, name, row in task:
             try:
                 yield Sample(key, folder.read(name), row)
             except (OSError, ValueError) as reason:
-                yield Refused(key, str(reason))
+                yield Quarantined(key, str(reason))
 
     def _check(self, entries: list[Entry]) -> None:
-        """Refuse a field or a value that no entry has, with those that there are."""
+        """Raise CornerstoneError for a field or a value that no entry has; the message suggests existing ones."""
         options = self.options
         if not entries:
-            raise CornerstoneError(f"{self.src} lists no image.")
+            raise CornerstoneError(f"{self.src} lists no image. Name another list.")
         wanted = [*options.raw, *options.long, *([options.label] if options.label else []), *(f for f, _ in self.where)]
         for field in wanted:
             if all(find(row, field) is None for _, row in entries):
@@ -113,7 +113,7 @@ class Listed:
 
 
 def _rename(entries: list[Entry], label: str, names: Location) -> None:
-    """Classes by their names instead of what stands in the label field."""
+    """Replace the values of the label field by class names."""
     text = _text(names)
     found = (
         _parsed(names, text)
@@ -124,7 +124,7 @@ def _rename(entries: list[Entry], label: str, names: Location) -> None:
     for given, name in found.items():
         if (other := known.setdefault(str(name), given)) != given:
             raise CornerstoneError(
-                f"{names} calls {other!r} and {given!r} both {name!r}: give each class a name of its own."
+                f"{names} gives {other!r} and {given!r} the same name {name!r}: give each class a different one."
             )
     for _, row in entries:
         given = spelled(find(row, label))
@@ -134,7 +134,7 @@ def _rename(entries: list[Entry], label: str, names: Location) -> None:
 
 
 def _named(line: str) -> tuple[str, str]:
-    """`n01440764 tench, Tinca tinca` as the class and its names."""
+    """Split `n01440764 tench, Tinca tinca` into the class and its names."""
     first, _, rest = line.strip().partition(" ")
     return first, rest.strip()
 
@@ -149,7 +149,7 @@ def _with_keys(entries: list[Entry]) -> list[tuple[str, str, dict[str, Any]]]:
 
 
 def coco(src: Location) -> Listing:
-    """COCO captions: `images[{id, file_name}]`, `annotations[{image_id, caption}]`; all captions of an image in one row."""
+    """COCO captions: `images[{id, file_name}]`, `annotations[{image_id, caption}]`; all captions of an image form one row."""
     found = _json(src, {"images": list, "annotations": list})
     captions: dict[Any, list[Any]] = {}
     for annotation in _having(src, "annotations", found["annotations"], "image_id"):
@@ -176,7 +176,7 @@ def flickr30k(src: Location) -> Listing:
     """Flickr30k: lines `name.jpg#0⇥caption`, or the CSV with `raw` (a JSON list of captions), `split`, `filename`."""
     text = _text(src)
     if src.uri.endswith(".csv"):
-        csv.field_size_limit(MAX_BYTES)  # a long text is no error
+        csv.field_size_limit(MAX_BYTES)  # do not fail on long texts
         try:
             rows = list(csv.DictReader(io.StringIO(text.replace("\r\n", "\n").replace("\r", " "))))
         except csv.Error as error:
@@ -199,7 +199,7 @@ def flickr30k(src: Location) -> Listing:
 def dci(src: Location) -> Listing:
     """DCI: `splits.json`, `annotations/NAME.json` (image, short_caption, extra_caption), `photos/`.
 
-    The long text, field `caption`, is the short caption, a newline and the extra one, as LoTLIP's authors judge it.
+    The long caption, field `caption`, is the short caption, a newline and the extra caption, as in LoTLIP's evaluation.
     """
     root = src if src.join("splits.json").exists() else src.join("densely_captioned_images")
     splits = _json(root.join("splits.json"), {})
@@ -215,7 +215,7 @@ def dci(src: Location) -> Listing:
 
 
 def iiw(src: Location) -> Listing:
-    """IIW: JSON lines with the text in `IIW`; the image in `image/key` or `image`, with or without its `.jpg`."""
+    """IIW: JSON lines with the long caption in `IIW` and the image in `image/key` or `image`, with or without `.jpg`."""
     place = src if src.uri.endswith(".jsonl") else src.join("data.jsonl")
     entries = []
     for number, line in enumerate(_lines(_text(place)), 1):
@@ -230,7 +230,7 @@ def iiw(src: Location) -> Listing:
 
 
 def sharegpt4v(src: Location) -> Listing:
-    """ShareGPT4V: a list of `{id, image, conversations[{from, value}]}`; the text, `caption`, is the second turn's."""
+    """ShareGPT4V: a list of `{id, image, conversations[{from, value}]}`; the long caption, `caption`, is the second turn."""
     found = _json(src, None)
     if not isinstance(found, list):
         raise CornerstoneError(f"{src}: expected a list of entries with `image` and `conversations`.")
@@ -251,7 +251,7 @@ def urban1k(src: Location) -> Listing:
 
 
 def imagefolder(src: Location) -> Listing:
-    """ImageNet's layout: `class/name.JPEG`, or `split/class/name.JPEG`; the folder's name is the class."""
+    """ImageNet's layout: `class/name.JPEG`, or `split/class/name.JPEG`; the name of the folder is the class."""
     filesystem, root = src.resolve()
     found = filesystem.get_file_info(fs.FileSelector(root, recursive=True, allow_not_found=True))
     files = sorted(info.path for info in found if info.type == fs.FileType.File and info.path.lower().endswith(IMAGES))
@@ -271,7 +271,7 @@ def _parent(src: Location) -> Location:
 
 def _text(place: Location) -> str:
     if not place.exists():
-        raise CornerstoneError(f"Nothing at {place}.")
+        raise CornerstoneError(f"No file at {place}: check the path.")
     try:
         return place.read_bytes().decode("utf-8-sig", "replace")
     except OSError as error:
@@ -279,7 +279,7 @@ def _text(place: Location) -> str:
 
 
 def _lines(text: str) -> list[str]:
-    """Lines as the formats have them: Unicode's other line ends stand inside texts."""
+    """Split at newlines only, unlike `str.splitlines`: texts may contain the other line separators of Unicode."""
     return [line.removesuffix("\r") for line in text.split("\n")]
 
 
@@ -291,7 +291,7 @@ def _parsed(place: object, text: str) -> Any:
 
 
 def _json(place: Location, parts: dict[str, type] | None) -> Any:
-    """A JSON file; with `parts`, an object that has them."""
+    """Read a JSON file. With `parts` (name and type), raise CornerstoneError unless it is an object that has them."""
     found = _parsed(place, _text(place))
     if parts is None:
         return found
@@ -305,7 +305,7 @@ def _json(place: Location, parts: dict[str, type] | None) -> Any:
 
 
 def _having(src: Location, what: str, rows: list[Any], *wanted: str) -> list[dict[str, Any]]:
-    """The rows, each of which has the fields; CornerstoneError names the first that lacks one."""
+    """The rows, after a check that each has all `wanted` fields; CornerstoneError names the first that lacks one."""
     for place, row in enumerate(rows):
         missing = [name for name in wanted if not isinstance(row, dict) or row.get(name) is None]
         if missing:

@@ -1,7 +1,7 @@
-"""`pairs-jsonl`: a list of JSON objects, one a line, beside a folder of images.
+"""`pairs-jsonl`: a file of JSON objects, one per line, beside a folder of images.
 
-Every line names its image in `image`, relative to the list's folder or to `--images`. The list is scanned once in the
-driver, which keeps 16 bytes a row; images are read by the tasks.
+Each line names its image in `image`, relative to the folder of the list or to `--images`. The driver scans the list once
+and keeps 16 bytes per row (offset and length); the tasks read lines and images.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from cornerstone.data import draws
-from cornerstone.data.importers.core import ImportOptions, ImportPlan, Refused, Sample, meets
+from cornerstone.data.importers.core import ImportOptions, ImportPlan, Quarantined, Sample, meets
 from cornerstone.data.importers.fields import conditions, find, names, spelled
 from cornerstone.data.importers.folder import ImageFolder
 from cornerstone.data.manifest import Kind
@@ -25,33 +25,35 @@ from cornerstone.errors import CornerstoneError, did_you_mean
 
 LIST = "captions.jsonl"
 IMAGE = "image"
-_SHOWN = 50  # values of a field that an error message names
+_SHOWN = 50  # values of a field that an error message may suggest
 
 
 class PairsJsonl:
-    """The format; see the module. A list of another spelling overrides how its records are found and read."""
+    """The format of this module. Subclasses read lists in other formats: they override how records are found and parsed."""
 
     kind: Kind = "pairs"
     image = IMAGE
-    """The field that names a row's image."""
+    """Name of the field with the image's file name."""
     record = "JSON object"
-    """What a record is called."""
+    """What error messages call a record."""
 
     def __init__(self, src: Location, options: ImportOptions) -> None:
         if not (options.raw or options.long or options.label):
-            raise CornerstoneError("Say which fields hold texts: --raw FIELD.. or --long FIELD.. (or --label FIELD).")
+            raise CornerstoneError(
+                "No field is named for captions: give --raw FIELD.. or --long FIELD.. (or --label FIELD)."
+            )
         self.options, self.list = options, self.find_list(src)
         self.image = options.image or self.image
         parent = self.list.parent
         self.images = parent if options.images is None else Location.of(options.images)
         if not self.images.exists():
             raise CornerstoneError(
-                f"No image folder at {self.images}. Name the one that `{self.image}` is relative to: --images."
+                f"No image folder at {self.images}. Name the folder that `{self.image}` is relative to: --images."
             )
         self.where = conditions(options.where)
 
     def plan(self) -> ImportPlan:
-        """Scan the list: which lines meet the conditions, which fields there are."""
+        """Scan the list for the lines that meet the conditions, shuffle them and split them into tasks."""
         scan = Scan(self)
         self.scan(scan)
         order = draws.permutation(len(scan.offsets), self.options.seed, "import-order")[: self.options.limit_rows]
@@ -62,64 +64,64 @@ class PairsJsonl:
             order={"rows": "permuted", "seed": self.options.seed},
             source=stamps([self.list, self.images]),
             classes=tuple(sorted(scan.labels)),
-            refused=tuple(scan.refused),
+            quarantined=tuple(scan.quarantined),
         )
 
     def scan(self, scan: Scan) -> None:
-        """Show a scan every record; CornerstoneError where nothing is left to take, or a field is none of the list's."""
+        """Feed every record to a scan. Raises CornerstoneError if no row is left or a named field does not exist."""
         with self.list.open_input() as stream:
             for offset, record in self.records(io.BufferedReader(stream, 1 << 20)):
                 scan.record(record, offset)
         scan.check()
 
-    def read(self, task: Any) -> Iterator[Sample | Refused]:
+    def read(self, task: Any) -> Iterator[Sample | Quarantined]:
         """The rows of some lines, given as (offset, length)."""
         folder = ImageFolder(self.images)
         with self.list.open_input() as stream:
             for offset, length in task.tolist():
                 found = self.row(stream, offset, length)
-                if isinstance(found, Refused):
+                if isinstance(found, Quarantined):
                     yield found
                     continue
                 image, row = found
                 try:
                     yield Sample(image, self.fetch(folder, image), row)
                 except (OSError, ValueError) as reason:
-                    yield Refused(image, str(reason))
+                    yield Quarantined(image, str(reason))
 
-    def row(self, stream: Any, offset: int, length: int) -> tuple[str, dict[str, Any]] | Refused:
-        """What a record names as its image, and its other fields."""
+    def row(self, stream: Any, offset: int, length: int) -> tuple[str, dict[str, Any]] | Quarantined:
+        """The image name of a record and its other fields, or why the record is quarantined."""
         stream.seek(offset)
         row = self.parse(stream.read(length))
         if isinstance(row, str):
-            return Refused(f"{self.list.name} at byte {offset}", row)
+            return Quarantined(f"{self.list.name} at byte {offset}", row)
         image = row.pop(self.image, None)
         if not isinstance(image, str) or not image:
-            return Refused(f"{self.list.name} at byte {offset}", f"no image: `{self.image}` is {image!r}")
+            return Quarantined(f"{self.list.name} at byte {offset}", f"no image: `{self.image}` is {image!r}")
         return image, row
 
     def find_list(self, src: Location) -> Location:
-        """The list itself; CornerstoneError where there is none."""
+        """The location of the list. Raises CornerstoneError if there is none."""
         return _list_file(src)
 
     def records(self, stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
-        """Every record of the list as it stands there, and where."""
+        """Offset and bytes of every record of the list."""
         offset = 0
         for line in stream:
             yield offset, line
             offset += len(line)
 
     def parse(self, record: bytes) -> dict[str, Any] | str:
-        """A record's fields, or why it has none."""
+        """The fields of a record, or the reason why it cannot be parsed."""
         return parse(record)
 
     def fetch(self, folder: ImageFolder, image: str) -> bytes:
-        """The file that a row's image names. OSError or ValueError say why there is none."""
+        """The bytes of a row's image. Raises OSError or ValueError if it cannot be read."""
         return folder.read(image)
 
 
 def parse(line: bytes) -> dict[str, Any] | str:
-    """The line's object, or why it has none."""
+    """The JSON object of a line, or the reason why it cannot be parsed."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -128,13 +130,13 @@ def parse(line: bytes) -> dict[str, Any] | str:
 
 
 class Scan:
-    """What one pass over the list gathers."""
+    """Collects in one pass over the list the places of rows, class names, and field names for error messages."""
 
     def __init__(self, source: PairsJsonl) -> None:
         self.source = source
         self.offsets, self.lengths = array("q"), array("q")
         self.labels: set[str] = set()
-        self.refused: list[Refused] = []
+        self.quarantined: list[Quarantined] = []
         self.names: dict[str, None] = {}
         options = source.options
         self.missing = {source.image, *options.raw, *options.long, *(field for field, _ in source.where)}
@@ -143,12 +145,12 @@ class Scan:
         self.rows = 0
 
     def record(self, line: bytes, offset: int) -> None:
-        """A record of the list, as it stands there."""
+        """Look at one record, given as its bytes in the list."""
         if not line.strip():
             return
         row = self.source.parse(line)
         if isinstance(row, str):
-            self.refused.append(Refused(f"{self.source.list.name} at byte {offset}", row))
+            self.quarantined.append(Quarantined(f"{self.source.list.name} at byte {offset}", row))
             return
         self.rows += 1
         if self.missing or self.rows <= _SHOWN:
@@ -161,14 +163,14 @@ class Scan:
             self.keep(row, offset, len(line))
 
     def keep(self, row: dict[str, Any], offset: int, length: int) -> None:
-        """A record that meets the conditions."""
+        """Remember a record that meets the conditions."""
         self.offsets.append(offset)
         self.lengths.append(length)
         if self.source.options.label and (value := find(row, self.source.options.label)) is not None:
             self.labels.add(spelled(value))
 
     def check(self) -> None:
-        """Refuse what nothing can be taken from."""
+        """Raise CornerstoneError if there is no row to import, or if no row has a named field."""
         where = self.source.list
         if self.rows == 0:
             raise CornerstoneError(f"{where} has no {self.source.record} in any line. Name another list.")

@@ -1,6 +1,6 @@
-"""`hf-parquet`: tables that hold their images, as Hugging Face writes them (`image: struct<bytes, path>`), and img2dataset's.
+"""`hf-parquet`: Parquet files with images, as Hugging Face (`image: struct<bytes, path>`) and img2dataset write them.
 
-A damaged file gives what lies before the damage.
+A damaged file gives the rows before the damage.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cornerstone.data.importers.core import ImportOptions, ImportPlan, Refused, Sample, meets
+from cornerstone.data.importers.core import ImportOptions, ImportPlan, Quarantined, Sample, meets
 from cornerstone.data.importers.fields import conditions
 from cornerstone.data.importers.files import Task, find_files, plan_files, read_files, reading
 from cornerstone.data.importers.folder import ImageFolder
@@ -25,16 +25,16 @@ TEXT_NAMES = ("caption", "text", "txt", "TEXT")
 KEY_NAMES = ("key", "__key__", "id", "image_id")
 ENDING = ".parquet"
 SPLIT = "split"
-"""A field that a file's name gives, where the table has none of this name."""
+"""A field taken from the file name if the table has no such column."""
 
 
 class ParquetRows:
-    """The format; without --raw and --long the raw text is `caption`, `text` or `txt`."""
+    """The format of this module. Without --raw and --long the raw caption is `caption`, `text` or `txt`."""
 
     kind: Kind = "pairs"
 
     def __init__(self, src: Location, options: ImportOptions, downloaded: bool = False) -> None:
-        """`downloaded`: the tables are img2dataset's, whose `status` says which rows have an image."""
+        """`downloaded`: the files are img2dataset's, whose column `status` says which rows have an image."""
         if options.label is not None:
             raise CornerstoneError("--label needs all class names before the first row: import a list (pairs-jsonl).")
         self.files = find_files(src, (ENDING,), "Parquet file")
@@ -46,14 +46,16 @@ class ParquetRows:
             )
         if not self.image:
             raise CornerstoneError(
-                f"{self.files[0]} holds no image: expected a column struct<bytes, path> or one of bytes named "
-                f"{', '.join(IMAGE_NAMES)}, and found {', '.join(schema.names)}."
+                f"{self.files[0]} has no image column: expected a struct<bytes, path>, or bytes named "
+                f"{', '.join(IMAGE_NAMES)}; found {', '.join(schema.names)}. Name it with --image FIELD."
             )
         columns = [name for name in schema.names if name != self.image]
         if not (options.raw or options.long):
             text = next((name for name in TEXT_NAMES if name in columns), None)
             if text is None:
-                raise CornerstoneError(f"Say which of {', '.join(columns)} hold texts: --raw FIELD.. or --long FIELD..")
+                raise CornerstoneError(
+                    f"No caption column among {', '.join(columns)}: name it by --raw FIELD.. or --long FIELD.."
+                )
             options = replace(options, raw=(text,))
         self.options, self.where, self.downloaded = options, conditions(options.where), downloaded
         self._choose_split(src)
@@ -64,7 +66,7 @@ class ParquetRows:
         self.images = Location.of(options.images) if options.images else None
 
     def _choose_split(self, src: Location) -> None:
-        """Keep the files of the split that is asked for; CornerstoneError where there are several and none is."""
+        """Keep the files of the split named by --where. Raises CornerstoneError if there are several and none is named."""
         splits = sorted({split for file in self.files if (split := split_of(file))})
         wanted = [value for field, value in self.where if field == SPLIT]
         if len(splits) > 1 and not wanted:
@@ -77,17 +79,17 @@ class ParquetRows:
                 raise CornerstoneError(f"{src} has no split {wanted[0]!r}{did_you_mean(wanted[0], splits)}")
 
     def plan(self) -> ImportPlan:
-        """One piece of work a file; a single one where rows are limited."""
+        """One task per file; with `limit_rows` a single task."""
         return plan_files(self.files, self.options, "files")
 
-    def read(self, task: Task) -> Iterator[Sample | Refused]:
+    def read(self, task: Task) -> Iterator[Sample | Quarantined]:
         """The rows of some files that meet the conditions."""
         return read_files(task, self._matching, self.options)
 
-    def _matching(self, file: Location) -> Iterator[Sample | Refused]:
-        return (r for r in self._records(file) if isinstance(r, Refused) or meets(r.fields, self.where))
+    def _matching(self, file: Location) -> Iterator[Sample | Quarantined]:
+        return (r for r in self._records(file) if isinstance(r, Quarantined) or meets(r.fields, self.where))
 
-    def _records(self, file: Location) -> Iterator[Sample | Refused]:
+    def _records(self, file: Location) -> Iterator[Sample | Quarantined]:
         name = file.name
         stem, count = name.removesuffix(ENDING), 0
         folder = ImageFolder(self.images) if self.images else None
@@ -98,43 +100,43 @@ class ParquetRows:
                         yield self._record(f"{stem}/{count}", batch, row, folder, split_of(file))
                         count += 1
         except (OSError, pa.ArrowException) as error:
-            yield Refused(name, f"damaged file: the rest is lost after {count} rows ({error})")
+            yield Quarantined(name, f"damaged file: the rest is lost after {count} rows ({error})")
 
     def _record(
         self, place: str, batch: pa.RecordBatch, row: int, folder: ImageFolder | None, split: str
-    ) -> Sample | Refused:
+    ) -> Sample | Quarantined:
         try:
             fields = {name: batch[name][row].as_py() for name in batch.schema.names}
         except UnicodeDecodeError as error:
-            return Refused(place, f"not UTF-8: {error.reason}")
+            return Quarantined(place, f"not UTF-8: {error.reason}")
         key = next((f"{place}#{fields[name]}" for name in KEY_NAMES if fields.get(name) is not None), place)
         if split:
             fields.setdefault(SPLIT, split)
         if self.downloaded and str(fields.get("status", "success")) != "success":
-            return Refused(key, f"not downloaded: {fields.get('error_message') or fields['status']}")
+            return Quarantined(key, f"not downloaded: {fields.get('error_message') or fields['status']}")
         image = fields.pop(self.image)
         data, path = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (image, None)
         others = {name: value for name, value in fields.items() if not isinstance(value, bytes)}
         if data is not None:
             return Sample(key, data, others)
         if not path:
-            return Refused(key, f"no image: {self.image} has neither bytes nor a path")
+            return Quarantined(key, f"no image: {self.image} has neither bytes nor a path")
         if folder is None:
-            return Refused(key, "no image: only its path is in the table; name the folder with --images")
+            return Quarantined(key, "no image: the table has only its path; name the folder with --images")
         try:
             return Sample(key, folder.read(path), others)
         except (OSError, ValueError) as reason:
-            return Refused(key, str(reason))
+            return Quarantined(key, str(reason))
 
 
 def split_of(file: Location) -> str:
-    """`train` of `train-00000-of-00042.parquet`, as Hugging Face names files; nothing for other names."""
+    """`train` for `train-00000-of-00042.parquet`, as Hugging Face names files; empty for other names."""
     found = re.fullmatch(r"(.+)-\d{5}-of-\d{5}.*", file.name)
     return found.group(1) if found else ""
 
 
 def image_column(schema: pa.Schema) -> str:
-    """The column with images: a struct with bytes, or bytes under a usual name; empty where there is none."""
+    """The image column: a struct with bytes, or bytes with one of IMAGE_NAMES; empty if there is none."""
     for field in schema:
         if pa.types.is_struct(field.type) and {"bytes", "path"} <= {inner.name for inner in field.type}:
             return str(field.name)
@@ -147,4 +149,4 @@ def _schema(file: Location) -> pa.Schema:
         with file.open_input() as stream:
             return pq.read_schema(stream)
     except (OSError, pa.ArrowException) as error:
-        raise CornerstoneError(f"{file} is no whole Parquet file: {error}") from error
+        raise CornerstoneError(f"{file} is not a complete Parquet file: {error}") from error
