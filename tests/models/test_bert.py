@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import BertConfig, BertModel, T5Config
@@ -70,3 +72,20 @@ def test_what_is_no_bert_or_cannot_be_read_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(BertConfig, "get_config_dict", silent)
     with pytest.raises(CornerstoneError, match="Cannot load the text tower 'bert-base-uncased': We couldn't connect"):
         build_bert(CornerText(), 30522, seed=0)
+
+
+def test_a_text_tower_comes_from_another_run(tmp_path):
+    from cornerstone.inference.saved_model import save_model
+    from cornerstone.models.lotlip import Lotlip
+    from cornerstone.models.method import Inputs
+    from cornerstone.recipes import ImageTower, LotlipConfig
+
+    method = LotlipConfig(image=ImageTower("test_vit", pretrained=False, size=64), text=SMALL)
+    model = Lotlip.build(method, Inputs(30, 64), seed=3)
+    save_model(str(tmp_path / "model"), model, recipe={}, tokenizer_json="{}")
+    bert = build_bert(replace(SMALL, name=str(tmp_path / "model"), dropout=0.25), 30, seed=0)
+    for name, value in model.text.bert.state_dict().items():
+        assert torch.equal(bert.state_dict()[name], value), name
+    assert bert.config.hidden_dropout_prob == 0.25
+    with pytest.raises(CornerstoneError, match="knows 30 token ids, but the tokenizer has 31"):
+        build_bert(replace(SMALL, name=str(tmp_path / "model")), 31, seed=0)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
+import safetensors.torch
 import torch
 from transformers import BertConfig, BertModel
 
+from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
 from cornerstone.recipes.towers import BertText
 
 POSITIONS = 512
-"""Positions of a new tower, unless the token limit needs more: the limit then shifts no other initial value."""
+"""Positions of a new tower, unless the token limit needs more: so the limit shifts no other initial value."""
+_BERT = "text.bert."
+"""What the names of the encoder's weights begin with in a saved model."""
 
 
 def build_bert(config: BertText, vocab_size: int, seed: int) -> BertModel:
@@ -24,7 +29,7 @@ def build_bert(config: BertText, vocab_size: int, seed: int) -> BertModel:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        bert = _named(config) if config.name else BertModel(_new(config, vocab_size))
+        bert = (_of_run(config) or _named(config)) if config.name else BertModel(_new(config, vocab_size))
     if bert.config.vocab_size != vocab_size:
         raise CornerstoneError(
             f"The text tower {config.name!r} knows {bert.config.vocab_size} token ids, but the tokenizer has "
@@ -57,6 +62,21 @@ def _new(config: BertText, vocab_size: int) -> BertConfig:
         attention_probs_dropout_prob=config.dropout,
         pad_token_id=None,  # padding is never read, and id 0 may be a word of another tokenizer
     )
+
+
+def _of_run(config: BertText) -> BertModel | None:
+    """The text tower of a run's folder `model`; None if the name is not one."""
+    place = Location.of(config.name) if "/" in config.name else None
+    if place is None or not place.join("config.json").exists():
+        return None
+    described = json.loads(place.join("config.json").read_text()).get("build", {}).get("bert")
+    if described is None:
+        return None
+    dropout = {"hidden_dropout_prob": config.dropout, "attention_probs_dropout_prob": config.dropout}
+    bert = bert_from({**described, **dropout})
+    tensors = safetensors.torch.load(place.join("model.safetensors").read_bytes())
+    bert.load_state_dict({n.removeprefix(_BERT): x for n, x in tensors.items() if n.startswith(_BERT)})
+    return bert
 
 
 def _named(config: BertText) -> BertModel:
