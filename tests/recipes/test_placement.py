@@ -26,6 +26,7 @@ def test_the_default_fits_two_cores():
     [
         ({"workers": 0}, "--workers"),
         ({"zero_stage": 4}, "--zero-stage"),
+        ({"micro_batch": -1}, "--placement.micro-batch"),
         ({"decode_actors": 0}, "--placement.decode-actors"),
         ({"cpus_per_worker": 0}, "some CPU"),
         ({"cpus_per_decode_actor": -1}, "some CPU"),

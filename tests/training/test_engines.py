@@ -248,7 +248,10 @@ def test_another_number_of_workers_is_refused_at_stage_3(alone):
 
 def test_a_checkpoint_that_cannot_be_cut_anew_says_so(tmp_path):
     (tmp_path / "deepspeed").mkdir()
-    with pytest.raises(CornerstoneError, match="cannot be cut for another number of workers"), resharded(str(tmp_path)):
+    with (
+        pytest.raises(CornerstoneError, match="cannot be resharded for another number of workers"),
+        resharded(str(tmp_path)),
+    ):
         pass
 
 

@@ -132,7 +132,7 @@ def matrix(column: pa.ChunkedArray) -> Tensor:
 
 
 def shared(values: pa.Array) -> Tensor:
-    """Numbers in place, without a copy: they lie in Ray's object store and must not be written to."""
+    """Numbers in place, without a copy: they are in Ray's object store, which is read-only."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(values.to_numpy())

@@ -1,6 +1,6 @@
 """How a run's stream is cut: steps into units, a unit for each worker in turn, units into executions.
 
-A unit is one worker's rows of one or a few consecutive steps or, where a share is large, a part of its rows of one step. It
+A unit is one worker's rows of one or a few consecutive steps or, if a share is large, a part of its rows of one step. It
 travels as one block. Units are dealt in the order (step, part, worker), so unit i belongs to worker i mod n. An execution is
 what one Ray Data execution streams; executions keep something in memory for every unit, so a long run is a chain of them.
 """

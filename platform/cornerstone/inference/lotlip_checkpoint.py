@@ -32,7 +32,7 @@ class LotlipCheckpoint(NamedTuple):
 def from_checkpoint(state: Mapping[str, Tensor], *, vocab_size: int) -> LotlipCheckpoint:
     """Rename the authors' weights; corners are the rows of the word embeddings from `vocab_size` on.
 
-    Names may begin with `model.` or `module.`. Raises CornerstoneError where a weight is missing, unknown, or the
+    Names may begin with `model.` or `module.`. Raises CornerstoneError if a weight is missing, unknown, or the
     embeddings have fewer rows than the vocabulary.
     """
     state = {_stripped(name): value for name, value in state.items()}

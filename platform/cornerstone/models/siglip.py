@@ -1,9 +1,9 @@
 """SigLIP: the dual encoder with a pairwise sigmoid loss and a learnable bias (Zhai et al. 2023).
 
 Kept of the original: the loss, its temperature and bias with their initial values, features normalised, no softmax over the
-batch. Not kept: the text tower is a BERT here, as for all methods that are compared, where the original trains a
-transformer over a SentencePiece vocabulary; the image's feature is pooled as the recipe's tower says, where the original
-uses attention pooling (`--recipe.method.image.pooling attention`).
+batch. Not kept: the text tower is a BERT here, as for all methods that are compared (the original trains a
+transformer over a SentencePiece vocabulary); the image's feature is pooled as the recipe's tower says (the original
+uses attention pooling: `--recipe.method.image.pooling attention`).
 
 B pairs, D width of the features.
 """

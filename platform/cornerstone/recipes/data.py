@@ -21,7 +21,7 @@ class DataConfig:
     tokenizer: str = field(default="", metadata=NOT_HASHED)
     """A Hugging Face tokenizer by name or folder; empty for the one kept beside the shards."""
     limit_rows: int | None = None
-    """Train on the first rows alone (rows lie in random order)."""
+    """Train on the first rows only (shards are written in random order)."""
     bad_row_limit: float = field(default=0.01, metadata=NOT_HASHED)
     """The run stops when more than this share of the rows seen could not be used."""
 

@@ -18,8 +18,8 @@ class Placement:
     threads_per_worker: int = 0
     """PyTorch's threads in a worker without a GPU; 0 shares the machine's cores among the workers on it."""
     micro_batch: int = 0
-    """Most rows of a forward pass on a worker; 0: its whole share. Smaller ones need less memory and twice the forward
-    passes, and change no number beyond rounding."""
+    """Most rows of a forward pass on a worker; 0 for its whole share. Micro-batches need less memory, cost a second forward
+    pass, and change no number beyond rounding."""
     length_buckets: int = 0
     """Runs of a batch of texts, sorted by length, through the text tower; 0: 4 on a CPU, 1 on a GPU."""
     zero_stage: int = 1
@@ -35,13 +35,18 @@ class Placement:
     max_failures: int = 2
     """Restarts of a trial's workers from its last checkpoint before it counts as failed."""
     health_check_interval: float = 0.2
-    """Seconds between looks at the workers: short for short runs, 2 for runs of hours."""
+    """Seconds between health checks of the workers: short for short runs, 2 for runs of hours."""
     wait_limit: float = 1_800
     """Seconds to wait for an autoscaling cluster to grow before giving up."""
 
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise CornerstoneError(f"{self.workers} workers: expected 1 or more (--workers).")
+        if self.micro_batch < 0:
+            raise CornerstoneError(
+                f"Micro-batches of {self.micro_batch} rows: expected 1 or more, or 0 for a worker's whole share "
+                f"(--placement.micro-batch)."
+            )
         if self.zero_stage not in (0, 1, 2, 3):
             raise CornerstoneError(f"ZeRO stage {self.zero_stage}: expected 0, 1, 2 or 3 (--zero-stage).")
         if self.decode_actors < 1:

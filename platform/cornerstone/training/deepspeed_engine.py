@@ -76,7 +76,7 @@ class DeepSpeedEngine:
         """Backward; after the step's last micro-batch also clip and update."""
         self.engine.set_gradient_accumulation_boundary(last)
         self.engine.backward(loss)
-        if last and self.stage == 0:  # DeepSpeed tells the norm at the other stages alone
+        if last and self.stage == 0:  # DeepSpeed reports the norm only at the other stages
             gradients = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
             self._norm = nn.utils.get_total_norm(gradients).detach()
         self.engine.step()

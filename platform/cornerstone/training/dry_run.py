@@ -92,7 +92,7 @@ def _timed(engine: PlainEngine, batch: Batch) -> float:
 
 
 def _tokens(batch: Batch) -> int:
-    """Text tokens of a batch; 0 for a kind of batch that does not tell."""
+    """Text tokens of a batch; 0 for other kinds of batch."""
     if isinstance(batch, PairBatch):
         return int(batch.raw_length.sum() + batch.long_length.sum())
     return int((batch.document >= 0).sum()) if isinstance(batch, SequenceBatch) else 0

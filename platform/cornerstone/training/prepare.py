@@ -1,7 +1,7 @@
 """From a recipe to all that its workers need: names resolved, data opened, sources made, features computed once.
 
-What is prepared lies under the home and is found again by its content. One `Preparer` serves all points of a sweep: each
-thing is opened, hashed or computed once for all recipes that ask for it in the same words.
+Prepared data are kept under the home, in folders named by a hash of their content, and reused. One `Preparer` serves all
+points of a sweep: each data set, tokenizer, tower and feature store is opened, hashed or computed once.
 """
 
 from __future__ import annotations

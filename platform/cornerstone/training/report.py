@@ -1,4 +1,4 @@
-"""What a step tells those who observe it."""
+"""What an engine's step returns, and observers of the loop read."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class FeatureKeys:
 
 
 def feature_schema(width: int, dtype: FeatureType) -> pa.Schema:
-    """A vector, and why there is none where the image could not be used."""
+    """A vector, and the reason if there is none."""
     number = pa.float16() if dtype == "float16" else pa.float32()
     return pa.schema([pa.field("feature", pa.list_(number, width)), pa.field("reason", pa.string())])
 
