@@ -6,10 +6,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from cornerstone.data.batch import IMAGE, ROW, Bad, RowBatch
+from cornerstone.data.source import MASKED
 from cornerstone.errors import RunStopped
+from cornerstone.tracking.run_store import read_quarantine
 from cornerstone.training import observers
 from cornerstone.training.loop import Clock
-from cornerstone.training.observers import Progress, Quarantine, StepMetrics
+from cornerstone.training.observers import ProgressReporter, Quarantine, StepMetrics
+from cornerstone.training.report import StepReport
 
 
 @pytest.fixture
@@ -21,18 +25,28 @@ def now(monkeypatch):
     return time
 
 
-def parts(long=2.0, short=1.0):
-    return {"long": torch.tensor(long), "short": torch.tensor(short)}
+def report(long=2.0, short=1.0, *, grad_norm=0.5, learning_rate=1e-3, **reports) -> StepReport:
+    parts = {"long": torch.tensor(long), "short": torch.tensor(short)}
+    found = {name: torch.tensor(value) for name, value in reports.items()}
+    return StepReport(parts, found, torch.tensor(grad_norm), learning_rate)
 
 
 class Rows:
-    """As much of a batch as observers read."""
+    """The members of a batch that observers read: its number of rows, of images of documents, and what is bad."""
 
-    def __init__(self, rows, bad=()):
-        self.rows, self.bad = rows, tuple(bad)
+    def __init__(self, rows, bad=(), images=None):
+        self.bad, self._counted = tuple(bad), {ROW: rows} if images is None else {ROW: rows, IMAGE: images}
 
-    def __len__(self):
-        return self.rows
+    def counted(self):
+        return self._counted
+
+
+def bad_row(row, reason="empty"):
+    return Bad(row, ROW, reason)
+
+
+def bad_image(row, place=0, reason="truncated"):
+    return Bad(row, f"{IMAGE} {place}", reason)
 
 
 class Run:
@@ -43,10 +57,10 @@ class Run:
         self.clock.seconds = {"data": 0.0, "evaluation": 0.0}
         self.metrics = StepMetrics(lambda step, found: self.lines.append((step, dict(found))), every, 20, steps)
 
-    def step(self, step, **losses):
+    def step(self, step, **reported):
         self.now.seconds += 1.0
         self.clock.seconds["data"] += 0.5
-        self.metrics.after_step(step, Rows(10), parts(**losses), self.clock)
+        self.metrics.after_step(step, Rows(10), report(**reported), self.clock)
 
     def evaluate(self, step, seconds):
         self.now.seconds += seconds
@@ -57,13 +71,16 @@ class Run:
 def test_lines_are_means_since_the_last_one_under_their_agreed_names(now):
     run = Run(now)
     for step in range(10):
-        run.step(step, long=float(step), short=1.0)
+        run.step(step, long=float(step), grad_norm=2.0 * step, learning_rate=step / 10, logit_scale=10.0 + step)
     assert [step for step, _ in run.lines] == [4, 8, 10]  # every fourth step, and the last
     _, second = run.lines[1]
     assert second == {
         "train/loss": 1 + (4 + 5 + 6 + 7) / 4,
         "train/loss_long": (4 + 5 + 6 + 7) / 4,
         "train/loss_short": 1.0,
+        "train/grad_norm": 2 * (4 + 5 + 6 + 7) / 4,
+        "train/logit_scale": 10 + (4 + 5 + 6 + 7) / 4,  # a report is logged and is no part of the loss
+        "train/learning_rate": 0.7,  # the last step's
         "train/data_wait_share": 0.5,
         "train/samples_per_second": 20.0,
         "train/seconds_per_step": 1.0,
@@ -85,7 +102,7 @@ def test_an_evaluation_is_recorded_and_takes_no_time_from_training(now):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_a_loss_that_is_no_number_stops_with_its_first_step(now, bad):
+def test_a_loss_that_is_not_finite_stops_the_run_with_its_first_step(now, bad):
     run = Run(now)
     for step in range(5):
         run.step(step)
@@ -96,75 +113,158 @@ def test_a_loss_that_is_no_number_stops_with_its_first_step(now, bad):
     assert [step for step, _ in run.lines] == [4]
 
 
-def quarantine(folder, limit=0.05, every=1):
-    return Quarantine(folder / "runs" / "quarantine-0.jsonl", limit, every)
+def quarantine(folder, limit=0.05, every=1, known=None):
+    return Quarantine(folder / "runs" / "quarantine-0.jsonl", limit, every, known)
 
 
-def test_bad_rows_are_written_down_once_with_their_reason(tmp_path):
+def observe(watch, step, batch):
+    watch.after_step(step, batch, report(), Clock())
+
+
+def entries(folder):
+    return [json.loads(line) for line in (folder / "runs" / "quarantine-0.jsonl").read_text().splitlines()]
+
+
+def test_bad_rows_are_written_once_with_their_reason(tmp_path):
     watch = quarantine(tmp_path)
-    watch.after_step(0, Rows(10, [(7, "truncated"), (9, "no text")]), {}, Clock())
-    watch.after_step(1, Rows(10), {}, Clock())
-    watch.after_step(2, Rows(10, [(7, "truncated"), (8, "empty: 0 bytes")]), {}, Clock())
-    lines = [json.loads(line) for line in (tmp_path / "runs" / "quarantine-0.jsonl").read_text().splitlines()]
-    assert lines == [
-        {"row": 7, "step": 0, "reason": "truncated"},
-        {"row": 9, "step": 0, "reason": "no text"},
-        {"row": 8, "step": 2, "reason": "empty: 0 bytes"},
+    observe(watch, 0, Rows(10, [bad_row(7, "truncated"), bad_row(9, "no text")]))
+    observe(watch, 1, Rows(10))
+    observe(watch, 2, Rows(10, [bad_row(7, "truncated"), bad_row(8, "empty: 0 bytes")]))
+    assert entries(tmp_path) == [
+        {"row": 7, "what": "row", "step": 0, "reason": "truncated"},
+        {"row": 9, "what": "row", "step": 0, "reason": "no text"},
+        {"row": 8, "what": "row", "step": 2, "reason": "empty: 0 bytes"},
     ]
-    assert watch.bad == 4
+    assert watch.bad == {ROW: 4, IMAGE: 0}
+
+
+def test_bad_images_of_documents_are_no_bad_rows(tmp_path):
+    watch = quarantine(tmp_path)
+    observe(watch, 0, Rows(10, [bad_image(3, 0), bad_image(3, 2), bad_row(3, "no text")], images=40))
+    observe(watch, 1, Rows(10, [bad_image(3, 2), bad_image(4, 2)], images=40))
+    assert [(entry["row"], entry["what"]) for entry in entries(tmp_path)] == [
+        (3, "image 0"),
+        (3, "image 2"),
+        (3, "row"),
+        (4, "image 2"),
+    ]
+    assert watch.bad == {ROW: 1, IMAGE: 4}
+
+
+def test_what_was_quarantined_before_a_restart_is_not_written_again(tmp_path):
+    observe(quarantine(tmp_path), 5, Rows(10, [bad_row(7), bad_image(8, 1)], images=30))
+    again = [bad_row(7), bad_image(8, 1), bad_image(8, 2)]
+    observe(quarantine(tmp_path), 5, Rows(10, again, images=30))
+    assert [(entry["row"], entry["what"]) for entry in entries(tmp_path)] == [(7, ROW), (8, "image 1"), (8, "image 2")]
+
+
+def test_what_another_worker_quarantined_before_a_restart_is_not_written_again(tmp_path):
+    """The rows of a step are dealt anew if the run goes on with another number of workers."""
+    watch = quarantine(tmp_path, known=[(7, ROW)])
+    observe(watch, 5, Rows(10, [bad_row(7)]))
+    assert not (tmp_path / "runs").exists()
+    observe(watch, 6, Rows(10, [bad_row(8)]))
+    assert [entry["row"] for entry in entries(tmp_path)] == [8]
+    assert watch.bad[ROW] == 2
+
+
+def test_a_line_that_a_crash_cut_short_spoils_no_other(tmp_path):
+    observe(quarantine(tmp_path), 0, Rows(10, [bad_row(7), bad_row(8)]))
+    path = tmp_path / "runs" / "quarantine-0.jsonl"
+    path.write_text(path.read_text()[:-10])
+    observe(quarantine(tmp_path), 0, Rows(10, [bad_row(7), bad_row(8)]))
+    kept = [entry["row"] for entry in read_quarantine(path)]
+    assert kept == [7, 8]
 
 
 def test_a_run_without_bad_rows_leaves_no_file(tmp_path):
-    quarantine(tmp_path).after_step(0, Rows(300), {}, Clock())
+    observe(quarantine(tmp_path), 0, Rows(300))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_too_many_bad_rows_stop_the_run_with_their_count(tmp_path):
     watch = quarantine(tmp_path, limit=0.05)
     for step in range(4):
-        watch.after_step(step, Rows(40, [(40 * step + i, "empty") for i in range(3)]), {}, Clock())
+        observe(watch, step, Rows(40, [bad_row(40 * step + i) for i in range(3)]))
     with pytest.raises(RunStopped, match=r"15 of the 200 rows .* more than 5.0%.*quarantine-0.jsonl.*bad-row-limit"):
-        watch.after_step(4, Rows(40, [(160 + i, "empty") for i in range(3)]), {}, Clock())
+        observe(watch, 4, Rows(40, [bad_row(160 + i) for i in range(3)]))
+
+
+def test_too_many_bad_images_stop_the_run_though_every_row_is_good(tmp_path):
+    watch = quarantine(tmp_path, limit=0.05)
+    observe(watch, 0, Rows(100, [bad_image(i) for i in range(5)], images=100))  # fewer than 200: not judged yet
+    with pytest.raises(RunStopped, match=r"11 of the 200 images read could not be used, more than 5.0%"):
+        observe(watch, 1, Rows(100, [bad_image(100 + i) for i in range(6)], images=100))
+    assert watch.bad[ROW] == 0
+
+
+def test_too_many_bad_rows_stop_the_run_though_their_share_of_the_images_is_small(tmp_path):
+    watch = quarantine(tmp_path, limit=0.05)
+    with pytest.raises(RunStopped, match=r"11 of the 200 rows"):
+        observe(watch, 0, Rows(200, [bad_row(i) for i in range(11)], images=10_000))
+
+
+def test_bad_images_do_not_count_as_bad_rows(tmp_path):
+    watch = quarantine(tmp_path, limit=0.05)
+    for step in range(10):
+        observe(watch, step, Rows(40, [bad_image(40 * step + i) for i in range(10)], images=400))  # 2.5% of the images
 
 
 def test_a_share_at_the_limit_is_allowed_and_few_rows_are_not_judged(tmp_path):
     allowed = quarantine(tmp_path, limit=0.05)
     for step in range(30):
-        allowed.after_step(step, Rows(40, [(2 * step, "x"), (2 * step + 1, "x")]), {}, Clock())
+        observe(allowed, step, Rows(40, [bad_row(2 * step), bad_row(2 * step + 1)]))
     early = quarantine(tmp_path, limit=0.05)
-    early.after_step(0, Rows(199, [(i, "x") for i in range(150)]), {}, Clock())
+    observe(early, 0, Rows(199, [bad_row(i) for i in range(150)]))
     with pytest.raises(RunStopped, match="150 of the 200 rows"):
-        early.after_step(1, Rows(1), {}, Clock())
+        observe(early, 1, Rows(1))
 
 
-def test_workers_compare_their_counts_only_now_and_then(tmp_path):
+def test_masked_places_are_not_rows_that_were_read(tmp_path):
+    """40 places of which 30 are masked: after 20 steps 200 rows were read, and not 800."""
+    watch = quarantine(tmp_path, limit=0.05)
+
+    def batch(step, bad=()):
+        rows = torch.full((40,), MASKED)
+        rows[:10] = torch.arange(10 * step, 10 * step + 10)
+        return RowBatch(step, rows, rows != MASKED, tuple(bad))
+
+    for step in range(19):
+        observe(watch, step, batch(step, [bad_row(10 * step)]))
+    with pytest.raises(RunStopped, match="20 of the 200 rows"):
+        observe(watch, 19, batch(19, [bad_row(190)]))
+
+
+def test_workers_compare_their_counts_every_few_steps(tmp_path):
     watch = quarantine(tmp_path, limit=0.0, every=10)
     for step in range(9):
-        watch.after_step(step, Rows(100, [(step, "x")]), {}, Clock())
+        observe(watch, step, Rows(100, [bad_row(step)]))
     with pytest.raises(RunStopped, match="10 of the 1000 rows"):
-        watch.after_step(9, Rows(100, [(9, "x")]), {}, Clock())
+        observe(watch, 9, Rows(100, [bad_row(9)]))
 
 
-def test_progress_is_told_at_most_once_a_second_and_at_the_end(now):
-    told = []
-    progress, clock = Progress(told.append, steps=40, advice="buy"), Clock()
+def test_progress_is_sent_at_most_once_a_second_and_at_the_end(now):
+    sent = []
+    progress, clock = ProgressReporter(sent.append, steps=40, advice="buy"), Clock()
     clock.seconds = {"data": 3.0}  # the first batch
     for step in range(10, 40):  # a run that goes on from step 10
         now.seconds += 0.25
-        progress.after_step(step, Rows(10), parts(), clock)
-    assert [word["step"] for word in told] == [11, 15, 19, 23, 27, 31, 35, 39, 40]
-    assert all((word["steps"], word["loss"], word["state"]) == (40, 3.0, "training") for word in told)
-    assert [word["left"] for word in told[1:]] == pytest.approx([0.25 * (40 - word["step"]) for word in told[1:]])
+        progress.after_step(step, Rows(10), report(), clock)
+    assert [status["step"] for status in sent] == [11, 15, 19, 23, 27, 31, 35, 39, 40]
+    assert all((status["steps"], status["loss"], status["state"]) == (40, 3.0, "training") for status in sent)
+    assert [status["left"] for status in sent[1:]] == pytest.approx(
+        [0.25 * (40 - status["step"]) for status in sent[1:]]
+    )
     progress.after_evaluation(39, {}, Clock())
-    assert told[-1] == {"state": "evaluated after step 40"}
+    assert sent[-1] == {"state": "evaluated after step 40"}
 
 
-def test_the_time_to_the_first_batch_is_told_and_written_once(now):
+def test_the_time_to_the_first_batch_is_sent_and_written_once(now):
     class Started:
         seconds_to_first_block = None
 
-    stream, told, written = Started(), [], []
-    progress = Progress(told.append, steps=6, advice="", stream=stream)
+    stream, sent, written = Started(), [], []
+    progress = ProgressReporter(sent.append, steps=6, advice="", stream=stream)
     meter = StepMetrics(lambda step, metrics: written.append(metrics), every=2, rows=10, steps=6, stream=stream)
     for step in range(6):
         now.seconds += 1.0
@@ -172,24 +272,24 @@ def test_the_time_to_the_first_batch_is_told_and_written_once(now):
         clock.seconds = {"data": 0.0}
         stream.seconds_to_first_block = 3.25
         for observer in (progress, meter):
-            observer.after_step(step, Rows(10), parts(), clock)
-    assert told[0]["first_batch"] == 3.25
+            observer.after_step(step, Rows(10), report(), clock)
+    assert sent[0]["first_batch"] == 3.25
     assert [metrics.get("train/seconds_to_first_block") for metrics in written] == [3.25, None, None]
 
 
-def test_who_waits_for_data_is_told_what_to_change_once(now):
-    def told_by(waited, steps):
-        told, clock = [], Clock()
+def test_advice_is_sent_once_if_the_steps_wait_for_data(now):
+    def statuses_of(waited, steps):
+        sent, clock = [], Clock()
         clock.seconds = {"data": 7.0}
-        progress = Progress(told.append, steps, advice="buy a larger machine.")
+        progress = ProgressReporter(sent.append, steps, advice="buy a larger machine.")
         for step in range(steps):
-            progress.after_step(step, Rows(10), parts(), clock)
+            progress.after_step(step, Rows(10), report(), clock)
             now.seconds += 1.0
             clock.seconds["data"] += waited
-        return told
+        return sent
 
-    told = told_by(0.25, 30)
-    assert [word["waits"] for word in told if "waits" in word][1:] == [0.25] * 29
-    advice = [word for word in told if "advice" in word]
-    assert advice == [{"advice": "the steps wait for data 25% of the time: buy a larger machine."}]
-    assert not any("advice" in word for word in told_by(0.25, 10) + told_by(0.19, 30))
+    sent = statuses_of(0.25, 30)
+    assert [status["waits"] for status in sent if "waits" in status][1:] == [0.25] * 29
+    advice = [status for status in sent if "notice" in status]
+    assert advice == [{"notice": "the steps wait for data 25% of the time: buy a larger machine."}]
+    assert not any("notice" in status for status in statuses_of(0.25, 10) + statuses_of(0.19, 30))

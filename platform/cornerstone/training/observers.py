@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cornerstone.data.batch import ROW, Bad
+from cornerstone.data.batch import IMAGE, ROW, Bad
 from cornerstone.data.stream import Stream
 from cornerstone.errors import RunStopped
 from cornerstone.tracking.journal import ends_in_a_cut_line
@@ -20,7 +20,6 @@ from cornerstone.tracking.run_store import read_quarantine
 from cornerstone.training.loop import Clock, Metrics
 from cornerstone.training.report import StepReport
 
-IMAGE = "image"
 ENOUGH_SEEN = 200  # rows, or images, before the share of bad ones is compared with the limit
 WAIT_SHARE = 0.2  # share of the time that steps wait for data, above which advice is given
 WAIT_SECONDS = 10.0  # of steps, before that share is looked at
@@ -103,7 +102,7 @@ class StepMetrics:
         waited = clock.seconds["data"] - self._waited
         values = torch.stack(list(self._sums.values())) / self._count
         values = torch.cat([values, values.new_tensor([waited / seconds])])
-        _all_reduce(values, dist.ReduceOp.SUM if dist.is_available() else None, mean=True)
+        _all_reduce(values, dist.ReduceOp.SUM, mean=True)
         self.check()
         names = [*self._sums, "data_wait_share"]
         metrics = {f"train/{name}": value for name, value in zip(names, values.tolist(), strict=True)}
