@@ -21,7 +21,8 @@ from cornerstone.jobs.shard_jobs import run_actors
 from cornerstone.recipes import CornerText, ImageTower, LotlipConfig, Optimization, PairData, Recipe
 from cornerstone.training.build import build_method, build_tower
 from cornerstone.training.engine import PlainEngine
-from cornerstone.training.prepare import describe_tower, prepare
+from cornerstone.training.prepare import prepare
+from cornerstone.training.shared import describe_tower
 
 STEPS = 8
 

@@ -23,7 +23,9 @@ from cornerstone.recipes.lotlip import with_sub_captions
 from cornerstone.runtime.home import home
 from cornerstone.training import prepare as prepare_module
 from cornerstone.training import resolve as resolve_module
-from cornerstone.training.prepare import Preparer, describe_tower, prepare
+from cornerstone.training import shared as shared_module
+from cornerstone.training.prepare import Preparer, prepare
+from cornerstone.training.shared import describe_tower
 
 WIDTH = 64  # of the little tower
 
@@ -216,7 +218,8 @@ def opened(monkeypatch) -> list[str]:
         real = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *a, **k: done.append(name) or real(*a, **k))
 
-    for name in ("describe_tower", "open_sets", "load_tokenizer"):
+    noted(shared_module, "describe_tower")
+    for name in ("open_sets", "load_tokenizer"):
         noted(prepare_module, name)
     real = prepare_module.Mixture.open
     monkeypatch.setattr(prepare_module.Mixture, "open", lambda *a: done.append("open") or real(*a))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from cornerstone.data.documents.config import SpecialIds
 from cornerstone.data.documents.source import PackedSource
@@ -15,6 +15,7 @@ from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation.sets import EvaluationSet
 from cornerstone.recipes.documents import DocumentData
 from cornerstone.recipes.recipe import Recipe
+from cornerstone.training.shared import Shared
 
 
 class DocumentSources:
@@ -24,7 +25,7 @@ class DocumentSources:
     stored_features = False
 
     def __init__(
-        self, recipe: Recipe, data: Mixture, tokenizer: str, sets: tuple[EvaluationSet, ...], preparer: Any
+        self, recipe: Recipe, data: Mixture, tokenizer: str, sets: tuple[EvaluationSet, ...], shared: Shared
     ) -> None:
         documents, image, text = recipe.data, recipe.method.image_tower, recipe.method.text_tower
         if not isinstance(documents, DocumentData):

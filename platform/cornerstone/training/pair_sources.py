@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import replace
-from typing import Any, ClassVar, Protocol
+from functools import partial
+from typing import ClassVar
 
 from cornerstone.data.images import Transform
 from cornerstone.data.manifest import FILE as MANIFEST
@@ -23,24 +23,7 @@ from cornerstone.recipes.pairs import PairData
 from cornerstone.recipes.recipe import Recipe
 from cornerstone.recipes.towers import ImageTower
 from cornerstone.runtime.home import home
-
-
-class Preparing(Protocol):
-    """What the preparation of a recipe shares with that of others; a `Preparer` is one."""
-
-    compute_features: bool
-
-    def say(self, text: str, /) -> None:
-        """Show a line."""
-        ...
-
-    def once(self, key: Hashable, make: Any, /) -> Any:
-        """The result of `make`, which is called only the first time that somebody asks with this key."""
-        ...
-
-    def tower(self, config: ImageTower, /) -> tuple[int, str]:
-        """Length of an image tower's feature, and a digest of its weights."""
-        ...
+from cornerstone.training.shared import Shared
 
 
 class PairSources:
@@ -49,19 +32,19 @@ class PairSources:
     manifest_kind: ClassVar = "pairs"
 
     def __init__(
-        self, recipe: Recipe, data: Mixture, tokenizer: str, sets: tuple[EvaluationSet, ...], preparer: Preparing
+        self, recipe: Recipe, data: Mixture, tokenizer: str, sets: tuple[EvaluationSet, ...], shared: Shared
     ) -> None:
         pairs, image, text = recipe.data, recipe.method.image_tower, recipe.method.text_tower
         if not isinstance(pairs, PairData) or image is None or text is None:
             raise CornerstoneError(f"The method {recipe.method.kind!r} has no image and text tower to train on pairs.")
-        preparer.once(("captioners", data.location, pairs.captioners), lambda: _check_captioners(pairs, data))
+        shared.once(("captioners", data.location, pairs.captioners), lambda: _check_captioners(pairs, data))
         transform = Transform(image.size, pairs.crop_scale)
         texts = TextInput.of(text, tokenizer)
-        stores = _stores(pairs, image, transform, data, sets, preparer) if pairs.features == "stored" else {}
+        stores = _stores(pairs, image, transform, data, sets, shared) if pairs.features == "stored" else {}
         self.stored_features = bool(stores)
         images: ImageInput = DecodedImages(transform)
         if stores:
-            images = StoredFeatures(tuple(stores[one.location.uri] for one in data.sets), preparer.tower(image)[0])
+            images = StoredFeatures(tuple(stores[one.location.uri] for one in data.sets), shared.tower(image)[0])
         draws = TextDraws(recipe.seed, pairs.sub_captions, pairs.captioners)
         self.train = PairSource(data.folders, data.parts, images, texts, draws)
         self.evaluations: tuple[PairEvaluation, ...] = tuple(
@@ -79,12 +62,12 @@ def _stores(
     transform: Transform,
     data: Mixture,
     sets: tuple[EvaluationSet, ...],
-    preparer: Preparing,
+    shared: Shared,
 ) -> dict[str, str]:
     """The feature store of each data set by its folder, computed now if none fits; {} if a dry run lacks any."""
-    width, tower_digest = preparer.tower(image)
+    width, tower_digest = shared.tower(image)
     fixed = replace(transform, train=False)
-    sources = [*data.sets, *(preparer.once(("open", s.folder), lambda s=s: DataSet.open(s.folder)) for s in sets)]
+    sources = [*data.sets, *(shared.once(("open", s.folder), partial(DataSet.open, s.folder)) for s in sets)]
     named = {
         store.manifest.keys.get("data"): store
         for store in (DataSet.open(folder, "features") for folder in pairs.feature_stores)
@@ -102,12 +85,12 @@ def _stores(
             f"(`cornerstone features`), or leave out --features {unused[0]}."
         )
     missing = {job.out: job for job in jobs.values() if not job.out.join(MANIFEST).exists()}
-    if missing and not preparer.compute_features:
+    if missing and not shared.compute_features:
         return {}
     if missing:
         images = sum(len(job.data) for job in missing.values())
         what = f"features: {images:,} images of {len(missing)} data sets through the locked tower, once for all trials"
-        with timed(preparer.say, what):
+        with timed(shared.say, what):
             write_features(list(missing.values()), image, fixed, width=width)
     return {folder: check_store(job.out, job.keys).location.uri for folder, job in jobs.items()}
 

@@ -6,8 +6,7 @@ points of a sweep: each data set, tokenizer, tower and feature store is opened, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from cornerstone.data.mixture import Mixture
 from cornerstone.data.plan import Plan
@@ -21,15 +20,12 @@ from cornerstone.hashing import content_digest
 from cornerstone.recipes.documents import DocumentData
 from cornerstone.recipes.pairs import PairData
 from cornerstone.recipes.recipe import Recipe
-from cornerstone.recipes.towers import ImageTower
 from cornerstone.runtime.tokenizer import load_tokenizer
 from cornerstone.training.document_sources import DocumentSources
 from cornerstone.training.pair_sources import PairSources
 from cornerstone.training.prepared import Prepared
 from cornerstone.training.resolve import resolved
-
-Say = Callable[[str], None]
-T = TypeVar("T")
+from cornerstone.training.shared import Say, Shared
 
 
 class Sources(Protocol):
@@ -62,37 +58,29 @@ class Preparer:
     """
 
     def __init__(self, say: Say = print, *, compute_features: bool = True) -> None:
-        self.say, self.compute_features = say, compute_features
-        self._done: dict[Hashable, Any] = {}
-
-    def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """The result of `make`, which is called only the first time that somebody asks with this key."""
-        if key not in self._done:
-            self._done[key] = make()
-        found: T = self._done[key]
-        return found
+        self.shared = Shared(say, compute_features)
 
     def prepare(self, recipe: Recipe) -> Prepared:
         """Resolve a recipe. CornerstoneError for whatever cannot be opened, or would fail later."""
-        recipe = resolved(recipe, self)
+        recipe = resolved(recipe, self.shared)
         kind = KINDS[recipe.data.kind]
-        data = self.once(
+        data = self.shared.once(
             ("data", recipe.data.train, recipe.data.kind), lambda: Mixture.open(recipe.data.train, kind.manifest_kind)
         )
         Plan(
             data.parts, recipe.optimization.batch_size, recipe.seed, recipe.data.limit_rows
         )  # refuses too large a batch
         tokenizer = self._tokenizer(recipe, data)
-        sets = self.once(("sets", recipe.evaluation.sets), lambda: open_sets(recipe.evaluation.sets))
+        sets = self.shared.once(("sets", recipe.evaluation.sets), lambda: open_sets(recipe.evaluation.sets))
         _check_best(recipe, sets)
-        width, tower_digest = self.tower(recipe.method.image_tower) if recipe.method.image_tower else (0, "")
-        sources: Sources = kind(recipe, data, tokenizer, sets, self)
+        width, tower_digest = self.shared.tower(recipe.method.image_tower) if recipe.method.image_tower else (0, "")
+        sources: Sources = kind(recipe, data, tokenizer, sets, self.shared)
         return Prepared(
             recipe=recipe,
             data=data,
             train=sources.train,
             tokenizer=tokenizer,
-            vocab_size=self.once(("vocabulary", tokenizer), lambda: vocabulary_size(plain_tokenizer(tokenizer))),
+            vocab_size=self.shared.once(("vocabulary", tokenizer), lambda: vocabulary_size(plain_tokenizer(tokenizer))),
             sets=sets,
             evaluations=sources.evaluations,
             content=self._content(recipe, data, tokenizer, tower_digest),
@@ -101,17 +89,15 @@ class Preparer:
             special_ids=kind.special_ids(tokenizer),
         )
 
-    def tower(self, config: ImageTower) -> tuple[int, str]:
-        """Length of an image tower's feature, and a digest of its weights ("" if it starts at random and is trained)."""
-        return self.once(("image tower", config), lambda: describe_tower(config))
-
     def _content(self, recipe: Recipe, data: Mixture, tokenizer: str, tower_digest: str) -> dict[str, str]:
         content = {"data": data.manifest.content_hash, "tokenizer": content_digest(tokenizer)}
         if tower_digest:
             content["image"] = tower_digest
         text = recipe.method.text_tower
         if text is not None and text.name and Location.of(text.name).exists():
-            content["text"] = self.once(("text tower", text.name), lambda: _digest_of_weights(Location.of(text.name)))
+            content["text"] = self.shared.once(
+                ("text tower", text.name), lambda: _digest_of_weights(Location.of(text.name))
+            )
         return content
 
     def _tokenizer(self, recipe: Recipe, data: Mixture) -> str:
@@ -129,20 +115,14 @@ class Preparer:
             )
 
         text = recipe.method.text_tower
-        return self.once(("tokenizer", recipe.data.tokenizer, data.location.uri, text.name if text else ""), load)
+        return self.shared.once(
+            ("tokenizer", recipe.data.tokenizer, data.location.uri, text.name if text else ""), load
+        )
 
 
 def prepare(recipe: Recipe, say: Say = print) -> Prepared:
     """Prepare one recipe."""
     return Preparer(say).prepare(recipe)
-
-
-def describe_tower(config: ImageTower) -> tuple[int, str]:
-    """Length of the tower's feature, and a digest of its weights ("" if it starts at random and is trained)."""
-    from cornerstone.models.image_tower import build_image_tower, state_hash
-
-    tower = build_image_tower(config)
-    return tower.width, state_hash(tower) if config.pretrained or config.locked else ""
 
 
 def _digest_of_weights(folder: Location) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from pathlib import Path
-from typing import Any, Protocol
 
 from cornerstone.data.storage import absolute
 from cornerstone.errors import CornerstoneError
@@ -12,21 +10,10 @@ from cornerstone.evaluation.sets import split_name
 from cornerstone.jobs.built_in_scenes import prepare_scenes
 from cornerstone.recipes.pairs import PairData
 from cornerstone.recipes.recipe import Recipe
+from cornerstone.training.shared import Shared
 
 
-class Once(Protocol):
-    """Computes things once, and says what it is doing; a `Preparer` is one."""
-
-    def say(self, text: str, /) -> None:
-        """Show a line."""
-        ...
-
-    def once(self, key: Hashable, make: Any, /) -> Any:
-        """The result of `make`, which is called only the first time that somebody asks with this key."""
-        ...
-
-
-def resolved(recipe: Recipe, preparer: Once) -> Recipe:
+def resolved(recipe: Recipe, shared: Shared) -> Recipe:
     """The recipe with absolute names, and with the built-in data set, evaluation sets and tower if it names none."""
     recipe = _with_absolute_names(recipe)
     if recipe.data.train:
@@ -36,7 +23,7 @@ def resolved(recipe: Recipe, preparer: Once) -> Recipe:
                 f"--image-tower vit_small_patch16_224.augreg_in21k, or a folder in timm's layout; or use --preset photos."
             )
         return recipe
-    return _with_scenes(recipe, preparer)
+    return _with_scenes(recipe, shared)
 
 
 def _with_absolute_names(recipe: Recipe) -> Recipe:
@@ -56,7 +43,7 @@ def _is_folder(name: str) -> bool:
     return bool(name) and ("://" in name or Path(name).expanduser().is_dir())
 
 
-def _with_scenes(recipe: Recipe, preparer: Once) -> Recipe:
+def _with_scenes(recipe: Recipe, shared: Shared) -> Recipe:
     data, image = recipe.data, recipe.method.image_tower
     if not isinstance(data, PairData) or image is None or (image.name and data.tokenizer):
         raise CornerstoneError(
@@ -64,7 +51,7 @@ def _with_scenes(recipe: Recipe, preparer: Once) -> Recipe:
             f"import` makes such folders). The presets smoke, scenes and scenes-long bring their own."
         )
     scenes, size = data.scenes, image.size
-    built_in = preparer.once(("scenes", scenes, size), lambda: prepare_scenes(scenes, size, preparer.say))
+    built_in = shared.once(("scenes", scenes, size), lambda: prepare_scenes(scenes, size, shared.say))
     recipe = recipe.with_data(train=built_in.train)
     if not image.name:
         recipe = recipe.with_image(name=built_in.tower)
