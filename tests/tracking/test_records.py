@@ -57,7 +57,7 @@ def test_a_trial_is_the_sweeps_child(records, parent, client):
     assert client.get_run(child).info.status == "KILLED"
 
 
-def test_a_run_is_found_again_by_our_own_tag(uri, records, said):
+def test_a_run_is_found_by_its_tag(uri, records, said):
     run = records.start("x", {"cornerstone.run": "r2"})
     assert records.find("cornerstone.run", "r2") == run
     assert records.find("cornerstone.run", "r3") is None
@@ -89,14 +89,10 @@ def test_artifacts_lie_beside_the_database(records, client, uri, tmp_path):
     assert [path.read_text() for path in folder.rglob("table.md")] == ["| a |"]
 
 
-def test_metrics_and_tags(records, client):
+def test_tags(records, client):
     run = records.start("x", {})
-    records.metrics(run, {"eval/dci/i2t_r1": 49.5}, step=8)
     records.tag(run, {"cornerstone.model": "/m", "cornerstone.error": ""})
-    found = client.get_run(run).data
-    assert found.metrics == {"eval/dci/i2t_r1": 49.5}
-    assert found.tags["cornerstone.model"] == "/m"
-    assert client.get_metric_history(run, "eval/dci/i2t_r1")[0].step == 8
+    assert client.get_run(run).data.tags["cornerstone.model"] == "/m"
 
 
 def test_a_journals_lines_become_metrics_with_their_steps_and_times(records, client, uri):
@@ -108,14 +104,58 @@ def test_a_journals_lines_become_metrics_with_their_steps_and_times(records, cli
     assert found == [(step, 1_000 + step, step / 4) for step in range(LIMIT // 2 + 7)]
 
 
-def test_a_server_that_is_not_there_is_said_once_and_stops_nothing(tmp_path):
+def history(client, run, name):
+    return [(metric.step, metric.value) for metric in client.get_metric_history(run, name)]
+
+
+def test_a_line_that_is_sent_again_is_recorded_once(records, client, uri):
+    """The journal sends lines again if it does not know whether the server has them."""
+    run = records.start("x", {})
+    lines = [Line(1_000, 4, {"train/loss": 0.5}), Line(1_001, 8, {"train/loss": 0.25})]
+    metric_sender(uri, run)(lines)
+    metric_sender(uri, run)([*lines, Line(1_002, 12, {"train/loss": 0.125})])
+    assert history(client, run, "train/loss") == [(4, 0.5), (8, 0.25), (12, 0.125)]
+
+
+def test_a_refused_name_loses_no_other_metric(records, client, uri):
+    run, said = records.start("x", {}), []
+    send = metric_sender(uri, run, said.append)
+    for step in (4, 8):
+        send([Line(1_000 + step, step, {"train/loss": 0.5, "eval/a,b/i2t_r1": 50.0, "eval/dci/i2t_r1": 49.5})])
+    assert history(client, run, "train/loss") == [(4, 0.5), (8, 0.5)]
+    assert history(client, run, "eval/dci/i2t_r1") == [(4, 49.5), (8, 49.5)]
+    assert len(said) == 1  # not at every line
+    assert said[0].startswith("MLflow refuses the metric 'eval/a,b/i2t_r1', which only the journal records: ")
+
+
+def test_a_line_whose_names_are_all_refused_does_not_hold_up_the_journal(records, client, uri):
+    run, said = records.start("x", {}), []
+    send = metric_sender(uri, run, said.append)
+    send([Line(1_000, 4, {"eval/a,b/i2t_r1": 50.0, "eval/a,b/t2i_r1": 51.0})])
+    send([Line(1_001, 8, {"train/loss": 0.5})])
+    assert history(client, run, "train/loss") == [(8, 0.5)]
+    assert len(said) == 2
+
+
+def test_a_run_that_is_refused_is_an_error_and_no_fault_of_the_names(records, client, uri):
+    run, said = records.start("x", {}), []
+    client.delete_run(run)
+    send = metric_sender(uri, run, said.append)
+    with pytest.raises(Exception, match="must be in the 'active' state"):
+        send([Line(1_000, 4, {"train/loss": 0.5})])
+    client.restore_run(run)
+    send([Line(1_000, 4, {"train/loss": 0.5})])
+    assert history(client, run, "train/loss") == [(4, 0.5)]
+    assert said == []
+
+
+def test_a_server_that_cannot_be_reached_is_reported_once_and_stops_nothing(tmp_path):
     said = []
     records = Records("ablate", "http://127.0.0.1:9", said.append)
     run = records.start("x", {})
     assert run is None
     assert records.find("cornerstone.run", "r") is None
     records.describe(run, params={}, recipe={}, data=DATA)
-    records.metrics(run, {"a": 1.0})
     records.tag(run, {"a": "b"})
     records.artifact(run, tmp_path)
     records.finish(run)
@@ -125,7 +165,7 @@ def test_a_server_that_is_not_there_is_said_once_and_stops_nothing(tmp_path):
     assert records.problem
 
 
-def test_a_server_that_goes_away_is_said_once(uri, monkeypatch):
+def test_a_server_that_goes_away_is_reported_once(uri, monkeypatch):
     said = []
     records = Records("ablate", uri, said.append)
     monkeypatch.setattr(records, "_opened", None)
@@ -135,7 +175,7 @@ def test_a_server_that_goes_away_is_said_once(uri, monkeypatch):
     assert len(said) == 1
 
 
-def test_nobody_waits_for_minutes():
+def test_calls_time_out_in_seconds():
     """MLflow's own defaults are 120 seconds and 7 retries."""
     Records("ablate", "http://127.0.0.1:9", lambda text: None)
     assert int(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]) <= 10

@@ -52,23 +52,22 @@ def metric_sender(uri: str, run_id: str, say: Callable[[str], None] = logger.war
     sent again is recorded once: MLflow's SQL store ignores a metric with the same name, step, time and value.
     """
     client = _client(uri)
-    from mlflow.entities import Metric
+    from mlflow.entities import LifecycleStage, Metric
     from mlflow.exceptions import MlflowException
 
     refused: set[str] = set()
 
     def log_by_name(metrics: Sequence[Metric], error: MlflowException) -> None:
-        """Log each name apart. If none is accepted, the server refuses the run and not a name: raise `error`."""
-        accepted, found = False, {}
+        """Log each name apart. If the server refuses the run (a deleted one) and not the names, raise `error`."""
+        found = {}
         for name in {metric.key: None for metric in metrics}:
             try:
                 client.log_batch(run_id, metrics=[metric for metric in metrics if metric.key == name])
-                accepted = True
             except MlflowException as refusal:
                 if refusal.error_code not in REFUSALS:
                     raise
                 found[name] = refusal
-        if not accepted:
+        if client.get_run(run_id).info.lifecycle_stage != LifecycleStage.ACTIVE:
             raise error
         refused.update(found)
         for name, why in found.items():
