@@ -342,7 +342,7 @@ def test_a_kill_in_the_step_where_an_epoch_ends(trial_of):
 
 
 @pytest.mark.parametrize("strike", [a_worker, a_data_actor], ids=["worker", "data actor"])
-def test_a_kill_where_one_segment_of_the_stream_follows_another(trial_of, large, strike):
+def test_a_kill_where_one_execution_of_the_stream_follows_another(trial_of, large, strike):
     trial = trial_of(large, units_per_execution=4).start(2)
     edges = [stop for _, stop in trial.job.layout(2).executions(0)][:-1]
     assert len(edges) > 2
