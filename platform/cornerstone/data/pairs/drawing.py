@@ -49,13 +49,11 @@ class TextDraws:
         return sentences[first : first + k]
 
 
-def viewed(captions: Captions, view: View) -> list[str]:
-    """The texts of a row that an evaluation judges."""
-    texts: list[str] = []
+def viewed(captions: Captions, view: View) -> list[Sentences]:
+    """The sentences of each text of a row that an evaluation judges."""
+    texts: list[Sentences] = []
     for wanted in view:
         found = [c["text"] for c in captions if c["role"] == wanted.role]
         found = found if wanted.every else [next(iter(found), "")]
-        if wanted.sentences:
-            found = [". ".join(sub_captions(text)[: wanted.sentences]) for text in found]
-        texts += found
+        texts += [sub_captions(text)[: wanted.sentences or None] for text in found]
     return texts

@@ -15,12 +15,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from cornerstone.data.mixture import MixtureReader
-from cornerstone.data.pairs.drawing import TextDraws, viewed
+from cornerstone.data.pairs.drawing import Sentences, TextDraws, viewed
 from cornerstone.data.pairs.image_input import ImageInput, image_field, row_bytes
 from cornerstone.data.pairs.views import View
 from cornerstone.data.shards import DataSet
 from cornerstone.data.source import BAD, MASKED, ROW_FIELDS, Ints, Part, Rows
-from cornerstone.data.texts import TextInput, sub_captions
+from cornerstone.data.texts import TextInput
 
 if TYPE_CHECKING:
     from cornerstone.data.pairs.batch import EvaluationBatch, PairBatch
@@ -160,10 +160,10 @@ class _EvaluationRows:
         """Each row with every text that is judged and the fixed crop."""
         table, places = self._pairs.read(rows)
         image, valid, reasons = self._pairs.columns(table, places, rows, epochs, None)
-        texts: list[list[str]] = [[] for _ in rows]
+        texts: list[list[Sentences]] = [[] for _ in rows]
         for i, place in enumerate(places.tolist()):
             texts[place] = viewed(table["captions"][i].as_py() or [], self._view)
-        ids = iter(self._format.encode([sub_captions(text) for row in texts for text in row]))
+        ids = iter(self._format.encode([sentences for row in texts for sentences in row]))
         labels, groups = np.full(len(rows), -1, dtype=np.int32), np.full(len(rows), "", dtype=object)
         labels[places] = table["label"].fill_null(-1).to_numpy()
         groups[places] = table["group"].fill_null("").to_numpy()
@@ -171,7 +171,7 @@ class _EvaluationRows:
             *(pa.array(rows), pa.array(epochs), pa.array(valid), _bad(reasons), image),
             *(pa.array(labels), pa.array(groups, pa.string())),
             pa.array([[next(ids) for _ in row] for row in texts], pa.list_(_IDS)),
-            pa.array([[_key(text) for text in row] for row in texts], pa.list_(pa.int64())),
+            pa.array([[_key(sentences) for sentences in row] for row in texts], pa.list_(pa.int64())),
         ]
         return pa.Table.from_arrays(columns, schema=self._schema)
 
@@ -180,6 +180,7 @@ def _bad(reasons: list[str]) -> pa.Array:
     return pa.array([[{"what": "row", "reason": reason}] if reason else [] for reason in reasons], BAD)
 
 
-def _key(text: str) -> int:
+def _key(sentences: Sentences) -> int:
     """The same number for the same text, in every process."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
+    text = "\x1f".join(sentences).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little", signed=True)
