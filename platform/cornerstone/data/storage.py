@@ -124,9 +124,9 @@ class Location:
 
         Raises CornerstoneError if the disk is full.
 
-        On a local disk the content goes to a temporary file, then fsync, then atomic rename: neither readers nor a power cut
-        leave a partial file, and of two concurrent writers one file wins as a whole. An object store shows a file only when
-        it is closed.
+        On a local disk the content is written to a temporary file, which is fsynced and renamed. So a reader never sees a
+        partial file, not even after a power cut, and of two concurrent writers one leaves its whole file. An object store
+        shows a file only when it is closed.
         """
         filesystem, path = self.resolve()
         filesystem.create_dir(os.path.dirname(path), recursive=True)
