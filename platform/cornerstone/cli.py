@@ -21,7 +21,6 @@ from cornerstone.commands.terminal import console
 from cornerstone.errors import CornerstoneError, did_you_mean
 from cornerstone.recipes.options import preset_defaults
 
-
 DataCommands = (
     Annotated[ScenesCommand, subcommand("scenes")]
     | Annotated[ImportCommand, subcommand("import")]
@@ -80,7 +79,7 @@ def _parse(given: list[str]) -> Any:
     _refuse_unknown_command(given)
     # The preset's values are the defaults of `train`, see `parse` in recipes/options.py.
     train = subcommand("train", default=preset_defaults(TrainCommand, given if given[0] == "train" else []))
-    commands: Any = Union[OTHER_COMMANDS, Annotated[TrainCommand, train]]
+    commands: Any = Union[OTHER_COMMANDS, Annotated[TrainCommand, train]]  # noqa: UP007 - a value, not an annotation
     return tyro.cli(commands, args=given, prog="cornerstone", description=DESCRIPTION)
 
 
