@@ -256,7 +256,9 @@ def _look(file: str, location: Location, kind: str, tokenizer: str | None) -> Co
             for group in range(shard.num_row_groups):
                 add(count, shard.read_row_group(group, columns=columns), made)
     except (OSError, pa.ArrowException) as error:
-        raise CornerstoneError(f"Cannot read {place} ({error}). Check it with `cornerstone data verify`.") from error
+        raise CornerstoneError(
+            f"{place} is not readable ({error}). Check it with `cornerstone data verify`."
+        ) from error
     return count
 
 
