@@ -87,7 +87,7 @@ class PackingKeys:
         return {"data": self.data, "tokenizer": self.tokenizer, **asdict(self.config)}
 
     def digest(self) -> str:
-        """A short hash of all keys, used as a folder name and as the fingerprint of a task."""
+        """A short hash of all keys, used as the fingerprint of a packing task."""
         return digest(self.named())
 
 
