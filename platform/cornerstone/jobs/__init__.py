@@ -1,1 +1,1 @@
-"""Jobs over shards by Ray Data, other than training: features, new captions, packing, the built-in scenes and their tower."""
+"""Jobs that write data, other than training: features, new captions, packing, the built-in scenes and their tower."""

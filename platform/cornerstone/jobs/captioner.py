@@ -1,8 +1,8 @@
-"""A Hugging Face image-text-to-text model that writes captions: InstructBLIP, LLaVA, ShareGPT4V and their kind.
+"""A Hugging Face image-text-to-text model that writes captions: InstructBLIP, LLaVA, ShareGPT4V and similar models.
 
-Sampling is made of draws that belong to a row: the Gumbel-max trick adds noise from (seed, row) to the log-probabilities
-and takes the largest, which is an exact draw from them. Which images share a batch, and where a run was interrupted,
-changes no draw. What remains is the arithmetic itself: a kernel may round otherwise in a batch of another size.
+Sampling uses the Gumbel-max trick: noise from (seed, row) is added to the log-probabilities and the argmax is taken, which is
+an exact sample. So samples depend neither on the other images of a batch nor on where a run was interrupted. The remaining
+difference is numerical: a kernel may round differently for another batch size.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from cornerstone.runtime.hub import hub_answers
 
 PROMPT = "Describe the image in detail."
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
-_ENDS = 1 << 20  # bytes of a large file's beginning and end that enter its fingerprint
+_ENDS = 1 << 20  # bytes at the beginning and end of a large file that are hashed into its fingerprint
 
 
 @dataclass(frozen=True)
 class CaptionerConfig:
-    """All that decides a caption, given an image and its row.
+    """Everything that determines a caption, given an image and its row.
 
-    `temperature` 0 takes the likeliest token each time, and then `top_p` and `seed` decide nothing. `precision` auto is
-    bfloat16 on a GPU and float32 on a CPU.
+    `temperature` 0 is greedy decoding; `top_p` and `seed` then have no effect. `precision` auto is bfloat16 on a GPU and
+    float32 on a CPU.
     """
 
     name: str
@@ -47,21 +47,21 @@ class CaptionerConfig:
 
     def __post_init__(self) -> None:
         if not self.name:
-            raise CornerstoneError("No captioner is named: --captioner takes a Hugging Face name or a model's folder.")
+            raise CornerstoneError("No captioner is named: set --captioner to a Hugging Face name or a model folder.")
         if self.max_new_tokens < 1:
             raise CornerstoneError(f"--max-new-tokens {self.max_new_tokens}: expected 1 or more.")
         if not 0 <= self.temperature < float("inf"):
-            raise CornerstoneError(f"--temperature {self.temperature}: expected 0 (the likeliest token) or more.")
+            raise CornerstoneError(f"--temperature {self.temperature}: expected 0 (greedy decoding) or more.")
         if not 0 < self.top_p <= 1:
-            raise CornerstoneError(f"--top-p {self.top_p}: expected a share of the probability, above 0, at most 1.")
+            raise CornerstoneError(f"--top-p {self.top_p}: expected a probability above 0 and at most 1.")
 
     @property
     def base_name(self) -> str:
-        """The last part of the name or path: what captions are called by, where nothing else is said."""
+        """The last part of the name or path: the default name of the source of the captions."""
         return self.name.rstrip("/").rpartition("/")[2]
 
     def described(self) -> dict[str, Any]:
-        """What decides the captions, the model by its weights instead of its path. CornerstoneError as in `fingerprint`."""
+        """Everything that determines the captions, with a fingerprint of the weights. Raises as `fingerprint` does."""
         decides = asdict(self)
         if self.temperature == 0:
             del decides["top_p"], decides["seed"]
@@ -69,17 +69,17 @@ class CaptionerConfig:
 
 
 def fingerprint(name: str) -> str:
-    """The hub's commit, or a digest of a folder's files (large ones: size, beginning and end).
+    """The commit of a model on the hub, or a digest of a folder's files (of large files: size, beginning and end).
 
-    Raises CornerstoneError where the model cannot be had or is no image-text-to-text model; no weights are loaded.
+    Loads no weights. Raises CornerstoneError if the model cannot be loaded or is not an image-text-to-text model.
     """
     config = _load(AutoConfig, name)
-    # Private interface of transformers: the mapping from configs to models says without loading weights whether `name` is
-    # an image-text-to-text model. `from_pretrained` would say so only after downloading the weights.
+    # Private interface of transformers: the mapping from configs to models shows without loading weights whether `name` is
+    # an image-text-to-text model. `from_pretrained` fails only after the weights were downloaded.
     if type(config) not in AutoModelForImageTextToText._model_mapping:
         raise CornerstoneError(
             f"The captioner {name!r} is a {config.model_type!r}, which transformers does not know as an image-text-to-text "
-            f"model. Name one that is: InstructBLIP, LLaVA, or another in transformers' own layout."
+            f"model. Name such a model in the layout of transformers, for example InstructBLIP or LLaVA."
         )
     _load(AutoProcessor, name)
     folder = Path(name).expanduser()
@@ -97,7 +97,7 @@ def fingerprint(name: str) -> str:
 
 
 def _load(kind: Any, name: str) -> Any:
-    """`from_pretrained` without a minute of waiting for a hub that does not answer."""
+    """`from_pretrained`, local files only if the hub does not answer: transformers would retry for about a minute."""
     folder = Path(name).expanduser()
     reachable = hub_answers()
     try:
@@ -106,13 +106,13 @@ def _load(kind: Any, name: str) -> Any:
         why = (str(error).strip() or type(error).__name__).partition("\n")[0].rstrip(".")
         raise CornerstoneError(
             f"Cannot load the captioner {name!r}: {why}. Expected the Hugging Face name of an image-text-to-text model or a "
-            f"folder of one (config.json, model.safetensors, its processor's files). "
-            + ("" if reachable else "The hub does not answer from here: name a folder.")
+            f"folder of one (config.json, model.safetensors, files of the processor). "
+            + ("" if reachable else "The hub does not answer from this machine: name a folder.")
         ) from error
 
 
 class Captioner:
-    """The model, ready to caption on one device."""
+    """The loaded model on one device."""
 
     def __init__(self, config: CaptionerConfig) -> None:
         self.config = config
@@ -122,14 +122,14 @@ class Captioner:
         self.processor = _load(AutoProcessor, config.name)
         self.model = _load(AutoModelForImageTextToText, config.name).to(self.device, self.dtype).eval()
         tokenizer = self.processor.tokenizer
-        tokenizer.padding_side = "left"  # new tokens follow the prompt's last one
+        tokenizer.padding_side = "left"  # generation continues after the last token of the prompt
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         self.prompt = _prompt(self.processor, config.prompt)
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Image], rows: Sequence[int]) -> list[str]:
-        """A caption for each RGB image; `rows` are their places in the data set, by which tokens are drawn."""
+        """A caption for each RGB image. `rows` are their positions in the data set, which seed the sampling."""
         inputs = self.processor(
             images=list(images), text=[self.prompt] * len(images), padding=True, return_tensors="pt"
         ).to(self.device, self.dtype)
@@ -149,16 +149,17 @@ class Captioner:
 
 
 class _Drawn(LogitsProcessor):
-    """Turns the likeliest token into a drawn one: each row has noise of its own, a step after a step."""
+    """Makes greedy decoding sample: adds Gumbel noise to the scores, from a separate generator for each row."""
 
     def __init__(self, config: CaptionerConfig, rows: Sequence[int]) -> None:
         self.temperature = TemperatureLogitsWarper(config.temperature)
         self.top_p = TopPLogitsWarper(config.top_p)
         seeds = draws.hashed(config.seed, "caption", list(rows)) >> 1  # torch takes 63 bits on every device
-        self.noise = [torch.Generator().manual_seed(int(seed)) for seed in seeds]  # the same numbers on every device
+        # generators on the CPU, so that the numbers are the same for every device
+        self.noise = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores (B, vocabulary) plus Gumbel noise, -log of an exponential draw."""
+        """Scores (B, vocabulary) plus Gumbel noise, which is -log of an exponential draw."""
         warped = self.top_p(input_ids, self.temperature(input_ids, scores.float()))
         width = warped.shape[1]
         drawn = torch.stack([torch.empty(width).exponential_(generator=one) for one in self.noise])
@@ -166,7 +167,7 @@ class _Drawn(LogitsProcessor):
 
 
 def _prompt(processor: Any, prompt: str) -> str:
-    """The prompt as the model knows it: by its chat template, else with the token for the image where it is wanted."""
+    """The prompt in the model's format: by its chat template if it has one, else with the image token if it is needed."""
     if getattr(processor, "chat_template", None):
         content = [{"type": "image"}, {"type": "text", "text": prompt}]
         return str(
@@ -180,7 +181,7 @@ def _prompt(processor: Any, prompt: str) -> str:
 
 
 def _new(ids: Tensor, prompt: Tensor) -> Tensor:
-    """What was generated: decoder-only models repeat the prompt, encoder-decoders do not."""
+    """The generated ids. Decoder-only models return the prompt too, which is cut off; encoder-decoders do not."""
     length = prompt.shape[1]
     repeats = ids.shape[1] >= length and torch.equal(ids[:, :length], prompt)
     return ids[:, length:] if repeats else ids

@@ -1,7 +1,7 @@
-"""`cornerstone recaption`: a long caption for every image of a data set, by Ray Data actors, a shard at a time.
+"""`cornerstone recaption`: write a long caption for every image of a data set, shard by shard, in Ray Data actors.
 
-Files, row groups and the order of rows stay as they are: a row's identity is its place. An interrupted run goes on after
-its finished shards.
+Files, row groups and the order of rows do not change, because rows are identified by their position. An interrupted run
+resumes after the finished shards.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ _CAPTIONS = PAIRS.get_field_index("captions")
 
 @dataclass(frozen=True)
 class RecaptionJob:
-    """A data set, the folder for the new one, and how its captions come about.
+    """A data set, the folder for the new one, and how its captions are written.
 
-    `described` is what decides the captions; `replaces` takes away long captions of the same source.
+    `described` is everything that determines the captions (see `CaptionerConfig.described`). With `replaces`, existing long
+    captions of the same source are removed.
     """
 
     data: DataSet
@@ -47,7 +48,7 @@ class RecaptionJob:
 
     @property
     def source_entry(self) -> dict[str, Any]:
-        """What the new manifest says of where its rows came from, but for what the run counts."""
+        """The `source` of the new manifest, without the counts and the fingerprint that are added at the end of the run."""
         parent = self.data.manifest
         return {
             "format": "recaption",
@@ -60,18 +61,21 @@ class RecaptionJob:
         }
 
     def settings(self, parent: str) -> str:
-        """Names what decides the rows made from a parent, a shard or the whole, given by its hash."""
+        """Fingerprint of everything that determines the new rows; if unchanged, finished output is reused.
+
+        `parent` is the hash of the data that the rows are derived from: of one shard or of the whole data set.
+        """
         return digest([parent, self.source, self.replaces, {k: v for k, v in self.described.items() if k != "name"}])
 
     def finished(self, index: int) -> Done | None:
-        """The shard where an earlier run with these settings finished it."""
+        """The record of a shard that an earlier run with the same fingerprint finished; None if there is none."""
         shard = self.data.manifest.shards[index]
         return finished(self.out, shard.file, self.settings(shard.sha256))
 
 
 @dataclass(frozen=True)
 class RecaptionReport:
-    """What a run did: shards that were computed now (the others were finished before), images without a new caption."""
+    """The result of a run: shards computed in this run (the others were reused), and images without a new caption."""
 
     manifest: Manifest
     computed: int
@@ -80,7 +84,7 @@ class RecaptionReport:
 
 
 class _Actor:
-    """Holds the model; writes the new shard and the file that says so."""
+    """A Ray Data actor. Holds the model; writes new shards and their records."""
 
     def __init__(self, job: RecaptionJob) -> None:
         torch.set_num_threads(1)
@@ -88,11 +92,11 @@ class _Actor:
 
     @cached_property
     def captioner(self) -> Captioner:
-        """Loaded by the first image: what fails in an actor's `__init__` Ray tries again, and then tells without the cause."""
+        """The model, loaded at the first image. Ray retries an actor whose `__init__` fails, and then hides the cause."""
         return Captioner(self.job.captioner)
 
     def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
-        """Ray Data's door: one shard a block."""
+        """Called by Ray Data, with one shard per block."""
         job, index = self.job, int(block["shard"][0])
         shards = job.data.manifest.shards
         groups = shard_jobs.groups_of(job.data, index)
@@ -121,7 +125,7 @@ class _Actor:
         return [c for c in captions or [] if not (self.job.replaces and _is_of(c, self.job.source))]
 
     def _texts(self, images: pa.ChunkedArray, first_row: int) -> list[str]:
-        """A text for each image of a row group; none where the image cannot be decoded."""
+        """A caption for each image of a row group; empty if the image cannot be decoded."""
         texts = [""] * len(images)
         size = self.job.batch_size
         for start in range(0, len(images), size):
@@ -140,7 +144,7 @@ class _Actor:
 
 
 def refuse_captioned(job: RecaptionJob, groups: range) -> None:
-    """Raise CornerstoneError where a row has a long caption by the new one's name already, unless it is to be replaced."""
+    """Raise CornerstoneError if a row already has a long caption of the same source, unless the job replaces it."""
     if job.replaces:
         return
     reader = Reader(job.data, ["captions"], keep_groups=1)
@@ -148,8 +152,8 @@ def refuse_captioned(job: RecaptionJob, groups: range) -> None:
         for captions in reader.group(group)["captions"].to_pylist():
             if any(_is_of(caption, job.source) for caption in captions or []):
                 raise CornerstoneError(
-                    f"{job.data.location} has long captions by {job.source!r} already. Give --replace to write them anew, "
-                    f"or another name for the new ones: --source NAME."
+                    f"{job.data.location} has long captions by {job.source!r} already. Give --replace to overwrite them, "
+                    f"or name the new captions differently with --source NAME."
                 )
 
 
@@ -160,14 +164,15 @@ def _is_of(caption: dict[str, str], source: str) -> bool:
 def prepare_recaption(
     folder: str, out: str, captioner: CaptionerConfig, *, source: str = "", replaces: bool = False, batch_size: int = 16
 ) -> RecaptionJob:
-    """Open and check all that can be before Ray starts.
+    """Open the data set and check everything that can be checked before Ray starts.
 
-    Raises CornerstoneError for a wrong folder, a captioner that cannot be had, an out folder that holds another finished
-    data set, and a source whose captions are there already (looked for in the first rows; in the others as they come).
+    Raises CornerstoneError if the folder is not a data set of pairs, if the captioner cannot be loaded, if the out folder
+    contains another finished data set, and if there already are captions of this source (checked here in the first row group,
+    and in the other row groups by the actors).
     """
     data, place = DataSet.open(folder, "pairs"), Location.of(out)
     if place.uri.rstrip("/") == data.location.uri.rstrip("/"):
-        raise CornerstoneError(f"--out {place} is the data set itself: name a new folder.")
+        raise CornerstoneError(f"--out {place} is the data set itself: expected a new folder.")
     if batch_size < 1:
         raise CornerstoneError(f"--batch-size {batch_size}: expected 1 or more images.")
     described = captioner.described()
@@ -179,7 +184,7 @@ def prepare_recaption(
 
 
 def already(job: RecaptionJob) -> Manifest | None:
-    """The manifest of the out folder where the same settings made it from the same rows."""
+    """The manifest of the out folder if it was written from the same rows with the same settings; else None."""
     if not job.out.join(FILE).exists():
         return None
     found = Manifest.read(job.out)
@@ -194,10 +199,11 @@ def recaption(
     progress: Progress | None = None,
     say: Callable[[str], None] = print,
 ) -> RecaptionReport:
-    """Caption every image of every unfinished shard, then write the manifest. Needs Ray to be started.
+    """Caption every image of every unfinished shard, then write the manifest. Ray must be started.
 
-    Each actor takes one CPU and computes on one thread, or on a GPU where the cluster has some; 0 actors: one a GPU, or
-    one a CPU. Where the out folder holds the result already, nothing is done, which is said.
+    Each actor takes one CPU and computes on one thread, or on a GPU if the cluster has GPUs; 0 actors: one per GPU, else one
+    per CPU. If the out folder already contains the result, nothing is computed, and a message says so. Raises CornerstoneError
+    if the captioner fails, if the folder is being written by another process, and if finished shards were changed meanwhile.
     """
     if (manifest := already(job)) is not None:
         say(f"{job.out} holds these captions already: nothing is computed.")
@@ -219,12 +225,15 @@ def _recaption(
         [{"shard": index} for index in waiting],
         actors=actors,
         gpus_per_actor=gpus_per_actor,
-        failed=f"Recaptioning stopped, {job.out} is unfinished (the same command goes on after its finished shards):",
+        failed=f"Recaptioning stopped, {job.out} is unfinished (run the same command again to resume; finished shards are "
+        f"kept):",
         progress=progress,
     )
     done = [found for index in shards if (found := job.finished(index)) is not None]
     if len(done) < len(shards):
-        raise CornerstoneError(f"{len(shards) - len(done)} shards of {job.out} were changed meanwhile: run it again.")
+        raise CornerstoneError(
+            f"{len(shards) - len(done)} shards of {job.out} were changed during the run: run the same command again."
+        )
     parent = job.data.manifest
     counted = {name: sum(one.told[name] for one in done) for name in ("undecodable", "without_text")}
     source = {**job.source_entry, **counted, "settings": job.settings(parent.content_hash)}

@@ -1,10 +1,11 @@
-"""The image tower's pretraining on scenes: a small vision transformer learns all of a picture, not its class alone.
+"""Pretraining of the image tower on built-in scenes: a small vision transformer learns the whole image, not only its class.
 
-It stands for the ImageNet-21k tower that LoTLIP locks: trained on pictures of its own, it must know what long captions
-speak of. Linear heads on the class token (what retrieval sees) name the colour and shape in every cell, the background
-and the salient object's class; a helping head on the patch tokens, dropped afterwards, names what each patch shows.
+It takes the place of the ImageNet-21k tower that LoTLIP locks. It is trained on images of its own, and must encode what long
+captions describe. Linear heads on the class token (which retrieval uses) predict the colour and shape in every cell, the
+background and the salient object's class. An auxiliary head on the patch tokens, which is dropped after training, predicts
+what each patch shows.
 
-B pictures, S pixels a side, D width, C cells, P patches; K colours or shapes and one more for an empty cell.
+B images, S pixels per side, D width, C cells, P patches, T tokens; K colours or shapes and one more for an empty cell.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-import cornerstone.models  # noqa: F401 - mends torchvision before timm is imported
+import cornerstone.models  # noqa: F401 - patches torchvision before timm is imported
 from cornerstone.data.draws import permutation
 from cornerstone.data.scenes.draw import encode, paint
 from cornerstone.data.scenes.world import (
@@ -41,13 +42,17 @@ from cornerstone.errors import CornerstoneError
 EMPTY_COLOUR, EMPTY_SHAPE = len(COLOURS), len(SHAPES)
 _MEAN = _STD = 0.5
 _WARMUP_STEPS = 30
-_ARCHITECTURE = "vit_tiny_patch16_224"  # the plainest of timm's vision transformers; the sizes are the plan's
-_POSITIONS = 1.0  # with timm's .02 places are too alike for the class token to tell cells apart within this budget
+_ARCHITECTURE = (
+    "vit_tiny_patch16_224"  # timm's simplest vision transformer; its sizes are overridden by `TowerTraining`
+)
+# Standard deviation of the initial position embeddings. With timm's 0.02, positions are too similar for the class token to
+# distinguish cells within this training budget.
+_POSITIONS = 1.0
 
 
 @dataclass(frozen=True)
 class TowerTraining:
-    """How the tower is built and trained. The defaults take about half a minute on one core."""
+    """Architecture and training of the tower. The defaults take about half a minute on one core."""
 
     seed: int = 0
     image_size: int = 64
@@ -58,40 +63,42 @@ class TowerTraining:
     depth: int = 3
     heads: int = 8
     patch: int = 0
-    """Side of a patch in pixels; 0: as large as a cell, which learns fastest."""
+    """Side of a patch in pixels; 0: the size of a cell, which learns fastest."""
     images: int = 12_000
-    """Pictures of its own, no row of any other set."""
+    """Training images, which are in no other set."""
     epochs: int = 3
     batch: int = 32
     learning_rate: float = 4e-3
     held_out: int = 2_000
-    """Pictures, after JPEG as in shards, on which the heads are judged."""
+    """Images for evaluating the heads, JPEG-compressed as in shards."""
     device: str = "cpu"
     threads: int = 1
-    """Matrices this small gain little from a second thread, and their sums would depend on the number of cores."""
+    """Matrices this small gain little from a second thread, and the result would depend on the number of cores."""
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
-            raise CornerstoneError(f"Width {self.width} is not a multiple of {self.heads} heads.")
+            raise CornerstoneError(f"width {self.width}, heads {self.heads}: expected a width divisible by heads.")
         if not 0 <= self.patch <= self.image_size:
             raise CornerstoneError(
-                f"A patch of {self.patch} pixels: expected 1 to {self.image_size}, or 0 for a cell's size."
+                f"patch {self.patch}: expected 1 to {self.image_size} pixels, or 0 for the size of a cell."
             )
         if min(self.images, self.epochs, self.batch, self.held_out, self.threads) < 1:
-            raise CornerstoneError("images, epochs, batch, held_out and threads of the pretraining must be 1 or more.")
+            raise CornerstoneError(
+                "images, epochs, batch, held_out and threads of the pretraining: expected 1 or more."
+            )
 
     @property
     def steps(self) -> int:
-        """Updates; the last pictures that fill no batch are left out of an epoch."""
+        """Optimizer steps. The last images of an epoch are dropped if they do not fill a batch."""
         return self.epochs * max(1, self.images // self.batch)
 
     @property
     def patch_size(self) -> int:
-        """Side of a patch in pixels."""
+        """Side of a patch in pixels, with 0 resolved."""
         return self.patch or self.image_size // self.cells
 
     def scenes(self, stream: str, indices: npt.NDArray[np.int64]) -> list[Scene]:
-        """Scenes of the tower's own streams: `train` or `held-out`."""
+        """Scenes of the tower's own streams, `train` or `held-out`, which share no random numbers with other sets."""
         spec = ScenesSpec(
             set=f"tower-{stream}",
             seed=self.seed,
@@ -104,18 +111,18 @@ class TowerTraining:
 
 
 class Content(NamedTuple):
-    """What the pictures show."""
+    """What the images show: the targets of the heads."""
 
     colour_BC: Tensor
     shape_BC: Tensor
     background_B: Tensor
     salient_B: Tensor
     small_BC: Tensor
-    """Cells with an object that is not the salient one."""
+    """True for cells with an object that is not the salient one."""
 
 
 def content_of(scenes: list[Scene]) -> Content:
-    """The targets of dense pretraining."""
+    """The targets of some scenes."""
     shape = (len(scenes), scenes[0].cells ** 2)
     colour_BC, shape_BC = np.full(shape, EMPTY_COLOUR), np.full(shape, EMPTY_SHAPE)
     small_BC = np.zeros(shape, dtype=bool)
@@ -130,7 +137,7 @@ def content_of(scenes: list[Scene]) -> Content:
 
 
 class Dense(nn.Module):
-    """The tower and the heads that teach it."""
+    """The tower with its training heads."""
 
     cell_of_patch_P: Tensor
 
@@ -151,14 +158,14 @@ class Dense(nn.Module):
         self.register_buffer("cell_of_patch_P", (cell[:, None] * settings.cells + cell).flatten())
 
     def named(self, cls_BD: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Logits of colour (B, C, K) and shape (B, C, K) in every cell, background and salient species."""
+        """Logits of colour (B, C, K) and shape (B, C, K) in every cell, of background (B, K) and salient species (B, K)."""
         batch = len(cls_BD)
         colour_BCK = self.colour(cls_BD).view(batch, self.cells, -1)
         shape_BCK = self.shape(cls_BD).view(batch, self.cells, -1)
         return colour_BCK, shape_BCK, self.background(cls_BD), self.salient(cls_BD)
 
     def loss(self, image_B3SS: Tensor, content: Content) -> Tensor:
-        """Cross-entropies: the cells' weigh most, for they are most of what there is to say."""
+        """Weighted sum of cross-entropies. Cells have the largest weights, since they are most of the content."""
         token_BTD = self.tower.forward_features(image_B3SS)
         colour_BCK, shape_BCK, background_BK, salient_BK = self.named(token_BTD[:, 0])
         patch_BPD = token_BTD[:, 1:]
@@ -177,10 +184,10 @@ def pretrain_tower(
 ) -> dict[str, float]:
     """Pretrain a tower and save it in timm's folder layout, for `timm.create_model("local-dir:" + folder)`.
 
-    `fields` are those of `TowerTraining`; `progress` is told steps done and steps in all. Returns what linear heads on the
-    class token get right on held-out pictures: `salient` (of 96), `background` (of 6), `colour` and `shape` of the
-    objects that are not salient, `empty` cells found empty; and the last `loss`. The same plan gives the same tower;
-    torch's own generator and number of threads are left as they were.
+    `fields` are those of `TowerTraining`; `progress` is called with finished steps and all steps. Returns the accuracies of the
+    linear heads on the class token on held-out images: `salient` (96 classes), `background` (6 classes), `colour` and `shape`
+    of the objects that are not salient, and `empty` (recall of empty cells); and the last `loss`. Equal fields give the same
+    tower. Torch's global generator and number of threads are restored.
     """
     settings = TowerTraining(**fields)
     threads = torch.get_num_threads()
@@ -195,13 +202,13 @@ def pretrain_tower(
 
 
 def pixels(pictures: list[npt.NDArray[np.uint8]]) -> Tensor:
-    """(B, 3, S, S) as the tower wants them, in [-1, 1], from (S, S, 3) bytes."""
+    """Convert images (S, S, 3) uint8 to the tower's input (B, 3, S, S), floats in [-1, 1]."""
     image_BSS3 = torch.from_numpy(np.stack(pictures))
     return ((image_BSS3.permute(0, 3, 1, 2).float() / 255 - _MEAN) / _STD).contiguous()
 
 
 def _trained(settings: TowerTraining, progress: Callable[[int, int], None] | None) -> tuple[Dense, float]:
-    """The tower with its heads after the last step, and that step's loss."""
+    """Train the tower and its heads. Returns them and the loss of the last step."""
     device = torch.device(settings.device)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(settings.seed)
@@ -230,7 +237,7 @@ def _trained(settings: TowerTraining, progress: Callable[[int, int], None] | Non
 
 
 def _batches(settings: TowerTraining) -> Iterator[npt.NDArray[np.int64]]:
-    """Row numbers of each batch."""
+    """Image numbers of each batch, shuffled in each epoch."""
     for epoch in range(settings.epochs):
         order = permutation(settings.images, settings.seed, "scenes/tower/order", epoch)
         for start in range(0, max(1, settings.images - settings.batch + 1), settings.batch):
@@ -239,7 +246,7 @@ def _batches(settings: TowerTraining) -> Iterator[npt.NDArray[np.int64]]:
 
 @torch.no_grad()
 def _judge(dense: Dense, settings: TowerTraining) -> dict[str, float]:
-    """Accuracies of the heads on held-out pictures."""
+    """Accuracies of the heads on held-out images."""
     right: dict[str, list[Tensor]] = {}
     for start in range(0, settings.held_out, 250):
         scenes = settings.scenes("held-out", np.arange(start, min(start + 250, settings.held_out)))
@@ -281,7 +288,7 @@ def _arguments(settings: TowerTraining) -> dict[str, Any]:
 
 
 def _save(tower: nn.Module, folder: Path, settings: TowerTraining) -> None:
-    """config.json and model.safetensors, as timm reads them."""
+    """Write config.json and model.safetensors in timm's layout."""
     from timm.models import save_for_hf
 
     config = {

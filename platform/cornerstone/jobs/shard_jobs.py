@@ -1,6 +1,7 @@
-"""A data set made from another one, shard by shard: features, new captions. Files and row groups stay as they are.
+"""Shared parts of the jobs that derive a data set from another, shard by shard: features and new captions.
 
-An actor writes a whole shard and its record, so that an interrupted run goes on after its finished shards.
+The derived data set has the same files and row groups. An actor writes a whole shard and its record, so that an interrupted
+run resumes after the finished shards.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from cornerstone.data.storage import Location
 def write_derived_shard(
     out: Location, file: str, groups: Iterable[pa.Table], settings: str, counted: dict[str, int]
 ) -> None:
-    """Write one shard, a row group in memory at a time, and say that it is finished. `groups` may still add to `counted`."""
+    """Write one shard, one row group at a time, and then its record. `counted` may be filled while `groups` is consumed."""
     shard = write_row_groups(out, file, groups)
     finish(out, file, settings, Done((shard,), counted))
 
 
 def groups_of(data: DataSet, shard: int) -> range:
-    """The numbers of a shard's row groups, counted over the data set."""
+    """The numbers of a shard's row groups among the row groups of all shards."""
     shards = data.manifest.shards
     first = sum(len(before.row_groups) for before in shards[:shard])
     return range(first, first + len(shards[shard].row_groups))
@@ -41,10 +42,10 @@ def run_actors(
     failed: str,
     progress: Progress | None = None,
 ) -> None:
-    """Give each piece of work to one of several actors, which say nothing back. Needs Ray to be started.
+    """Run every task of `work` in a pool of actors, which write their results themselves. Ray must be started.
 
-    Each actor takes one CPU, or a GPU where the cluster has some; 0 actors: one a GPU, or one a CPU. Raises CornerstoneError
-    where the work does: `failed`, and the reason.
+    Each actor takes one CPU, and a GPU if the cluster has GPUs; 0 actors: one per GPU, else one per CPU. Raises
+    CornerstoneError if an actor fails; the message is `failed` and the reason.
     """
     import ray.data
     from ray.data import ActorPoolStrategy

@@ -1,4 +1,4 @@
-"""What decides an index of packed sequences, and the ids that stand between the words of a document."""
+"""Options of packing, the cache keys of an index of packed sequences, and the special token ids of a document."""
 
 from __future__ import annotations
 
@@ -12,45 +12,45 @@ from cornerstone.hashing import digest
 
 Rule = Literal["mmc4", "obelics", "laion"]
 EDGES = 2
-"""Tokens around an image: <BoI> and <EoI>."""
+"""Number of tokens around an image: <BoI> and <EoI>."""
 _PADDING = ("[PAD]", "<pad>", "<|pad|>")
 
 
 @dataclass(frozen=True)
 class PackingConfig:
-    """How documents become sequences (LCL, appendix A.1).
+    """How documents are packed into sequences (LCL, appendix A.1).
 
-    | rule | images of a document | a document that is longer than the room |
+    | rule | images of a document that are used | a document that does not fit |
     |---|---|---|
     | `mmc4` | matched with `min_similarity` or more, at most `max_images` drawn | is cut before a sentence and its images |
-    | `obelics` | at most `max_images` drawn | goes on in the next sequence: text is cut anywhere, an image moves whole |
+    | `obelics` | at most `max_images` drawn | continues in the next sequence: text is cut anywhere, images are not cut |
     | `laion` | one, with one text | is left out |
 
-    A document without an image is left out. What is cut off under `mmc4` is left out as well, as in the paper, unless
-    `keep_surplus` has it go on in another sequence.
+    A document without images is left out. Under `mmc4` the part after the cut is left out too, as in the paper, unless
+    `keep_surplus` is set: then it continues in another sequence.
     """
 
     token_budget: int = 2048
-    """Tokens of a sequence, those of images, their edges and the padding counted."""
+    """Tokens of a sequence, including image tokens, <BoI>, <EoI> and padding."""
     image_tokens: int = 196
-    """Patch tokens of an image; its <BoI> and <EoI> come on top."""
+    """Patch tokens of an image, without its <BoI> and <EoI>."""
     rule: Rule = "mmc4"
     min_similarity: float = 0.24
     max_images: int = 6
     keep_surplus: bool = False
     one_document: bool = False
-    """A document, or what goes on of one, never shares a sequence: the baseline that packing is compared with."""
+    """Every sequence contains a piece of only one document: the baseline that packing is compared with."""
     groups_together: int = 4
-    """Row groups of the data whose documents are packed together: a sequence is read from these alone."""
+    """Number of row groups whose documents are packed together: a sequence is read from these row groups only."""
     seed: int = 0
-    """Draws the images that stay where there are too many, once for all epochs."""
+    """Seed of the choice of images if a document has more than `max_images`. The choice is the same in all epochs."""
 
     def __post_init__(self) -> None:
         needed = self.tokens_per_image + 2
         if self.image_tokens < 1 or self.token_budget < needed:
             raise CornerstoneError(
-                f"A budget of {self.token_budget} tokens with {self.image_tokens} an image: expected --image-tokens of 1 or "
-                f"more, and --budget of {needed} or more, room for an image, its edges, a word and <bos> or <eos>."
+                f"--budget {self.token_budget}, --image-tokens {self.image_tokens}: expected --image-tokens of 1 or more, and "
+                f"--budget of {needed} or more (an image with <BoI> and <EoI>, one text token, and <bos> or <eos>)."
             )
         if self.max_images < 1 or self.groups_together < 1:
             raise CornerstoneError(
@@ -59,15 +59,13 @@ class PackingConfig:
 
     @property
     def tokens_per_image(self) -> int:
-        """Patch tokens and the two edges."""
+        """Patch tokens, <BoI> and <EoI>."""
         return self.image_tokens + EDGES
 
 
 @dataclass(frozen=True)
 class PackingKeys:
-    """What an index depends on: the documents' content, the tokenizer (the text of its `tokenizer.json`, hashed), the
-    config. `named` lists them one by one.
-    """
+    """Cache keys of an index: the content hash of the documents, the hash of the `tokenizer.json` text, and the config."""
 
     data: str
     tokenizer: str
@@ -75,27 +73,27 @@ class PackingKeys:
 
     @staticmethod
     def of(content_hash: str, tokenizer: str, config: PackingConfig) -> PackingKeys:
-        """The keys for a tokenizer's text."""
+        """The keys, given the text of a `tokenizer.json`."""
         return PackingKeys(content_hash, hashlib.sha256(tokenizer.encode()).hexdigest()[:16], config)
 
     @staticmethod
     def read(named: dict[str, Any]) -> PackingKeys:
-        """The keys as a manifest holds them."""
+        """The keys from a manifest; the inverse of `named`."""
         config = PackingConfig(**{name: value for name, value in named.items() if name not in ("data", "tokenizer")})
         return PackingKeys(named["data"], named["tokenizer"], config)
 
     def named(self) -> dict[str, Any]:
-        """Every key by name, as a manifest holds them."""
+        """Every key by name, as they are stored in a manifest."""
         return {"data": self.data, "tokenizer": self.tokenizer, **asdict(self.config)}
 
     def digest(self) -> str:
-        """A short name for a folder."""
+        """A short hash of all keys, used as the fingerprint of a packing task."""
         return digest(self.named())
 
 
 @dataclass(frozen=True)
 class SpecialIds:
-    """Ids of what is no word. `image` stands at every patch's place until the model puts the patch there."""
+    """Ids of the special tokens. `image` is the placeholder of a patch, which the model replaces by the patch embedding."""
 
     bos: int
     eos: int
@@ -106,10 +104,11 @@ class SpecialIds:
 
     @staticmethod
     def of(tokenizer: str) -> SpecialIds:
-        """Of a tokenizer's text: its own first, last and padding ids (0 where it has none); three new ids after its last.
+        """The ids, given the text of a `tokenizer.json`.
 
-        The new ones follow each other as in the authors' vocabulary: image, <BoI>, <EoI>. Raises CornerstoneError where
-        there is nothing that begins and ends a text.
+        The begin, end and padding ids are the tokenizer's own (padding 0 if it has none). Three new ids follow its vocabulary,
+        in the order of the authors' vocabulary: image, <BoI>, <EoI>. Raises CornerstoneError if the tokenizer has no tokens
+        to begin and end a text with.
         """
         words = plain_tokenizer(tokenizer)
         pad = next((i for name in _PADDING if (i := words.token_to_id(name)) is not None), 0)

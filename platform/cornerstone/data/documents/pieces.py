@@ -1,7 +1,7 @@
-"""Which part of which document stands in which sequence: a pure function of the segments' lengths.
+"""Packing: which part of which document is in which sequence, as a pure function of the lengths of the segments.
 
-A length never depends on what is drawn later: an image and the sentence that it was matched with stay together, so that
-either may come first. So one index serves all epochs, and where a document is cut is known beforehand.
+Lengths do not depend on what each epoch draws: an image and its matched sentence stay together, so that either can come
+first. So one index is valid for all epochs, and the positions at which documents are cut are known in advance.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ WITH_DOCUMENT = "with its document"
 
 
 class Piece(NamedTuple):
-    """The part of a document in one sequence: all from the place (first, first_token) up to before (stop, stop_token).
+    """The part of a document in one sequence: from position (first, first_token) to before (stop, stop_token).
 
-    A place is a segment and, in a text that is cut, a token. A piece at (0, 0) begins with <bos>; one with `end` ends with
-    <eos>, which is missing where the document or the room ends before it. `tokens` counts all of these.
+    A position is a segment and, within a text that is cut, a token. A piece that starts at (0, 0) begins with <bos>. A piece
+    with `end` ends with <eos>; without it, the document continues in another piece, or <eos> did not fit. `tokens` includes
+    <bos> and <eos>.
     """
 
     row: int
@@ -48,8 +49,8 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Lengths:
-    """What is known of a document: its row, and of each segment whether it is an image, its tokens (0 where it is left
-    out) and why it is left out.
+    """A document's row, and for each segment whether it is an image, its number of tokens (0 if left out) and, if it is left
+    out, why.
     """
 
     row: int
@@ -62,31 +63,31 @@ class Lengths:
 
     @property
     def images(self) -> int:
-        """Images that stay."""
+        """Number of images that are used."""
         return sum(image and tokens > 0 for image, tokens in zip(self.is_image, self.tokens, strict=True))
 
 
 @dataclass
 class Counted:
-    """How many documents, images, texts and text tokens there were, and how many were left out, by why."""
+    """How many documents, images, texts and text tokens were found, and how many were left out, by reason."""
 
     found: Counter[str] = field(default_factory=Counter)
     left_out: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def join(self, other: Counted) -> None:
-        """Take over another one's counts."""
+        """Add other counts."""
         self.found.update(other.found)
         self.left_out.update(other.left_out)
 
     def packed(self, what: str) -> int:
-        """How many of them stand in a sequence."""
+        """How many of them are in a sequence."""
         return self.found[what] - sum(count for (kind, _), count in self.left_out.items() if kind == what)
 
 
 def left_out_images(
     config: PackingConfig, row: int, is_image: Sequence[bool], extras: Sequence[str | None]
 ) -> dict[int, str]:
-    """Images that are not used, by segment, and why. The same for an index and for its reader."""
+    """The images that are not used, by segment, with the reason. The index and its reader both call this."""
     out: dict[int, str] = {}
     images = [segment for segment, image in enumerate(is_image) if image]
     if config.rule == "mmc4":
@@ -104,7 +105,7 @@ def left_out_images(
 
 
 def _similarity(extra: str | None) -> float | None:
-    """`matched_sim` of an image, as the importers keep it."""
+    """`matched_sim` of an image from its `extra`, as the importers store it."""
     value = json.loads(extra).get("matched_sim") if extra else None
     return float(value) if isinstance(value, (int, float)) else None
 
@@ -112,7 +113,7 @@ def _similarity(extra: str | None) -> float | None:
 def measured(
     config: PackingConfig, row: int, is_image: Sequence[bool], extras: Sequence[str | None], text_tokens: Sequence[int]
 ) -> Lengths:
-    """The lengths of a document; `text_tokens` of each segment, anything for an image."""
+    """The lengths of a document. `text_tokens` has a value for each segment; those of images are ignored."""
     left_out = left_out_images(config, row, is_image, extras)
     tokens = [config.tokens_per_image if image else n for image, n in zip(is_image, text_tokens, strict=True)]
     left_out |= {segment: NO_TOKENS for segment, n in enumerate(tokens) if n == 0}
@@ -121,7 +122,7 @@ def measured(
 
 
 def pack(documents: Sequence[Lengths], config: PackingConfig) -> tuple[list[list[Piece]], Counted]:
-    """The sequences of some documents, and the count of all that there was and of what is in none of them."""
+    """Pack some documents into sequences. Returns the sequences, and the counts of what was found and what was left out."""
     counted, usable = Counted(), []
     cut: list[Piece] = []
     for document in documents:
@@ -129,7 +130,7 @@ def pack(documents: Sequence[Lengths], config: PackingConfig) -> tuple[list[list
         if not refused and config.rule == "mmc4":
             pieces, surplus = between_sentences(document, config)
             cut += pieces
-            left = surplus | left  # an image that was not wanted is not what the budget cost
+            left = surplus | left  # an image that was left out for another reason does not count as beyond the budget
             refused = "" if pieces else LONG
         elif not refused and config.rule == "laion":
             cut.append(Piece(document.row, 0, 0, len(document), 0, False, BOS + sum(document.tokens), 1))
@@ -147,7 +148,7 @@ def pack(documents: Sequence[Lengths], config: PackingConfig) -> tuple[list[list
 
 
 def _refused(document: Lengths, config: PackingConfig) -> str:
-    """Why a document is not used at all; empty where it is."""
+    """Why the whole document is left out; empty if it is used."""
     if config.rule == "laion":
         texts = sum(not image and tokens > 0 for image, tokens in zip(document.is_image, document.tokens, strict=True))
         if (document.images, texts) != (1, 1):
@@ -169,7 +170,7 @@ def _count(counted: Counted, document: Lengths, refused: str, left: dict[int, st
 
 
 def bundles(is_image: Sequence[bool]) -> Iterator[tuple[int, int]]:
-    """First segment and end of every sentence with the images before it; images that no text follows are the last one."""
+    """(first, end) segments of each bundle: a sentence with the images before it. Trailing images are the last bundle."""
     first = 0
     for segment, image in enumerate(is_image):
         if not image:
@@ -180,10 +181,10 @@ def bundles(is_image: Sequence[bool]) -> Iterator[tuple[int, int]]:
 
 
 def between_sentences(document: Lengths, config: PackingConfig) -> tuple[list[Piece], dict[int, str]]:
-    """The pieces of a document, cut before a sentence and its images only, and the segments that are in none.
+    """The pieces of a document, which is cut only between bundles (see `bundles`), and the segments that are in no piece.
 
-    Without `keep_surplus` that is one piece: what fits. A sentence that with its images is longer than a sequence is left
-    out, and the document goes on after it in a new piece.
+    Without `keep_surplus` there is at most one piece: the part that fits. With it, a bundle that is longer than a sequence is
+    left out, and the document continues after it in a new piece.
     """
     pieces: list[Piece] = []
     left: dict[int, str] = {}
@@ -216,13 +217,13 @@ def between_sentences(document: Lengths, config: PackingConfig) -> tuple[list[Pi
 
 
 def windows(documents: Sequence[Lengths], config: PackingConfig) -> list[list[Piece]]:
-    """Sequences cut from the concatenated documents; an image that would be cut begins the next one.
+    """Sequences cut from the concatenated documents. An image that would be cut moves to the next sequence.
 
-    <bos> moves on with the first token after it; an <eos> for which there is no room is left out.
+    <bos> stays with the token after it, if need be in the next sequence. An <eos> that does not fit is left out.
     """
     budget = config.token_budget
     sequences: list[list[Piece]] = []
-    used = budget  # of the last sequence; there is none yet
+    used = budget  # tokens of the last sequence; full, because there is no sequence yet
     for document in documents:
         items = [segment for segment, tokens in enumerate(document.tokens) if tokens]
         needed = BOS + (document.tokens[items[0]] if document.is_image[items[0]] else 1)
@@ -249,8 +250,10 @@ def windows(documents: Sequence[Lengths], config: PackingConfig) -> list[list[Pi
 
 
 def best_fit(sizes: Sequence[int], room: int) -> list[list[int]]:
-    """Groups of places whose sizes, each 1 to `room`, add up to `room` at most: the largest first, each into the group
-    that it fills most. Bit r of `open_rooms` says that a group has r left, so that a place costs no search.
+    """Best-fit-decreasing bin packing: groups of indices into `sizes`, each group with a total of at most `room`.
+
+    The largest comes first, and each goes to the group that it leaves with the least free room. Sizes are 1 to `room`. Bit r
+    of the integer `open_rooms` is set if a group has r left, so that finding the best group needs no search.
     """
     groups: list[list[int]] = []
     with_room: defaultdict[int, list[int]] = defaultdict(list)
