@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Progress = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 """Called with pieces of work done and pieces in all."""
 
 
 def map_tasks(
-    work: Callable[[Item], Result], items: Sequence[Item], *, failed: str, progress: Progress | None = None
+    work: Callable[[Item], Result], items: Sequence[Item], *, failed: str, progress: OnProgress | None = None
 ) -> Iterator[Result]:
     """`work` of every item, each in a task of its own. Needs Ray to be started.
 

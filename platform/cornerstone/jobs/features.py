@@ -14,7 +14,7 @@ from cornerstone.data.images import BadImage, Transform
 from cornerstone.data.manifest import Manifest, Shard
 from cornerstone.data.output import finished, writing
 from cornerstone.data.pairs.feature_store import FeatureKeys, FeatureType, feature_schema
-from cornerstone.data.parallel import Progress
+from cornerstone.data.parallel import OnProgress
 from cornerstone.data.shards import DataSet, Reader
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
@@ -107,7 +107,7 @@ def write_features(
     width: int,
     actors: int = 0,
     gpus_per_actor: float = 0.0,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> None:
     """Compute and store the features of every image of every job: files and row groups as in its data, manifest last.
 
@@ -144,7 +144,7 @@ def store_features(
     *,
     actors: int,
     gpus_per_actor: float,
-    progress: Progress,
+    progress: OnProgress,
     say: Callable[[str], None],
 ) -> Manifest:
     """`write_features` of one data set for a preset's tower and image size. Presets of scenes take the embedded tower."""
