@@ -140,7 +140,7 @@ def test_without_any_tokenizer(here, monkeypatch, small_data, tmp_path):
     path = small_data.write(tmp_path / "pairs", map(small_data.pair, range(3)))
     said = []
     counted = counted_of(path, say=said.append)
-    assert said == ["Tokens are not counted, words and characters are. Cannot load the tokenizer 'bert-base-uncased'."]
+    assert said == ["Tokens are not counted, only words and characters. Cannot load the tokenizer 'bert-base-uncased'."]
     assert counted.as_json()["tokenizer"] is None
     assert of(counted, "raw", "web")["tokens"] is None
     header, rows = counted.text_table()

@@ -1,4 +1,4 @@
-"""One Ray task a piece of work, results in the pieces' order: for commands that look over a data set's shards."""
+"""One Ray task per item, results in the order of the items: for commands that read all shards of a data set."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 OnProgress = Callable[[int, int], None]
-"""Called with pieces of work done and pieces in all."""
+"""Called with the number of finished tasks and of all tasks."""
 
 
 def map_tasks(
     work: Callable[[Item], Result], items: Sequence[Item], *, failed: str, progress: OnProgress | None = None
 ) -> Iterator[Result]:
-    """`work` of every item, each in a task of its own. Needs Ray to be started.
+    """The results of `work` on every item, each in its own task. Needs Ray to be started.
 
-    Raises CornerstoneError where a task dies or raises: `failed`, and the reason.
+    Raises CornerstoneError with the text `failed` and the reason if a task dies or raises.
     """
     import ray.data
 
@@ -41,9 +41,9 @@ def map_tasks(
 
 
 def in_order(dataset: ray.data.Dataset, failed: str) -> Iterator[dict[str, Any]]:
-    """The rows of a Ray Data pipeline as they are finished, in order and without Ray's own progress bars.
+    """The rows of a Ray Data pipeline as they become available, in order, without Ray's own progress bars.
 
-    Raises CornerstoneError where its work does: `failed`, and the reason.
+    Raises CornerstoneError with the text `failed` and the reason if its work raises.
     """
     from ray.exceptions import RayError
 
@@ -58,5 +58,5 @@ def in_order(dataset: ray.data.Dataset, failed: str) -> Iterator[dict[str, Any]]
         cause = getattr(error, "cause", error)
         if isinstance(cause, CornerstoneError):
             raise CornerstoneError(f"{failed} {cause}") from error
-        why = f"{type(cause).__name__}: {str(cause).partition(chr(10))[0]}"  # Ray's advice on retries follows
+        why = f"{type(cause).__name__}: {str(cause).partition(chr(10))[0]}"  # Ray's advice on retries is left out
         raise CornerstoneError(f"{failed} {why}") from error
