@@ -67,9 +67,9 @@ def writing(*folders: Location) -> Iterator[None]:
                 _clean_up(folder)
 
 
-def finished(folder: Location, piece: str, settings: str) -> Done | None:
+def finished(folder: Location, task: str, settings: str) -> Done | None:
     """The task's result if an earlier run finished it with the same settings and its files are complete; None otherwise."""
-    place = folder.join(piece + RECORD)
+    place = folder.join(task + RECORD)
     if not place.exists():
         return None
     found = json.loads(place.read_text())
@@ -81,10 +81,10 @@ def finished(folder: Location, piece: str, settings: str) -> Done | None:
     return Done(shards, found["told"]) if all(whole) else None
 
 
-def finish(folder: Location, piece: str, settings: str, done: Done) -> None:
+def finish(folder: Location, task: str, settings: str, done: Done) -> None:
     """Record that a task is finished, after its last shard was closed."""
     content = {"settings": settings, "shards": [asdict(shard) for shard in done.shards], "told": done.told}
-    folder.join(piece + RECORD).write_text(json.dumps(content) + "\n")
+    folder.join(task + RECORD).write_text(json.dumps(content) + "\n")
 
 
 def forget(folder: Location) -> None:

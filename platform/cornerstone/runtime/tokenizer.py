@@ -43,7 +43,7 @@ def tokenizer_for(folder: Location | str, given: str, say: Callable[[str], None]
 def load_tokenizer(name_or_folder: str) -> str:
     """The text of a `tokenizer.json`: from a folder or URI that holds one, a .json file, or by a Hugging Face name.
 
-    Raises CornerstoneError if there is none, if the tokenizer has no fast version, or if the hub cannot be reached.
+    Raises CornerstoneError if there is none, if the tokenizer has no fast form, or if the hub cannot be reached.
     """
     if not name_or_folder:
         raise CornerstoneError(
@@ -82,7 +82,7 @@ def _through_transformers(name: str) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
         raise CornerstoneError(
-            f"The tokenizer {name!r} ({type(tokenizer).__name__}) has no fast version, so it has no tokenizer.json: "
+            f"The tokenizer {name!r} ({type(tokenizer).__name__}) has no fast form, so it has no tokenizer.json: "
             f"choose one that has (a BERT WordPiece tokenizer, for example bert-base-uncased)."
         )
     return backend.to_str()
