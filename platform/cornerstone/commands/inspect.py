@@ -124,8 +124,8 @@ def _show_statistics(counted: Statistics) -> None:
         spread = sizes.spread()
         say(f"{name} in pixels: {spread['mean']:.0f} on average, {spread['min']:,} to {spread['max']:,}")
     for name, each in counted.each_document.items():
-        spread = f"median {each['p50']:,}, 90 % up to {each['p90']:,}, at most {each['max']:,}"
-        say(f"{name} a document: {each['mean']:.2f} on average, {spread}")
+        quantiles = f"median {each['p50']:,}, 90 % up to {each['p90']:,}, at most {each['max']:,}"
+        say(f"{name} a document: {each['mean']:.2f} on average, {quantiles}")
     if counted.tokenizer is not None:
         say(f"tokens by {counted.tokenizer}: words, [CLS], a [SEP] after each sub-caption")
     header, rows = counted.text_table()
