@@ -13,6 +13,7 @@ from cornerstone import cli
 from cornerstone.data.manifest import Manifest
 from cornerstone.data.shards import DataSet
 from cornerstone.data.texts import SentenceFormat
+from cornerstone.recipes.presets import PRESETS
 
 COMMANDS = cli.command_names()
 
@@ -50,6 +51,13 @@ def test_every_command_has_help(capsys, command):
     text = exits(capsys, *command.split(), "--help", status=0)
     assert f"usage: cornerstone {command} [-h]" in text
     assert "show this help message" in text
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_help_of_train_shows_the_presets_and_the_values_of_the_chosen_one(capsys, preset):
+    text = exits(capsys, "train", "--help", "--preset", preset, status=0)
+    assert f"--preset NAME {', '.join(PRESETS)}. (default: {preset})" in text
+    assert f"--recipe.name STR (default: {preset})" in text
 
 
 @pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",), ("data",), ("data", "--help")])

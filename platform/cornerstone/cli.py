@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Union, get_args
+from typing import Annotated, Any, get_args
 
 import tyro
 from rich.markup import escape
@@ -79,7 +79,7 @@ def _parse(given: list[str]) -> Any:
     _refuse_unknown_command(given)
     # The preset's values are the defaults of `train`, see `parse` in recipes/options.py.
     train = subcommand("train", default=preset_defaults(TrainCommand, given if given[0] == "train" else []))
-    commands: Any = Union[OTHER_COMMANDS, Annotated[TrainCommand, train]]  # noqa: UP007 - a value, not an annotation
+    commands: Any = OTHER_COMMANDS | Annotated[TrainCommand, train]
     return tyro.cli(commands, args=given, prog="cornerstone", description=DESCRIPTION)
 
 

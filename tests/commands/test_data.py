@@ -1,4 +1,4 @@
-"""The commands of `cornerstone data` and `features` as a user types them: what they write and what they say."""
+"""The commands of `cornerstone data` and `features` as a user types them: what they write and print."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 @pytest.fixture
 def said(capsys):
-    """Runs a command; the words that it said."""
+    """Runs a command; what it printed."""
 
     def run(*arguments: object) -> str:
         cli.main([str(argument) for argument in arguments])
@@ -27,7 +27,7 @@ def said(capsys):
 
 @pytest.fixture
 def photos(small_data, tmp_path):
-    """A list of eight pictures, one of them torn, beside them."""
+    """A list of eight images, one of them broken, with the images."""
     lines = []
     for n in range(8):
         (tmp_path / f"{n}.png").write_bytes(small_data.picture(n) if n else b"torn")
@@ -36,7 +36,7 @@ def photos(small_data, tmp_path):
     return tmp_path
 
 
-def test_import_and_the_way_from_there(said, photos, tmp_path):
+def test_import_derive_and_mix(said, photos, tmp_path):
     out = tmp_path / "out"
     told = said("data", "import", "pairs-jsonl", photos, "--raw", "alt", "--out", out)
     assert f"7 rows in {out} (content {Manifest.read(str(out)).content_hash})" in told
@@ -65,7 +65,7 @@ def test_features_by_the_command(said, pairs_folder, tiny_tower, tmp_path):
         said("features", pairs_folder, "--out", out, "--recipe", "photos", "--image-tower", tiny_tower)
 
 
-def test_wrong_arguments_are_refused_before_ray_starts(photos, tmp_path, capsys, monkeypatch):
+def test_wrong_arguments_are_an_error_before_ray_starts(photos, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("cornerstone.runtime.cluster.connect", None)
     for arguments, message in (
         (("data", "import", "coca", photos, "--out", tmp_path / "o"), "Unknown format 'coca'; did you mean 'coco'?"),
@@ -80,7 +80,7 @@ def test_wrong_arguments_are_refused_before_ray_starts(photos, tmp_path, capsys,
     assert not (tmp_path / "o").exists()
 
 
-def test_a_log_gets_a_line_now_and_then(monkeypatch, capsys):
+def test_a_log_gets_a_line_every_half_minute(monkeypatch, capsys):
     clock = [0.0]
     monkeypatch.setattr(terminal.time, "monotonic", lambda: clock[0])
     show = terminal.bar("importing")
@@ -88,7 +88,7 @@ def test_a_log_gets_a_line_now_and_then(monkeypatch, capsys):
         clock[0] += 1.0
         show(done, 100, done * 10)
     assert capsys.readouterr().out.splitlines() == [
-        "importing: 30 of 100, some 70 s left",
-        "importing: 60 of 100, some 40 s left",
-        "importing: 90 of 100, some 10 s left",
+        "importing: 30 of 100, about 70 s left",
+        "importing: 60 of 100, about 40 s left",
+        "importing: 90 of 100, about 10 s left",
     ]

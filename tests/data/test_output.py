@@ -1,4 +1,4 @@
-"""Folders while they are written: one writer at a time, what is finished is kept, what is half never counts."""
+"""Output folders: one writer at a time, finished tasks are kept, partial files never count."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,49 @@ def test_a_killed_writer_holds_nothing(other_writer, tmp_path, small_data, numbe
     assert ".writer" not in os.listdir(tmp_path / "out")
 
 
+def test_a_second_writer_in_the_same_process_is_refused(tmp_path):
+    folder = Location.of(tmp_path / "out")
+    with writing(folder):
+        with pytest.raises(CornerstoneError, match=f"is being written by process {os.getpid()} on"), writing(folder):
+            pass
+        assert os.listdir(tmp_path / "out") == [".writer"]
+    with writing(folder):
+        pass
+    assert os.listdir(tmp_path / "out") == []
+
+
+def test_of_many_writers_that_wait_for_their_turn_one_at_a_time_writes(tmp_path):
+    """The lock's file is removed and made again all the time; nobody may lock the removed one."""
+    folder, inside, most, turns = Location.of(tmp_path / "out"), [], [], []
+
+    def write():
+        while len(turns) < 60:
+            with suppress(CornerstoneError), writing(folder):
+                inside.append(1)
+                most.append(len(inside))
+                time.sleep(0.001)
+                inside.pop()
+                turns.append(1)
+
+    with ThreadPoolExecutor(4) as threads:
+        for done in [threads.submit(write) for _ in range(4)]:
+            done.result()
+    assert max(most) == 1
+
+
+def test_a_disk_that_supports_no_locks_is_held_by_heartbeats(tmp_path, monkeypatch):
+    def unsupported(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    folder = Location.of(tmp_path / "out")
+    with writing(folder):
+        assert len(list((tmp_path / "out").glob(".writer-*"))) == 1
+        with pytest.raises(CornerstoneError, match="is being written by"), writing(folder):
+            pass
+    assert os.listdir(tmp_path / "out") == []
+
+
 def test_one_folder_of_several_that_is_taken_frees_the_others(other_writer, tmp_path):
     free, taken = Location.of(tmp_path / "free"), Location.of(tmp_path / "out")
     with pytest.raises(CornerstoneError, match="is being written by"), writing(free, taken):
@@ -74,7 +118,7 @@ def test_one_folder_of_several_that_is_taken_frees_the_others(other_writer, tmp_
         pass
 
 
-def test_a_data_set_that_was_finished_meanwhile_is_not_written_over(tmp_path, monkeypatch):
+def test_a_data_set_that_was_finished_meanwhile_is_not_overwritten(tmp_path, monkeypatch):
     @contextmanager
     def finished_meanwhile(folder):
         folder.join(FILE).write_text("{}")
@@ -91,7 +135,7 @@ def no_locks(monkeypatch):
     monkeypatch.setattr(Location, "is_local", property(lambda self: False))
 
 
-def test_signs_of_life_where_there_are_no_locks(no_locks, tmp_path, monkeypatch):
+def test_writers_send_heartbeats_if_the_storage_has_no_locks(no_locks, tmp_path, monkeypatch):
     monkeypatch.setattr(output, "BEAT", 0.05)
     folder = Location.of(tmp_path / "out")
     with writing(folder):
@@ -115,7 +159,7 @@ def test_a_failed_write_shows_nothing_where_files_cannot_be_renamed(no_locks, tm
     assert not place.exists()
 
 
-def test_a_writer_without_signs_of_life_is_dead(no_locks, tmp_path):
+def test_a_writer_without_heartbeats_is_dead(no_locks, tmp_path):
     dead = tmp_path / "out" / ".writer-0123"
     dead.parent.mkdir()
     dead.write_text("process 1 on another")
@@ -134,19 +178,19 @@ def shard(folder: Path, small_data) -> Shard:
     return made
 
 
-def test_a_piece_is_finished_by_its_settings_and_whole_files_alone(tmp_path, small_data):
+def test_a_task_is_finished_only_with_the_same_settings_and_complete_files(tmp_path, small_data):
     folder, done = Location.of(tmp_path), Done((shard(tmp_path, small_data),), {"bad": [["k", "why"]]})
-    assert finished(folder, "piece", "a") is None
-    finish(folder, "piece", "a", done)
-    assert finished(folder, "piece", "a") == done
-    assert finished(folder, "piece", "b") is None
+    assert finished(folder, "task", "a") is None
+    finish(folder, "task", "a", done)
+    assert finished(folder, "task", "a") == done
+    assert finished(folder, "task", "b") is None
     assert finished(folder, "other", "a") is None
     with (tmp_path / "shard-00000.parquet").open("ab") as file:
         file.write(b"x")
-    assert finished(folder, "piece", "a") is None
+    assert finished(folder, "task", "a") is None
 
 
-def test_what_was_left_half_goes_when_the_data_set_is_finished(tmp_path, small_data):
+def test_partial_files_are_removed_when_the_data_set_is_finished(tmp_path, small_data):
     left = ("task-00000.done.json", "shard-00000.parquet.part-12-ab", "notes.txt")
     for name in left:
         (tmp_path / name).write_text("{}")
@@ -166,7 +210,7 @@ def test_a_file_that_changed_has_another_stamp(tmp_path):
     assert stamps([Location.of(place)]) != before
 
 
-def test_a_shard_is_there_whole_or_not_at_all(tmp_path, small_data):
+def test_a_shard_is_written_completely_or_not_at_all(tmp_path, small_data):
     whole = shard(tmp_path, small_data)
 
     def torn():
@@ -181,7 +225,7 @@ def test_a_shard_is_there_whole_or_not_at_all(tmp_path, small_data):
     assert (tmp_path / whole.file).stat().st_size == whole.bytes
 
 
-def test_a_disk_that_is_full_is_named_wherever_it_is_noticed(tmp_path, small_data, monkeypatch):
+def test_a_full_disk_is_named_wherever_it_is_noticed(tmp_path, small_data, monkeypatch):
     """Also where the last bytes are forced out; no right to mount a disk is needed for this one."""
 
     def full(file):

@@ -23,7 +23,7 @@ from cornerstone.runtime import tokenizer as tokenizer_module
 
 @pytest.fixture
 def here(monkeypatch):
-    """The tasks run in this process: what they count does not depend on where."""
+    """Run the tasks in this process, without Ray."""
     monkeypatch.setattr(module, "map_tasks", lambda work, items, *, failed, progress=None: map(work, items))
 
 
@@ -37,7 +37,7 @@ def of(counted, role, source=""):
     return one
 
 
-def test_a_tally_is_what_numpy_says():
+def test_a_tally_agrees_with_numpy():
     values = np.random.default_rng(0).geometric(0.02, 1001)
     tally = Tally()
     tally.add(values[:400].tolist())
@@ -55,7 +55,7 @@ def test_a_tally_is_what_numpy_says():
 def test_counts_of_pairs(here, pairs_folder, wordpiece):
     counted = counted_of(pairs_folder)
     numbers = counted.as_json()
-    assert numbers["tokenizer"] == f"{pairs_folder}/tokenizer.json"  # kept beside the shards
+    assert numbers["tokenizer"] == f"{pairs_folder}/tokenizer.json"  # in the folder of the shards
     assert numbers["rows"] == 50
     assert numbers["images"] == {
         "number": 50,
@@ -94,7 +94,7 @@ def test_sentences_of_training_and_of_cleaned_texts(here, small_data, tmp_path):
 
 @pytest.fixture
 def documents(tmp_path, small_data) -> str:
-    """Three documents: 1, 2 and 3 images, two texts each; an image of the last is none."""
+    """Three documents: 1, 2 and 3 images, two texts each; one image of the last is broken."""
     folder = str(tmp_path / "documents")
     with ShardWriter(folder, name="docs", kind="documents", rows_per_group=2) as writer:
         for i in range(3):
@@ -140,7 +140,7 @@ def test_without_any_tokenizer(here, monkeypatch, small_data, tmp_path):
     path = small_data.write(tmp_path / "pairs", map(small_data.pair, range(3)))
     said = []
     counted = counted_of(path, say=said.append)
-    assert said == ["Tokens are not counted, words and characters are. Cannot load the tokenizer 'bert-base-uncased'."]
+    assert said == ["Tokens are not counted, only words and characters. Cannot load the tokenizer 'bert-base-uncased'."]
     assert counted.as_json()["tokenizer"] is None
     assert of(counted, "raw", "web")["tokens"] is None
     header, rows = counted.text_table()
@@ -150,7 +150,7 @@ def test_without_any_tokenizer(here, monkeypatch, small_data, tmp_path):
         counted_of(path, "bert")
 
 
-def test_what_has_no_statistics(tmp_path):
+def test_a_folder_without_statistics_is_an_error(tmp_path):
     with pytest.raises(CornerstoneError, match="the folder does not exist"):
         counted_of(str(tmp_path / "nowhere"))
     manifest = Manifest("features", "f", DataSet.open(some(tmp_path)).manifest.shards)
@@ -185,7 +185,7 @@ def test_a_page_of_pairs(here, small_data, tmp_path):
     assert "&lt;src&gt; · raw" in page
     assert "a&lt;b" in page
     assert "not readable as an image" in page
-    assert not re.search(r'(src|href)="(?!data:)', page)  # nothing beside it is needed
+    assert not re.search(r'(src|href)="(?!data:)', page)  # no other file is needed
     assert render(counted_of(path), DataSet.open(path), samples=2, seed=3).count('class="card"') == 2
 
 

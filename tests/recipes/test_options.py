@@ -58,7 +58,7 @@ def test_every_field_can_be_set():
 
 
 @pytest.mark.parametrize("option", ["--train", "--eval"])
-def test_data_of_ones_own_has_no_validation_set_of_scenes(option):
+def test_user_data_does_not_use_the_validation_set_of_scenes(option):
     assert preset("scenes").evaluation.best == "eval/validation/i2t_r1"
     assert given(option, "/data").resolved()[0].evaluation.best == ""
     chosen = given(option, "/data", "--recipe.evaluation.best", "eval/dci/i2t_r1").resolved()[0]
@@ -73,7 +73,7 @@ def refused(capsys, *arguments):
     return " ".join((output.out + output.err).replace("│", " ").split())
 
 
-def test_a_misspelt_option_is_met_with_the_nearest(capsys):
+def test_a_misspelt_option_is_an_error_with_the_nearest(capsys):
     said = refused(capsys, "--recipe.method.text.corner-token", "2")
     assert "--recipe.method.text.corner-token" in said
     assert "--recipe.method.text.corner-tokens" in said
@@ -83,18 +83,18 @@ def test_a_misspelt_option_is_met_with_the_nearest(capsys):
     ("option", "value"),
     [("--steps", "many"), ("--zero-stage", "1.5"), ("--recipe.data.features", "sometimes"), ("--recipe.seed", "x")],
 )
-def test_a_wrong_type_is_refused(capsys, option, value):
+def test_a_wrong_type_is_an_error(capsys, option, value):
     said = refused(capsys, option, value)
     assert option in said
     assert value in said
 
 
-def test_an_unknown_preset_is_met_with_the_nearest():
+def test_an_unknown_preset_is_an_error_with_the_nearest():
     with pytest.raises(CornerstoneError, match="Unknown preset 'scene'; did you mean 'scenes'"):
         given("--preset", "scene")
 
 
-def test_impossible_values_are_refused_as_in_python():
+def test_impossible_values_are_errors_as_in_python():
     with pytest.raises(CornerstoneError, match="--workers"):
         given("--workers", "0").resolved()
     with pytest.raises(CornerstoneError, match="--steps"):
@@ -117,7 +117,7 @@ def test_help_shows_the_presets_own_defaults(capsys):
         (["/bin/cornerstone", "train", "--eval", "a b=/c d"], "train --eval 'a b=/c d' --resume R"),
     ],
 )
-def test_the_command_to_go_on_with(before, after):
+def test_the_command_that_continues(before, after):
     assert again_with(before, "--resume", "R") == f"/bin/cornerstone {after}"
 
 

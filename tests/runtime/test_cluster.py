@@ -16,7 +16,7 @@ PLACEMENT = Placement(
 
 
 class Cluster:
-    """What Ray says of its resources: `sizes` one look after the other, the last one for ever."""
+    """What Ray reports of its resources: `sizes` one poll after the other, the last one for ever."""
 
     def __init__(self, *sizes, limits=None):
         self.sizes, self.limits, self.asked, self.looks = list(sizes), limits or {}, [], 0
@@ -28,20 +28,20 @@ class Cluster:
 
 @pytest.fixture
 def on(monkeypatch):
-    """Makes a cluster the one that `require` sees; looks at it follow one another quickly."""
+    """Makes a cluster the one that `require` sees; it is polled often."""
 
     def use(*sizes, limits=None):
         faked = Cluster(*sizes, limits=limits)
         monkeypatch.setattr("ray.cluster_resources", faked.resources)
         monkeypatch.setattr(cluster, "autoscaler_limits", lambda: faked.limits)
         monkeypatch.setattr(cluster, "_ask_for", faked.asked.append)
-        monkeypatch.setattr(cluster, "LOOK_EVERY", 0.01)
+        monkeypatch.setattr(cluster, "POLL_EVERY", 0.01)
         return faked
 
     return use
 
 
-def test_a_cluster_that_holds_a_trial_is_taken_at_once(on):
+def test_a_cluster_that_is_large_enough_is_accepted_at_once(on):
     faked, said = on({"CPU": 10.0}), []
     require(PLACEMENT, said.append)
     assert said == []
@@ -66,23 +66,23 @@ def test_gpus_are_counted(on):
     require(Placement(workers=3, gpus_per_worker=1), print)
 
 
-def test_an_autoscaler_that_could_not_bring_enough_is_no_reason_to_wait(on):
+def test_an_autoscaler_that_cannot_add_enough_is_no_reason_to_wait(on):
     on({"CPU": 2.0}, limits={"CPU": 8.0})
-    with pytest.raises(CornerstoneError, match="no autoscaler can bring more"):
+    with pytest.raises(CornerstoneError, match="no autoscaler can add more"):
         require(PLACEMENT, print)
 
 
-def test_waiting_says_for_what_and_asks_for_it(on):
+def test_waiting_prints_for_what_and_requests_it(on):
     faked, said = on({"CPU": 2.0}, {"CPU": 2.0}, {"CPU": 6.0}, {"CPU": 6.0}, {"CPU": 10.0}, limits={"CPU": 96.0}), []
     require(PLACEMENT, said.append)
-    assert len(said) == 1  # not at every look
-    assert "waiting for the autoscaler to bring 8 CPUs (the cluster has 2 CPUs, 0 GPUs" in said[0]
+    assert len(said) == 1  # not at every poll
+    assert "waiting for the autoscaler to add 8 CPUs (the cluster has 2 CPUs, 0 GPUs" in said[0]
     assert "= 10 CPUs" in said[0]
-    assert faked.asked == [{"CPU": 10.0, "GPU": 0.0}, {}]  # taken back, or the cluster would never shrink
+    assert faked.asked == [{"CPU": 10.0, "GPU": 0.0}, {}]  # withdrawn, otherwise the cluster would never shrink
     assert faked.looks >= 5
 
 
-def test_waiting_is_said_again_after_a_while(on, monkeypatch):
+def test_the_message_about_waiting_is_repeated(on, monkeypatch):
     monkeypatch.setattr(cluster, "SAY_EVERY", 0.0)
     said = []
     on(*({"CPU": 2.0} for _ in range(5)), {"CPU": 10.0}, limits={"CPU": 96.0})
@@ -98,7 +98,7 @@ def test_waiting_ends_at_the_limit(on):
 
 
 class Ray:
-    """As much of Ray as connecting touches."""
+    """The functions of Ray that `connect` calls."""
 
     def __init__(self, monkeypatch, running=False):
         self.calls = []
@@ -119,8 +119,8 @@ def test_ray_is_started_here_and_stopped_even_after_a_failure(monkeypatch):
 
 
 @pytest.mark.parametrize("before", [None, "http://head:8265"])
-def test_a_ray_started_here_is_asked_about_its_own_actors(monkeypatch, before):
-    """Ray Train's cleaner would ask the Ray that was last started on the machine, and clean up what that does not know."""
+def test_a_local_ray_uses_its_own_dashboard(monkeypatch, before):
+    """Otherwise Ray Train's cleaner asks the Ray that was last started on the machine, and removes what that does not know."""
     ray = Ray(monkeypatch)
     monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
     if before:
@@ -147,11 +147,11 @@ def test_a_ray_that_runs_already_is_neither_started_nor_stopped(monkeypatch):
 
 
 @pytest.mark.parametrize("blind", [(), ("10.0.0.2",)])
-def test_a_home_that_other_machines_cannot_read_is_refused(monkeypatch, tmp_path, blind):
+def test_a_home_that_other_machines_cannot_read_is_an_error(monkeypatch, tmp_path, blind):
     Ray(monkeypatch)
     nodes = [{"Alive": i < 3, "NodeID": f"10.0.0.{i}", "NodeManagerAddress": f"10.0.0.{i}"} for i in range(5)]
     monkeypatch.setattr("ray.nodes", lambda: nodes)
-    monkeypatch.setattr(cluster, "_sees", lambda node, path: node not in blind)
+    monkeypatch.setattr(cluster, "_can_read", lambda node, path: node not in blind)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.0:6379")
     monkeypatch.setenv("CORNERSTONE_HOME", str(tmp_path))
     expected = (
@@ -159,10 +159,10 @@ def test_a_home_that_other_machines_cannot_read_is_refused(monkeypatch, tmp_path
     )
     with expected, connect(print):
         pass
-    assert list((tmp_path / ".reach").iterdir()) == []
+    assert list((tmp_path / ".probe").iterdir()) == []
 
 
-def test_a_home_in_an_object_store_is_reached_by_all(monkeypatch):
+def test_a_home_in_an_object_store_is_readable_everywhere(monkeypatch):
     Ray(monkeypatch)
     monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "NodeManagerAddress": str(i)} for i in range(3)])
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.0:6379")

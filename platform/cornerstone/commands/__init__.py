@@ -1,1 +1,1 @@
-"""The commands of `cornerstone`: what each takes, and how it calls the packages. Heavy imports wait until a command runs."""
+"""The commands of `cornerstone`: the options of each and the function it calls. Heavy imports are made when a command runs."""

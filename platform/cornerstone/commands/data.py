@@ -1,10 +1,10 @@
-"""`cornerstone data scenes`, `import`, `derive` and `mix`: where data sets come from."""
+"""`cornerstone data scenes`, `import`, `derive` and `mix`: commands that create data sets."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -15,21 +15,26 @@ if TYPE_CHECKING:
     from cornerstone.data.importers.core import ImportReport
 
 
+CONTINUE = "Run the same command again to continue: finished tasks are kept."
+
+
 @dataclass(frozen=True)
 class ScenesCommand:
-    """Write the embedded data set, or one of its evaluation sets, as shards."""
+    """Write the built-in data set `scenes`, or one of its evaluation sets, as shards."""
 
     out: str
     """A new folder or URI."""
     pairs: int
-    """Pictures to draw."""
+    """Number of image-text pairs."""
     set: Literal["train", "long-human", "long-captioner", "short", "class", "lookalike", "validation"] = "train"
+    """The training set, or an evaluation set of N images."""
     image_size: int = 64
-    """Side of a picture in pixels, 32 to 224."""
+    """Image size in pixels, 32 to 224."""
     seed: int = 0
+    """Seed of the images and texts."""
 
     def run(self) -> None:
-        """Draw, write, and keep a tokenizer beside training shards."""
+        """Draw and write; training shards get a tokenizer."""
         from cornerstone.data.scenes.tokenizer import texts_of, train_wordpiece
         from cornerstone.data.scenes.write import write_evaluation_sets, write_scenes
         from cornerstone.data.shards import DataSet
@@ -45,7 +50,7 @@ class ScenesCommand:
             folder = Location.of(self.out)
             if folder.name != self.set:
                 raise CornerstoneError(
-                    f"An evaluation set lies in a folder of its name: --out {folder.join(self.set)}."
+                    f"The folder of an evaluation set has the set's name: --out {folder.join(self.set)}."
                 )
             manifest = write_evaluation_sets(
                 folder.parent, images=self.pairs, sets=[self.set], progress=bar("drawing"), **world
@@ -55,42 +60,41 @@ class ScenesCommand:
 
 @dataclass(frozen=True)
 class ImportCommand:
-    """Bring image-text pairs or interleaved documents of another layout into shards."""
+    """Convert image-text pairs or interleaved documents from another format to shards."""
 
-    format: tyro.conf.Positional[str]
-    """pairs-jsonl, webdataset, img2dataset, cc-tsv, dreamlip-csv, hf-parquet, coco, karpathy,
-    flickr30k, dci, iiw, sharegpt4v, urban1k, imagefolder;
-    documents: mmc4, obelics."""
-    src: tyro.conf.Positional[str]
-    """What to read: a list beside its image folder, a tar, a folder of tars or of a layout's own."""
+    format: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FORMAT")]
+    """Pairs: pairs-jsonl, webdataset, img2dataset, cc-tsv, dreamlip-csv, hf-parquet, coco, karpathy, flickr30k, dci, iiw,
+    sharegpt4v, urban1k, imagefolder. Documents: mmc4, obelics."""
+    src: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SRC")]
+    """The file or folder to read: a list with image names, a tar file, or a folder in the layout of the format."""
     out: str
     """A new folder or URI."""
     images: str | None = None
-    """Folder that image names are relative to; by default the list's own. Of pairs-jsonl, cc-tsv and
-    dreamlip-csv also a data set: its images are found by key or address (imported by img2dataset, say)."""
+    """Folder that image names are relative to; default: the folder of the list. For pairs-jsonl, cc-tsv and dreamlip-csv it
+    can be a data set (imported by img2dataset, for example), whose images are found by key or URL."""
     image: str | None = None
-    """pairs-jsonl, cc-tsv, dreamlip-csv, hf-parquet: the field that names an image or holds it, if not by its usual name."""
+    """pairs-jsonl, cc-tsv, dreamlip-csv, hf-parquet: the field with the image or its name; default: the usual names."""
     raw: tuple[str, ...] = ()
-    """Fields with the texts that came with the image: a name, or a position in a list (captions.0)."""
+    """Fields with raw captions, as they came with the image: a name, or a position in a list (captions.0)."""
     long: tuple[str, ...] = ()
-    """Fields with detailed descriptions."""
+    """Fields with long captions."""
     where: tuple[str, ...] = ()
-    """FIELD=VALUE conditions, all of which must hold."""
+    """FIELD=VALUE conditions; a row must meet all of them."""
     label: str | None = None
     """Field with the class name."""
     class_names: str | None = None
-    """imagefolder: a file with the classes' names by folder, a JSON object or lines `n01440764 tench`."""
+    """imagefolder: a file with the class name of each folder, a JSON object or lines `n01440764 tench`."""
     name: str | None = None
-    """The data set's name; by default the folder's."""
+    """Name of the data set; default: the folder's name."""
     first: int | None = None
-    """Lists of whole entries (coco to imagefolder): take the first ones alone, as ShareGPT4V-1k does."""
+    """coco to imagefolder: import only the first N entries of the list, as ShareGPT4V-1k does."""
     limit_rows: int | None = None
-    """Take so many rows of the random order."""
+    """Import only N rows, the first ones of the random order."""
     seed: int = 0
-    """Decides the random order in which rows are written."""
+    """Seed of the random order in which rows are written."""
 
     def run(self) -> None:
-        """Import with Ray Data and say what was left out."""
+        """Import with Ray Data, and report what was quarantined."""
         from cornerstone.data.importers import ImportOptions, check, import_pairs
         from cornerstone.runtime.cluster import connect, stoppable
 
@@ -108,50 +112,49 @@ class ImportCommand:
             "seed",
         )
         options = ImportOptions(**{name: getattr(self, name) for name in names})
-        check(self.format, self.src, self.out, options)  # what cannot work is refused before Ray starts
-        with connect(say), stoppable("The same command goes on after what is finished.", say):
+        check(self.format, self.src, self.out, options)  # report wrong arguments before Ray starts
+        with connect(say), stoppable(CONTINUE, say):
             report = import_pairs(self.format, self.src, self.out, options, progress=bar("importing"))
-        _tell(report)
+        _report(report)
 
 
 @dataclass(frozen=True)
 class DeriveCommand:
-    """Make documents of pairs (laion-random), or pairs of documents (mmc4-pair), as LCL's tables need them."""
+    """Make documents from pairs (laion-random), or pairs from documents (mmc4-pair), for LCL's tables."""
 
-    kind: tyro.conf.Positional[str]
-    """laion-random: a document for each pair; mmc4-pair: a pair for each well matched image."""
-    data: tyro.conf.Positional[str]
+    kind: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="KIND")]
+    """laion-random: a document for each pair; mmc4-pair: a pair for each image that matches its sentence."""
+    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")]
     """Folder or URI of shards."""
     out: str
     """A new folder or URI."""
     role: Literal["raw", "long"] = "raw"
-    """laion-random: which text of a pair; of several, one is drawn."""
+    """laion-random: role of the caption to use; one of several is drawn."""
     min_sim: float = 0.24
     """mmc4-pair: least similarity of an image and its sentence."""
     seed: int = 0
+    """Seed of all draws."""
     name: str | None = None
-    """The data set's name; by default the folder's."""
+    """Name of the data set; default: the folder's name."""
 
     def run(self) -> None:
-        """Derive with Ray Data and say what was left out."""
+        """Derive with Ray Data, and report what was quarantined."""
         from cornerstone.data.derive import check, derive
         from cornerstone.runtime.cluster import connect, stoppable
 
-        check(self.kind, self.data, self.out)  # what cannot work is refused before Ray starts
-        with connect(say), stoppable("The same command goes on after what is finished.", say):
+        check(self.kind, self.data, self.out)  # report wrong arguments before Ray starts
+        with connect(say), stoppable(CONTINUE, say):
             options: dict[str, Any] = {"role": self.role, "min_similarity": self.min_sim, "seed": self.seed}
             report = derive(self.kind, self.data, self.out, name=self.name, progress=bar("deriving"), **options)
-        _tell(report)
+        _report(report)
 
 
-def _tell(report: ImportReport) -> None:
+def _report(report: ImportReport) -> None:
     say(f"{report.rows:,} rows in {report.folder} (content {report.manifest.content_hash}), {report.seconds:.0f} s")
     if report.kept:
-        say(
-            f"{report.kept:,} pieces of work had been finished before, by an import that was interrupted, and were kept"
-        )
+        say(f"{report.kept:,} tasks had been finished by an interrupted import and were reused")
     if report.mended:
-        say(f"{report.mended:,} texts had bytes that are no UTF-8: each stands as \N{REPLACEMENT CHARACTER}")
+        say(f"{report.mended:,} texts contained invalid UTF-8: each such byte is replaced by \N{REPLACEMENT CHARACTER}")
     if report.quarantined:
         reasons = ", ".join(f"{count:,} × {reason}" for reason, count in report.reasons.items())
         say(f"{report.quarantined:,} left out: {reasons}; see {report.folder}/quarantine.jsonl")
@@ -159,17 +162,18 @@ def _tell(report: ImportReport) -> None:
 
 @dataclass(frozen=True)
 class MixCommand:
-    """Mix data sets: each is passed over as often as its weight says, and no row is copied."""
+    """Mix data sets by weights; no row is copied."""
 
-    data: tyro.conf.Positional[tuple[str, ...]]
-    """DIR=WEIGHT for each data set: 1 for one pass an epoch, 2 for two, 0.5 for half of one. Mixtures may be mixed."""
+    data: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="DIR=WEIGHT ..")]
+    """DIR=WEIGHT for each data set: an epoch of the mixture reads every row WEIGHT times (0.5: half of the rows). A DIR can
+    be a mixture."""
     out: str
-    """A new folder or URI; it will hold a manifest alone."""
+    """A new folder or URI, in which only a manifest is written."""
     name: str = ""
-    """The mixture's name; by default the folder's."""
+    """Name of the mixture; default: the folder's name."""
 
     def run(self) -> None:
-        """Check the members, write the manifest, and say what an epoch holds."""
+        """Check the members, write the manifest, and report the content of an epoch."""
         from cornerstone.data.mixture import write_mixture
         from cornerstone.data.storage import absolute
 

@@ -1,9 +1,9 @@
-"""`cornerstone features`: a locked tower over shards, once."""
+"""`cornerstone features`: store the features of a locked image tower."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -12,24 +12,25 @@ from cornerstone.commands.terminal import bar, say
 
 @dataclass(frozen=True)
 class FeaturesCommand:
-    """Run the locked image tower over shards once, so that trials read vectors and decode no image."""
+    """Compute the features of a locked image tower once, so that trials read vectors instead of decoding images."""
 
-    data: tyro.conf.Positional[str]
+    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")]
     """Folder or URI of shards."""
     out: str
-    """A new folder or URI for the features; one left by an interrupted run goes on after its finished shards."""
+    """A new folder or URI for the features. In the folder of an interrupted run, finished shards are kept."""
     recipe: str = "scenes"
-    """The preset whose tower and image size are used."""
+    """The preset whose image tower and image size are used."""
     image_tower: str | None = None
     """Another tower: a timm model name, or a folder in timm's layout."""
     dtype: Literal["float16", "float32"] = "float16"
+    """Of the stored features."""
     gpus_per_actor: float = 0.0
-    """0: one where the cluster has GPUs."""
+    """0: one if the cluster has GPUs."""
     actors: int = 0
-    """Copies of the tower at work; 0: one a GPU, or one a CPU."""
+    """Number of actors, each with a copy of the tower; 0: one per GPU, or per CPU without GPUs."""
 
     def run(self) -> None:
-        """Compute and store."""
+        """Compute and store the features."""
         from cornerstone.data.output import refuse_existing
         from cornerstone.data.shards import DataSet
         from cornerstone.data.storage import Location
@@ -38,11 +39,11 @@ class FeaturesCommand:
         from cornerstone.runtime.cluster import connect, stoppable
 
         recipe = preset(self.recipe)
-        DataSet.open(self.data, "pairs")  # what cannot work is refused before Ray starts
+        DataSet.open(self.data, "pairs")  # report wrong arguments before Ray starts
         refuse_existing(Location.of(self.out))
         if self.image_tower is not None:
             recipe = recipe.with_image(name=self.image_tower)
-        with connect(say), stoppable("The same command goes on after the finished shards.", say):
+        with connect(say), stoppable("Run the same command again to continue: finished shards are kept.", say):
             manifest = store_features(
                 self.data,
                 self.out,

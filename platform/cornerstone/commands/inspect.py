@@ -1,10 +1,10 @@
-"""`cornerstone data verify` and `data stats`: what a folder of shards holds, and whether it is whole."""
+"""`cornerstone data verify` and `data stats`: check a folder of shards, and count its content."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.markup import escape
@@ -17,54 +17,54 @@ if TYPE_CHECKING:
     from cornerstone.data.statistics import Statistics
     from cornerstone.data.verify import Verdict
 
-_LISTED = 20  # problems shown one by one; the JSON file has all
+_LISTED = 20  # problems printed one by one; the JSON file has all
 
 
 @dataclass(frozen=True)
 class VerifyCommand:
     """Check shards against their manifest: files, hashes, schema, every image's header, captions and labels."""
 
-    data: tyro.conf.Positional[str]
+    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")]
     """Folder or URI of shards: pairs, documents, packed sequences or stored features."""
     json: str = ""
-    """Write all that was found to this file."""
+    """Write all problems to this file."""
 
     def run(self) -> None:
-        """Look at everything, then tell; an error where anything is wrong."""
+        """Check everything and report it; raises CornerstoneError if there is a problem."""
         from cornerstone.data.shards import DataSet
         from cornerstone.data.verify import verify
         from cornerstone.runtime.cluster import connect
 
-        DataSet.open(self.data)  # what cannot work is refused before Ray starts
+        DataSet.open(self.data)  # report wrong arguments before Ray starts
         with connect(say):
             verdict = verify(self.data, bar("verifying"))
         _write(self.json, verdict.as_json())
         _show_verdict(verdict)
         if verdict.problems:
             raise CornerstoneError(
-                f"{len(verdict.problems):,} problems in {verdict.folder}. Write the data set again, or copy the shards anew."
+                f"{len(verdict.problems):,} problems in {verdict.folder}. Write the data set again, or copy the shards again."
             )
 
 
 @dataclass(frozen=True)
 class StatsCommand:
-    """Count rows, images, texts, tokens and sub-captions per text."""
+    """Count rows, images, texts, and the tokens and sub-captions of texts."""
 
-    data: tyro.conf.Positional[str]
+    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")]
     """Folder or URI of shards: pairs or documents."""
     tokenizer: str = ""
-    """Name or folder; by default the one kept beside the shards, else bert-base-uncased."""
+    """Name or folder; default: the one in the folder of the shards, otherwise bert-base-uncased."""
     json: str = ""
     """Write the numbers to this file."""
     html: str = ""
-    """Write the numbers and some rows as one page to this file."""
+    """Write the numbers and some rows as an HTML page to this file."""
     samples: int = 24
-    """Rows shown on the page."""
+    """Number of rows on the page."""
     seed: int = 0
-    """Draws these rows."""
+    """Seed that draws these rows."""
 
     def run(self) -> None:
-        """Count, then tell."""
+        """Count, and print the numbers."""
         from cornerstone.data.shards import DataSet
         from cornerstone.data.statistics import statistics
         from cornerstone.data.statistics_page import render
@@ -108,11 +108,9 @@ def _show_verdict(verdict: Verdict) -> None:
         if (left := len(verdict.problems) - _LISTED) > 0:
             say(f"- and {left:,} more: --json PATH writes all of them")
     if verdict.repeated_keys:
-        say(f"{verdict.repeated_keys:,} rows repeat the key of an earlier row: {verdict.repeats[0]}")
+        say(f"{verdict.repeated_keys:,} rows have the same key as an earlier row: {verdict.repeats[0]}")
     if verdict.unnamed:
-        say(
-            f"{len(verdict.unnamed):,} files here that the manifest does not name: {', '.join(verdict.unnamed[:_LISTED])}"
-        )
+        say(f"{len(verdict.unnamed):,} files are not named by the manifest: {', '.join(verdict.unnamed[:_LISTED])}")
     if not verdict.problems:
         say("No problem found.")
 
@@ -126,8 +124,8 @@ def _show_statistics(counted: Statistics) -> None:
         spread = sizes.spread()
         say(f"{name} in pixels: {spread['mean']:.0f} on average, {spread['min']:,} to {spread['max']:,}")
     for name, each in counted.each_document.items():
-        told = f"median {each['p50']:,}, 90 % up to {each['p90']:,}, at most {each['max']:,}"
-        say(f"{name} a document: {each['mean']:.2f} on average, {told}")
+        quantiles = f"median {each['p50']:,}, 90 % up to {each['p90']:,}, at most {each['max']:,}"
+        say(f"{name} a document: {each['mean']:.2f} on average, {quantiles}")
     if counted.tokenizer is not None:
         say(f"tokens by {counted.tokenizer}: words, [CLS], a [SEP] after each sub-caption")
     header, rows = counted.text_table()

@@ -1,4 +1,4 @@
-"""`cornerstone train` and `evaluate`: one recipe, one model."""
+"""`cornerstone train` and `evaluate`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class TrainCommand(RunOptions):
     """Train one recipe on Ray Train workers."""
 
     resume: Annotated[str, tyro.conf.arg(metavar="RUN")] = ""
-    """The id of an interrupted run (it was printed at its start): go on from its last checkpoint."""
+    """Resume an interrupted run from its last checkpoint, by the id that was printed at its start."""
     json: str = ""
-    """Write the result's numbers to this file."""
+    """Write the metrics to this file."""
 
     def run(self) -> None:
-        """Train, or say what training would do."""
+        """Train, or print what training would do."""
         if self.dry_run:
             from cornerstone.training.dry_run import dry_run
 
@@ -37,7 +37,7 @@ class TrainCommand(RunOptions):
 
 
 def _task_names() -> Any:
-    """The choices of `--task`, made when the parser of `evaluate` is: the tasks import torch."""
+    """The choices of `--task`. tyro calls this only if the command is `evaluate`, since the tasks import torch."""
     from cornerstone.evaluation.tasks import TASKS
 
     return tyro.extras.literal_type_from_choices(tuple(TASKS))
@@ -45,19 +45,19 @@ def _task_names() -> Any:
 
 @dataclass(frozen=True)
 class EvaluateCommand:
-    """Judge a saved model zero-shot."""
+    """Evaluate a saved model zero-shot."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """The folder `model` that a run left, or the run's folder."""
+    """The folder `model` of a run, or the run's folder."""
     data: tuple[str, ...]
     """Evaluation sets, `[NAME=]DIR`."""
     task: Annotated[str, tyro.conf.arg(constructor_factory=_task_names)] = "retrieval"
-    """What the sets are judged by."""
+    """The task to evaluate on the sets."""
     json: str = ""
-    """Write the numbers to this file."""
+    """Write the metrics to this file."""
 
     def run(self) -> None:
-        """Encode, judge, print."""
+        """Evaluate, and print the metrics."""
         from rich.progress import track
 
         from cornerstone.evaluation.judged import metrics_of

@@ -1,10 +1,10 @@
-"""`cornerstone data pack`: documents into sequences of a fixed number of tokens, planned once."""
+"""`cornerstone data pack`: plan sequences of a fixed number of tokens."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -15,34 +15,34 @@ from cornerstone.commands.terminal import bar, say
 class PackCommand:
     """Plan which documents share a sequence of a fixed number of tokens (LCL); no document is copied."""
 
-    data: tyro.conf.Positional[str]
+    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")]
     """Folder or URI of document shards."""
     tokenizer: str
-    """Name or folder; a copy is kept beside the index."""
+    """Name or folder; a copy is stored with the index."""
     out: str
     """A new folder or URI for the index."""
     budget: int = 2048
-    """Tokens of a sequence."""
+    """Tokens per sequence."""
     image_tokens: int = 196
-    """Patch tokens of an image; its <BoI> and <EoI> come on top."""
+    """Patch tokens per image, without its <BoI> and <EoI>."""
     rule: Literal["mmc4", "obelics", "laion"] = "mmc4"
-    """mmc4: well matched images, no sentence cut, what is too long left out; obelics: documents one after another, text cut
-    where a sequence is full; laion: one image and one text each."""
+    """mmc4: only images that match their sentence; no sentence is cut, too long documents are left out. obelics: documents one
+    after another; the text is cut if a sequence is full. laion: one image and one text per document."""
     min_similarity: float = 0.24
-    """mmc4: images matched less well are left out."""
+    """mmc4: images that match their sentence less are left out."""
     max_images: int = 6
-    """Images of a document; of more, so many are drawn once."""
+    """Most images per document; if there are more, these many are drawn once."""
     keep_surplus: bool = False
-    """mmc4: a document that is too long goes on in another sequence."""
+    """mmc4: continue a document that is too long in another sequence."""
     one_document: bool = False
-    """One document a sequence: the baseline to compare padding with."""
+    """One document per sequence: the baseline for padding."""
     seed: int = 0
-    """Draws the images that stay where there are too many."""
+    """Seed that draws images if a document has too many."""
     json: str = ""
     """Write the numbers to this file."""
 
     def run(self) -> None:
-        """Pack with Ray Data and say how full the sequences are and what is in none."""
+        """Pack with Ray Data, and report the padding and what was left out."""
         from cornerstone.data.documents import PackingConfig
         from cornerstone.data.output import refuse_existing
         from cornerstone.data.shards import DataSet
@@ -53,22 +53,22 @@ class PackCommand:
 
         same = ("image_tokens", "rule", "min_similarity", "max_images", "keep_surplus", "one_document", "seed")
         config = PackingConfig(token_budget=self.budget, **{name: getattr(self, name) for name in same})
-        DataSet.open(self.data, "documents")  # what cannot work is refused before Ray starts
+        DataSet.open(self.data, "documents")  # report wrong arguments before Ray starts
         refuse_existing(Location.of(self.out))
         tokenizer = load_tokenizer(self.tokenizer)
-        with connect(say), stoppable("The same command goes on after its finished files.", say):
+        with connect(say), stoppable("Run the same command again to continue: finished files are kept.", say):
             manifest = write_packing(self.data, self.out, tokenizer, config, bar("packing"))
         packed = manifest.source["packed"]
         if self.json:
             numbers = {"rows": manifest.rows, "content": manifest.content_hash, **packed}
             Location.of(self.json).write_text(json.dumps(numbers, indent=1) + "\n")
         say(f"{manifest.rows:,} sequences of {self.budget:,} tokens in {self.out} (content {manifest.content_hash})")
-        _tell(packed)
+        _report(packed)
 
 
-def _tell(packed: dict[str, Any]) -> None:
+def _report(packed: dict[str, Any]) -> None:
     say(
-        f"{packed['documents_per_sequence']:.2f} documents and {packed['images_per_sequence']:.2f} images a sequence, "
+        f"{packed['documents_per_sequence']:.2f} documents and {packed['images_per_sequence']:.2f} images per sequence, "
         f"{packed['padding']:.1%} padding"
     )
     for what, total in packed["found"].items():

@@ -1,4 +1,4 @@
-"""How commands speak: one console, plain lines, progress bars where there is a terminal."""
+"""Output of commands: one console, plain lines, and progress bars if the output is a terminal."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from functools import partial
 from rich.console import Console
 from rich.table import Table
 
-LINE_EVERY = 30.0  # seconds between lines in a log
-console = Console() if sys.stdout.isatty() else Console(soft_wrap=True, width=200)  # a log has no width of its own
-say = partial(console.print, markup=False, highlight=False)  # names and paths may hold brackets
+LINE_EVERY = 30.0  # seconds between progress lines in a log
+console = Console() if sys.stdout.isatty() else Console(soft_wrap=True, width=200)  # a log has no width
+say = partial(console.print, markup=False, highlight=False)  # names and paths may contain brackets
 
 
 def show_metrics(metrics: dict[str, float], path: str) -> None:
-    """Numbers as a table; with a path, as a JSON file too."""
+    """Print metrics as a table; with a path, write them to a JSON file too."""
     table = Table(box=None)
     table.add_column("metric")
     table.add_column("value", justify="right")
@@ -28,26 +28,26 @@ def show_metrics(metrics: dict[str, float], path: str) -> None:
     if path:
         from cornerstone.data.storage import Location
 
-        Location.of(path).write_text(json.dumps(metrics, indent=1) + "\n")  # makes its folder: a long run has ended
+        Location.of(path).write_text(json.dumps(metrics, indent=1) + "\n")  # creates the folder if it is missing
 
 
 def _lines(what: str) -> Callable[..., None]:
-    begun = said = time.monotonic()
+    start = last = time.monotonic()
 
     def show(done: int, total: int, *rest: int) -> None:
-        nonlocal said
+        nonlocal last
         now = time.monotonic()
-        if now - said < LINE_EVERY or not done:
+        if now - last < LINE_EVERY or not done:
             return
-        said = now
-        left = (now - begun) / done * (total - done)
-        say(f"{what}: {done:,} of {total:,}, some {left:.0f} s left")
+        last = now
+        left = (now - start) / done * (total - done)
+        say(f"{what}: {done:,} of {total:,}, about {left:.0f} s left")
 
     return show
 
 
 def bar(what: str) -> Callable[..., None]:
-    """A function that shows how much is done of how much there is: a bar in a terminal, a line now and then in a log."""
+    """A function that shows progress, called with done and total: a bar in a terminal, a line every 30 seconds in a log."""
     if not console.is_terminal:
         return _lines(what)
     from rich.progress import Progress
@@ -55,7 +55,7 @@ def bar(what: str) -> Callable[..., None]:
     progress = Progress(console=console)
     task = progress.add_task(what, total=None)
     progress.start()
-    atexit.register(progress.stop)  # an error in between leaves the terminal as it was
+    atexit.register(progress.stop)  # restore the terminal after an error
 
     def show(done: int, total: int, *rest: int) -> None:
         progress.update(task, completed=done, total=total)

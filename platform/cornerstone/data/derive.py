@@ -14,8 +14,8 @@ from cornerstone.data.images import BadImage, probe
 from cornerstone.data.importers.core import (
     ImportOptions,
     ImportPlan,
-    ImportProgress,
     ImportReport,
+    OnImportProgress,
     Quarantined,
     run_import,
 )
@@ -127,7 +127,7 @@ def derive(
     min_similarity: float = MIN_SIMILARITY,
     seed: int = 0,
     name: str | None = None,
-    progress: ImportProgress | None = None,
+    progress: OnImportProgress | None = None,
 ) -> ImportReport:
     """Write the data set that is derived from a folder of shards. Ray must be started.
 

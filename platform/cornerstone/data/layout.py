@@ -22,6 +22,8 @@ BYTES_PER_WORKER = 1 << 20
 """Units grow with the workers, all of which one executor serves: 64 MiB for 64 of them."""
 LARGEST_UNIT = 96 << 20
 UNIT_ROWS = 1024
+LARGEST_WHOLE = 2
+"""A share of so many units' rows still travels as one: every unit has a cost, and parts are joined by a copy."""
 UNITS_AHEAD = 16
 """Units that may wait for each worker. If steps are slower than decoding, more would only fill the object store."""
 LEAST_AHEAD = 512 << 20
@@ -88,8 +90,9 @@ class Layout:
 
     @cached_property
     def parts(self) -> tuple[tuple[int, int], ...]:
-        """First place and rows of each part of a share: equal parts, as few as fit units; one for a small share."""
-        count = math.ceil(self.share / self._fitting(self.spec.train))
+        """First place and rows of each part of a share: equal parts that fit units; a share of up to two units is one part."""
+        fitting = self._fitting(self.spec.train)
+        count = math.ceil(self.share / fitting) if self.share > LARGEST_WHOLE * fitting else 1
         size = math.ceil(self.share / count)
         return tuple((first, min(size, self.share - first)) for first in range(0, self.share, size))
 

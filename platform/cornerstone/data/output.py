@@ -1,13 +1,12 @@
-"""The folder that a command writes: one writer at a time, finished pieces kept through interruptions, the manifest last.
+"""The output folder of a command: one writer at a time, finished tasks are kept after an interruption, the manifest is last.
 
-A piece of work (a tar to import, a shard to describe) writes its shards and then a record of itself, which says by what
-settings they were made. So an interrupted command goes on after its finished pieces, and pieces made otherwise are made
-anew. Records and whatever a killed writer left half are removed when the manifest is written.
+A task (a tar to import, a shard to caption) writes its shards and then a record with a fingerprint of everything that
+determines its output. A command that is started again reuses finished tasks whose fingerprint is unchanged. Records, and
+partial files of killed writers, are removed once the manifest is written.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
@@ -18,28 +17,31 @@ import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from pyarrow import fs
 
 from cornerstone.data.manifest import FILE, RECORD, WRITER, Shard
 from cornerstone.data.storage import PART, Location
 from cornerstone.errors import CornerstoneError
 
-BEAT = 20.0  # seconds between a writer's signs of life, where the storage has no locks
-DEAD = 3 * BEAT
+LOCK_PATIENCE = 0.2  # seconds: the lock of a writer that is just ending is soon free
+BEAT = 20.0  # seconds between a writer's heartbeats, if the storage has no locks
+DEAD = 3 * BEAT  # seconds without a heartbeat after which a writer counts as dead
 
 
 @dataclass(frozen=True)
 class Done:
-    """A finished piece: its shards in their order, and what its maker tells of them (plain JSON values)."""
+    """A finished task: its shards in order, and what the task reports (plain JSON values)."""
 
     shards: tuple[Shard, ...]
     told: dict[str, Any] = field(default_factory=dict)
 
 
 def refuse_existing(folder: Location) -> None:
-    """Raise CornerstoneError where a finished data set already lies in the folder."""
+    """Raise CornerstoneError if the folder already holds a finished data set."""
     if folder.join(FILE).exists():
         raise CornerstoneError(
             f"{folder} already holds a finished data set. Name another --out, or delete that folder first."
@@ -48,26 +50,26 @@ def refuse_existing(folder: Location) -> None:
 
 @contextmanager
 def writing(*folders: Location) -> Iterator[None]:
-    """Hold folders, made where they are missing, for the length of the block; tidy those that it finished.
+    """Be the only writer of the folders, which are created, during the block; clean up those that it finished.
 
-    Raises CornerstoneError where one holds a finished data set, or is being written by another process: on a local or
-    mounted disk by a lock, which ends with its process; in an object store by signs of life, a minute without which
-    mean that the writer is dead.
+    Raises CornerstoneError if one of them holds a finished data set or is being written by another process. On a local or
+    mounted disk that is known by a file lock, which ends with its process; in an object store by heartbeats: a writer
+    without one for a minute is dead.
     """
     with ExitStack() as held:
         for folder in folders:
             refuse_existing(folder)
             held.enter_context(_held(folder.make()))
-            refuse_existing(folder)  # finished by another one since the first look
+            refuse_existing(folder)  # another process may have finished it in between
         yield
         for folder in folders:
             if folder.join(FILE).exists():
-                _tidy(folder)
+                _clean_up(folder)
 
 
-def finished(folder: Location, piece: str, settings: str) -> Done | None:
-    """The piece, where an earlier run with these settings finished it and its files are there as they were written."""
-    place = folder.join(piece + RECORD)
+def finished(folder: Location, task: str, settings: str) -> Done | None:
+    """The task's result if an earlier run finished it with the same settings and its files are complete; None otherwise."""
+    place = folder.join(task + RECORD)
     if not place.exists():
         return None
     found = json.loads(place.read_text())
@@ -79,21 +81,21 @@ def finished(folder: Location, piece: str, settings: str) -> Done | None:
     return Done(shards, found["told"]) if all(whole) else None
 
 
-def finish(folder: Location, piece: str, settings: str, done: Done) -> None:
-    """Record that a piece is finished, after its last shard was closed."""
+def finish(folder: Location, task: str, settings: str, done: Done) -> None:
+    """Record that a task is finished, after its last shard was closed."""
     content = {"settings": settings, "shards": [asdict(shard) for shard in done.shards], "told": done.told}
-    folder.join(piece + RECORD).write_text(json.dumps(content) + "\n")
+    folder.join(task + RECORD).write_text(json.dumps(content) + "\n")
 
 
 def forget(folder: Location) -> None:
-    """Take away the records of all pieces."""
+    """Remove the records of all tasks."""
     for name in folder.list():
         if name.endswith(RECORD):
             folder.join(name).remove()
 
 
 def stamps(files: list[Location]) -> list[list[Any]]:
-    """Size and time of change of each file or folder: pieces made of its earlier state are made anew."""
+    """Name, size and modification time of each file or folder: if one changes, its tasks are run again."""
     found = []
     for file in files:
         filesystem, path = file.resolve()
@@ -102,7 +104,7 @@ def stamps(files: list[Location]) -> list[list[Any]]:
     return found
 
 
-def _tidy(folder: Location) -> None:
+def _clean_up(folder: Location) -> None:
     forget(folder)
     for name in folder.list():
         if PART in name:
@@ -111,64 +113,47 @@ def _tidy(folder: Location) -> None:
 
 @contextmanager
 def _held(folder: Location) -> Iterator[None]:
-    """The folder, by the means that its storage has."""
-    if folder.is_local:
-        with _locked(folder) as locks:
-            if locks:
-                yield
-                return
-    with _alive(folder):
+    """Hold the folder, by a lock if its storage has locks."""
+    with ExitStack() as held:
+        if not (folder.is_local and _lock(folder, held)):
+            held.enter_context(_alive(folder))
         yield
 
 
-@contextmanager
-def _locked(folder: Location) -> Iterator[bool]:
-    """Hold a lock on the writer's file, which the kernel ends with the process; False where the disk knows no locks."""
-    path = folder.resolve()[1] + "/" + WRITER
-    file = _lock(folder, path)
-    if file is None:
-        yield False
-        return
+def _lock(folder: Location, held: ExitStack) -> bool:
+    """Lock the folder until `held` is closed; False if the file system does not support locks.
+
+    The kernel releases the lock when its process ends, however it ends. The file contains who holds it.
+    """
+    path = Path(folder.resolve()[1]) / WRITER
+    lock = FileLock(path, timeout=LOCK_PATIENCE, thread_local=False, fallback_to_soft=False)
     try:
-        os.ftruncate(file, 0)
-        os.pwrite(file, _self().encode(), 0)
-        yield True
-    finally:
-        with suppress(FileNotFoundError):  # with its folder
-            os.unlink(path)  # while it is held: who opened it before finds another file under the name, and looks again
-        os.close(file)
-
-
-def _lock(folder: Location, path: str) -> int | None:
-    while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(file, 4096, 0).decode(errors="replace")
-            os.close(file)
-            raise CornerstoneError(_taken(folder, holder)) from None
-        except OSError:
-            os.close(file)
-            return None
-        if os.path.exists(path) and os.path.samestat(os.stat(path), os.fstat(file)):
-            return file
-        os.close(file)
+        lock.acquire(poll_interval=LOCK_PATIENCE / 4)
+    except Timeout:
+        holder = path.read_text(errors="replace") if path.exists() else ""
+        raise CornerstoneError(_taken(folder, holder)) from None
+    except OSError:  # some network file systems
+        path.unlink(missing_ok=True)
+        return False
+    held.callback(lock.release)
+    held.callback(path.unlink, missing_ok=True)  # before the release: filelock locks no file that has lost its name
+    path.write_text(_self())
+    return True
 
 
 @contextmanager
 def _alive(folder: Location) -> Iterator[None]:
-    """Give signs of life in a file of one's own, and heed others'. Times are the storage's: clocks need not agree."""
+    """Write a heartbeat file, and check those of other writers. Times are the storage's: clocks need not agree."""
     mine = folder.join(f"{WRITER}-{uuid.uuid4().hex}")
     mine.write_text(_self())
     stop = threading.Event()
 
     def beat() -> None:
         while not stop.wait(BEAT):
-            with suppress(OSError):  # the next one comes before this writer counts as dead
+            with suppress(OSError):  # the next heartbeat comes before this writer counts as dead
                 mine.write_text(_self())
 
-    thread = threading.Thread(target=beat, daemon=True, name="sign-of-life")
+    thread = threading.Thread(target=beat, daemon=True, name="heartbeat")
     try:
         filesystem, root = folder.resolve()
         files = {i.base_name: i for i in filesystem.get_file_info(fs.FileSelector(root)) if i.type == fs.FileType.File}
@@ -184,7 +169,7 @@ def _alive(folder: Location) -> Iterator[None]:
     finally:
         stop.set()
         if thread.is_alive():
-            thread.join()  # or it would write once more
+            thread.join()  # otherwise it might write the file again
         mine.remove()
 
 
@@ -195,6 +180,6 @@ def _self() -> str:
 
 def _taken(folder: Location, holder: str) -> str:
     return (
-        f"{folder} is being written by {holder or 'another process'}. Wait for its end, stop it, or name another --out; where "
-        f"it was killed, the same command goes on once it is gone."
+        f"{folder} is being written by {holder or 'another process'}. Wait until it ends, stop it, or name another --out. If "
+        f"it was killed, the same command continues its work once the process has ended."
     )

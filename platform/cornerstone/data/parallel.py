@@ -1,4 +1,4 @@
-"""Run one Ray task per item and yield the results in order: for commands that go through the shards of a data set."""
+"""One Ray task per item, results in the order of the items: for commands that read all shards of a data set."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Progress = Callable[[int, int], None]
-"""Called with the number of finished tasks and the number of all tasks."""
+OnProgress = Callable[[int, int], None]
+"""Called with the number of finished tasks and of all tasks."""
 
 
 def map_tasks(
-    work: Callable[[Item], Result], items: Sequence[Item], *, failed: str, progress: Progress | None = None
+    work: Callable[[Item], Result], items: Sequence[Item], *, failed: str, progress: OnProgress | None = None
 ) -> Iterator[Result]:
-    """Yield `work(item)` of every item in order, each computed in its own Ray task. Ray must be started.
+    """The results of `work` on every item, each in its own task. Needs Ray to be started.
 
-    Raises CornerstoneError if a task dies or raises; the message is `failed` and the reason.
+    Raises CornerstoneError with the text `failed` and the reason if a task dies or raises.
     """
     import ray.data
 
@@ -41,9 +41,9 @@ def map_tasks(
 
 
 def in_order(dataset: ray.data.Dataset, failed: str) -> Iterator[dict[str, Any]]:
-    """The rows of a Ray Data pipeline as they are finished, in order and without Ray's progress bars.
+    """The rows of a Ray Data pipeline as they become available, in order, without Ray's own progress bars.
 
-    Raises CornerstoneError if a task dies or raises; the message is `failed` and the reason.
+    Raises CornerstoneError with the text `failed` and the reason if its work raises.
     """
     from ray.exceptions import RayError
 
@@ -58,5 +58,5 @@ def in_order(dataset: ray.data.Dataset, failed: str) -> Iterator[dict[str, Any]]
         cause = getattr(error, "cause", error)
         if isinstance(cause, CornerstoneError):
             raise CornerstoneError(f"{failed} {cause}") from error
-        why = f"{type(cause).__name__}: {str(cause).partition(chr(10))[0]}"  # after the first line Ray adds advice on retries
+        why = f"{type(cause).__name__}: {str(cause).partition(chr(10))[0]}"  # Ray's advice on retries is left out
         raise CornerstoneError(f"{failed} {why}") from error

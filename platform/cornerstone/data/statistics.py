@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from cornerstone.data.images import BadImage, probe
 from cornerstone.data.manifest import Manifest
-from cornerstone.data.parallel import Progress, map_tasks
+from cornerstone.data.parallel import OnProgress, map_tasks
 from cornerstone.data.records import SCHEMAS
 from cornerstone.data.shards import DataSet
 from cornerstone.data.storage import Location
@@ -224,7 +224,7 @@ class NamedTokenizer(NamedTuple):
 
 
 def statistics(
-    folder: Location | str, tokenizer: NamedTokenizer | None = None, progress: Progress | None = None
+    folder: Location | str, tokenizer: NamedTokenizer | None = None, progress: OnProgress | None = None
 ) -> Statistics:
     """Count the rows, images and texts of a data set in parallel. Ray must be started.
 

@@ -23,7 +23,7 @@ from cornerstone.data.documents import index as packing
 from cornerstone.data.images import BadImage, probe
 from cornerstone.data.manifest import FILE, Manifest, Shard
 from cornerstone.data.pairs.feature_store import feature_schema, store_width
-from cornerstone.data.parallel import Progress, map_tasks
+from cornerstone.data.parallel import OnProgress, map_tasks
 from cornerstone.data.records import ROLES, SCHEMAS
 from cornerstone.data.shards import DataSet
 from cornerstone.data.storage import Location
@@ -99,8 +99,8 @@ class _Seen:
     captions: int = 0
 
 
-def verify(folder: Location | str, progress: Progress | None = None) -> Verdict:
-    """Check the files, schema and rows of a data set in parallel; the verdict lists every problem. Ray must be started.
+def verify(folder: Location | str, progress: OnProgress | None = None) -> Verdict:
+    """Check a data set's files, schema and rows in parallel; every problem is in the verdict. Needs Ray to be started.
 
     Of packed sequences only the index is checked, not the documents. Raises CornerstoneError if the folder does not contain a
     finished data set, or if it contains a mixture, which has no shards of its own.

@@ -17,7 +17,7 @@ from cornerstone.data.images import BadImage, Transform
 from cornerstone.data.manifest import Manifest, Shard
 from cornerstone.data.output import finished, writing
 from cornerstone.data.pairs.feature_store import FeatureKeys, FeatureType, feature_schema
-from cornerstone.data.parallel import Progress
+from cornerstone.data.parallel import OnProgress
 from cornerstone.data.shards import DataSet, Reader
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
@@ -110,7 +110,7 @@ def write_features(
     width: int,
     actors: int = 0,
     gpus_per_actor: float = 0.0,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> None:
     """Compute and store the features of every image of every job, in the same files and row groups as the data.
 
@@ -149,7 +149,7 @@ def store_features(
     *,
     actors: int,
     gpus_per_actor: float,
-    progress: Progress,
+    progress: OnProgress,
     say: Callable[[str], None],
 ) -> Manifest:
     """Run `write_features` on one data set with a preset's tower and image size.

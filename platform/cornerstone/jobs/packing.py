@@ -24,7 +24,7 @@ from cornerstone.data.documents.index import SCHEMA, measure
 from cornerstone.data.documents.pieces import Counted, Piece, pack
 from cornerstone.data.manifest import Manifest, Shard
 from cornerstone.data.output import Done, finish, finished, writing
-from cornerstone.data.parallel import Progress, map_tasks
+from cornerstone.data.parallel import OnProgress, map_tasks
 from cornerstone.data.shards import DataSet, write_row_groups
 from cornerstone.data.storage import Location
 from cornerstone.data.texts import FILE as TOKENIZER
@@ -76,7 +76,11 @@ class _Counts:
 
 
 def write_packing(
-    folder: Location | str, out: Location | str, tokenizer: str, config: PackingConfig, progress: Progress | None = None
+    folder: Location | str,
+    out: Location | str,
+    tokenizer: str,
+    config: PackingConfig,
+    progress: OnProgress | None = None,
 ) -> Manifest:
     """Pack the documents of a data set into a new folder, one Ray task per shard. Ray must be started.
 

@@ -17,7 +17,7 @@ import torch
 from cornerstone.data.images import BadImage, decode
 from cornerstone.data.manifest import FILE, Manifest
 from cornerstone.data.output import Done, finished, refuse_existing, writing
-from cornerstone.data.parallel import Progress
+from cornerstone.data.parallel import OnProgress
 from cornerstone.data.records import PAIRS
 from cornerstone.data.shards import DataSet, Reader
 from cornerstone.data.storage import Location
@@ -196,7 +196,7 @@ def recaption(
     *,
     actors: int = 0,
     gpus_per_actor: float = 0.0,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     say: Callable[[str], None] = print,
 ) -> RecaptionReport:
     """Caption every image of every unfinished shard, then write the manifest. Ray must be started.
@@ -213,7 +213,7 @@ def recaption(
 
 
 def _recaption(
-    job: RecaptionJob, actors: int, gpus_per_actor: float, progress: Progress | None, say: Callable[[str], None]
+    job: RecaptionJob, actors: int, gpus_per_actor: float, progress: OnProgress | None, say: Callable[[str], None]
 ) -> RecaptionReport:
     shards = range(len(job.data.manifest.shards))
     waiting = [index for index in shards if job.finished(index) is None]

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from cornerstone.data.output import Done, finish
-from cornerstone.data.parallel import Progress, in_order
+from cornerstone.data.parallel import OnProgress, in_order
 from cornerstone.data.shards import DataSet, write_row_groups
 from cornerstone.data.storage import Location
 
@@ -40,7 +40,7 @@ def run_actors(
     actors: int,
     gpus_per_actor: float,
     failed: str,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> None:
     """Run every task of `work` in a pool of actors, which write their results themselves. Ray must be started.
 

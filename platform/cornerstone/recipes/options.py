@@ -15,7 +15,7 @@ from typing import Annotated, TypeVar
 import tyro
 
 from cornerstone.recipes.placement import Placement
-from cornerstone.recipes.presets import preset
+from cornerstone.recipes.presets import PRESETS, preset
 from cornerstone.recipes.recipe import Recipe
 
 T = TypeVar("T", bound="RunOptions")
@@ -27,8 +27,7 @@ class RunOptions:
 
     recipe: Recipe
     placement: Placement
-    preset: str = "scenes"
-    """smoke, scenes, scenes-long, photos, lotlip-3m, lotlip-12m, lotlip-30m or lotlip-100m."""
+    preset: Annotated[str, tyro.conf.arg(metavar="NAME", help=f"{', '.join(PRESETS)}.")] = "scenes"
     train: str = ""
     """Folder or URI of training shards; empty for the built-in scenes."""
     eval: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[NAME=]DIR ..")] = ()
@@ -36,7 +35,9 @@ class RunOptions:
     steps: int | None = None
     """Optimizer steps; the warmup follows in proportion."""
     workers: int | None = None
+    """Ray Train workers."""
     zero_stage: int | None = None
+    """DeepSpeed ZeRO stage, 0 to 3."""
     tokenizer: str | None = None
     """A Hugging Face tokenizer by name or folder."""
     image_tower: str | None = None

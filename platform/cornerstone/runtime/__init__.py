@@ -1,1 +1,1 @@
-"""Where the code runs: connecting to Ray, checking a placement, the home folder, access to the hub."""
+"""Where the code runs: the connection to Ray, the check of a placement, the home folder, access to the hub."""

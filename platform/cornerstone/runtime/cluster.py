@@ -1,4 +1,4 @@
-"""Connecting to Ray, and refusing what the cluster cannot hold before anything waits in silence."""
+"""The connection to Ray, and the check that the cluster is large enough: Ray itself would wait without a message."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from cornerstone.recipes.placement import Placement
 from cornerstone.runtime.home import home
 
 Say = Callable[[str], None]
-LOOK_EVERY = 5.0  # seconds between looks at a growing cluster
-SAY_EVERY = 60.0
+POLL_EVERY = 5.0  # seconds between polls of a cluster that the autoscaler is growing
+SAY_EVERY = 60.0  # seconds between messages about it
 
 
 @contextmanager
 def connect(say: Say) -> Iterator[None]:
-    """Ray for the length of the block: the cluster of `RAY_ADDRESS` or of this job, or one started here and stopped after."""
+    """Connect to Ray during the block: to the cluster of `RAY_ADDRESS` or of this job, or to a local Ray, started for it."""
     import ray
 
     if ray.is_initialized():
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
-    with ExitStack() as own:
+    with ExitStack() as stack:
         if address:
             ray.init(address=address, logging_level=logging.WARNING, log_to_driver=log_to_driver())
         else:
-            # A Ray of one's own is guarded by a token of Ray's making; it needs no telling.
+            # Ray logs that it generated an authentication token for the local cluster, which nobody needs to know.
             logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
             say("starting Ray on this machine (set RAY_ADDRESS to use a cluster)")
             port = _free_port()
-            own.enter_context(_asked_at(f"http://127.0.0.1:{port}"))
+            stack.enter_context(_dashboard_at(f"http://127.0.0.1:{port}"))
             ray.init(
                 address="local",
                 logging_level=logging.WARNING,
@@ -46,20 +46,21 @@ def connect(say: Say) -> Iterator[None]:
                 dashboard_host="127.0.0.1",
                 dashboard_port=port,
             )
-        own.callback(ray.shutdown)
+        stack.callback(ray.shutdown)
         _warm_up()
-        _quieten()
+        _set_log_levels()
         if address:
-            _check_reach()
+            _check_home()
         yield
 
 
 @contextmanager
-def _asked_at(url: str) -> Iterator[None]:
-    """Ray's processes that start within the block ask their own dashboard about its actors.
+def _dashboard_at(url: str) -> Iterator[None]:
+    """Set the dashboard's address for Ray processes that are started within the block.
 
-    They would ask that of the Ray which was last started on this machine by `ray start`, and Ray Train's placement group
-    cleaner takes its word: a dead one costs 10 s at a run's end, a living one knows no such run and has it cleaned up.
+    By default Ray Train's placement group cleaner asks the dashboard of the Ray that was last started on this machine by
+    `ray start`. If that one is dead, the end of a run takes 10 s longer; if it is alive, it does not know the run, and the
+    cleaner removes the placement group of a run that is still training.
     """
     variable = "RAY_API_SERVER_ADDRESS"
     before = os.environ.get(variable)
@@ -79,24 +80,24 @@ def _free_port() -> int:
 
 
 @contextmanager
-def stoppable(how_to_go_on: str, say: Say) -> Iterator[None]:
-    """Within the block Ctrl-C and `ray job stop` say how to go on, and end the program with status 130.
+def stoppable(how_to_continue: str, say: Say) -> Iterator[None]:
+    """Within the block, Ctrl-C and `ray job stop` print how to continue, and exit with status 130.
 
-    Entered after Ray was connected, whose own handlers would end the process without a word. It is said before anything
-    is tidied up: a stopped job has three seconds until it is killed. A second signal ends the program at once.
+    Enter it after `connect`, since Ray installs signal handlers that exit without a message. The message is printed before
+    any clean-up: a stopped job is killed after three seconds. A second signal exits at once.
     """
 
-    told = threading.Event()
+    printed = threading.Event()
 
-    def tell() -> None:
-        if not told.is_set():
-            told.set()
-            say(f"\nStopped. {how_to_go_on}")
+    def print_once() -> None:
+        if not printed.is_set():
+            printed.set()
+            say(f"\nStopped. {how_to_continue}")
 
     def stop(number: int, frame: Any) -> None:
-        for again in before:
-            signal.signal(again, signal.SIG_DFL)
-        tell()
+        for other in before:
+            signal.signal(other, signal.SIG_DFL)
+        print_once()
         raise KeyboardInterrupt
 
     in_main_thread = threading.current_thread() is threading.main_thread()
@@ -104,7 +105,7 @@ def stoppable(how_to_go_on: str, say: Say) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        tell()
+        print_once()
         raise SystemExit(130) from None
     finally:
         for number, handler in before.items():
@@ -112,7 +113,7 @@ def stoppable(how_to_go_on: str, say: Say) -> Iterator[None]:
 
 
 def _warm_up() -> None:
-    """Have Ray Data's first execution done by the cluster while the caller prepares; nobody waits for it."""
+    """Start Ray Data's first execution, which is slow, in a task, while the caller prepares; its result is not awaited."""
     import ray
 
     ray.remote(num_cpus=0)(_first_execution).remote()
@@ -124,42 +125,41 @@ def _first_execution() -> None:
     warm_up()
 
 
-def _quieten() -> None:
-    """Ray Data tells of each execution's plan and end; what a person follows is the progress of what it serves."""
+def _set_log_levels() -> None:
+    """Silence Ray Data's messages about the plan and the end of each execution."""
     import ray.data  # noqa: F401 - its loggers are set up by this import
 
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # "progress bars disabled": by us
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # the warning "progress bars disabled"
 
 
 def log_to_driver() -> bool:
-    """Whether workers' own output is shown: `CORNERSTONE_WORKER_LOGS=1`. Progress and errors are shown in any case."""
+    """Whether the output of workers is printed, by `CORNERSTONE_WORKER_LOGS=1`. Progress and errors always are."""
     return os.environ.get("CORNERSTONE_WORKER_LOGS", "") not in ("", "0")
 
 
 def require(placement: Placement, say: Say) -> None:
-    """Return once the cluster holds one trial of this placement.
+    """Return once the cluster is large enough for one trial of this placement.
 
-    Raises CornerstoneError at once, with the arithmetic, where the cluster is too small and no autoscaler could bring what
-    is missing; otherwise waits for it, saying for what, up to `placement.wait_limit` seconds.
+    If the cluster is too small and no autoscaler can add what is missing, raises CornerstoneError at once, with the
+    arithmetic. Otherwise waits for the autoscaler, with a message, for up to `placement.wait_limit` seconds.
     """
     import ray
 
     needed = {"CPU": placement.trial_cpus, "GPU": float(placement.trial_gpus)}
     limits = autoscaler_limits()
-    begun = said = time.monotonic() - SAY_EVERY
-    begun += SAY_EVERY
+    start, said = time.monotonic(), float("-inf")
     with ExitStack() as afterwards:
         while missing := _missing(needed, ray.cluster_resources()):
             has = ", ".join(f"{ray.cluster_resources().get(kind, 0):g} {kind}s" for kind in needed)
             reachable = not _missing(needed, limits)
             if not reachable:
                 raise CornerstoneError(
-                    f"This placement needs {placement.arithmetic()}; the cluster has {has}, and no autoscaler can bring more. "
+                    f"This placement needs {placement.arithmetic()}; the cluster has {has}, and no autoscaler can add more. "
                     f"Lower --workers, --placement.cpus-per-worker, --placement.decode-actors or "
                     f"--placement.cpus-per-decode-actor, or use a larger cluster."
                 )
-            if time.monotonic() - begun > placement.wait_limit:
+            if time.monotonic() - start > placement.wait_limit:
                 raise CornerstoneError(
                     f"Waited {placement.wait_limit:.0f} s for {missing}: the cluster has {has}. This placement needs "
                     f"{placement.arithmetic()}. See `ray status`, or raise --placement.wait-limit."
@@ -167,15 +167,17 @@ def require(placement: Placement, say: Say) -> None:
             if time.monotonic() - said > SAY_EVERY:
                 said = time.monotonic()
                 say(
-                    f"waiting for the autoscaler to bring {missing} (the cluster has {has}; needed: {placement.arithmetic()})"
+                    f"waiting for the autoscaler to add {missing} (the cluster has {has}; needed: {placement.arithmetic()})"
                 )
                 _ask_for(needed)
-                afterwards.callback(_ask_for, {})  # a request stands until the next: the cluster would never shrink
-            time.sleep(LOOK_EVERY)
+                afterwards.callback(
+                    _ask_for, {}
+                )  # a request is valid until the next one: the cluster would never shrink
+            time.sleep(POLL_EVERY)
 
 
 def _missing(needed: dict[str, float], held: dict[str, float]) -> str:
-    """`2.5 CPUs and 1 GPUs`, or nothing."""
+    """`2.5 CPUs and 1 GPUs`, or "" if nothing is missing."""
     short = {
         kind: amount - held.get(kind, 0.0) for kind, amount in needed.items() if amount > held.get(kind, 0.0) + 1e-6
     }
@@ -183,31 +185,31 @@ def _missing(needed: dict[str, float], held: dict[str, float]) -> str:
 
 
 def autoscaler_limits() -> dict[str, float]:
-    """The most that the autoscaler may bring; empty where there is none. Ray Train sizes its workers by the same call."""
-    from ray._private.state import state
+    """The most resources to which the autoscaler may grow the cluster; empty if there is none. Ray Train uses the same call."""
+    from ray._private.state import state  # private: there is no public call for the autoscaler's limits
 
     limits = state.get_max_resources_from_cluster_config()
     return {kind: float(amount) for kind, amount in (limits or {}).items()}
 
 
 def _ask_for(needed: dict[str, float]) -> None:
-    """Tell the autoscaler what is wanted: it grows a cluster for demands, and nothing demands anything yet."""
+    """Request resources from the autoscaler, which otherwise grows a cluster only for tasks and actors that wait."""
     from ray.autoscaler.sdk import request_resources
 
     request_resources(bundles=[{kind: 1} for kind, amount in needed.items() for _ in range(int(amount + 0.999))])
 
 
-def _check_reach() -> None:
-    """Refuse a home on this machine's disk where the cluster has other machines that must write to it."""
+def _check_home() -> None:
+    """Raise CornerstoneError if the home is a local folder that another machine of the cluster cannot read."""
     import ray
 
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if not home().is_local or len({node["NodeManagerAddress"] for node in nodes}) < 2:
         return
-    probe = home().join(".reach", f"{os.getpid()}-{time.time_ns()}")
-    probe.write_text("seen from here")
+    probe = home().join(".probe", f"{os.getpid()}-{time.time_ns()}")
+    probe.write_text("visible")
     try:
-        blind = [node["NodeManagerAddress"] for node in nodes if not _sees(node["NodeID"], probe.uri)]
+        blind = [node["NodeManagerAddress"] for node in nodes if not _can_read(node["NodeID"], probe.uri)]
     finally:
         probe.remove()
     if blind:
@@ -217,7 +219,7 @@ def _check_reach() -> None:
         )
 
 
-def _sees(node: str, path: str) -> bool:
+def _can_read(node: str, path: str) -> bool:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

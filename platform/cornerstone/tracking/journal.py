@@ -1,7 +1,7 @@
 """The journal: a run's metrics, appended to a local file first and sent to the tracking server from there.
 
 A slow or dead server never stops or slows training: `write` appends a line and returns; a thread sends lines in batches and
-retries if that fails. How much of the file the server has acknowledged is kept in a small file beside the journal
+retries if that fails. How much of the file the server has acknowledged is kept in a small file in the same folder
 (`journal.sent.json`), so a journal that is opened again, after a crash or on another machine, sends the rest.
 
 A run that is restarted from a checkpoint repeats the steps after it. A metric that the file already has for a step is

@@ -91,11 +91,11 @@ class RunStore:
         return {(entry["row"], entry["what"]) for file in files for entry in read_quarantine(file)}
 
     def write_recipe(self, recipe: Mapping[str, Any]) -> None:
-        """Keep the recipe."""
+        """Write the recipe."""
         self._local(RECIPE).write_text(json.dumps(recipe, indent=1) + "\n")
 
     def write_evaluation(self, step: int, table: pa.Table) -> None:
-        """Keep the per-query results of the evaluation after so many steps; one that is repeated replaces the first."""
+        """Write the per-query results of the evaluation after `step` steps; a repeated one replaces the first."""
         with self._local(EVALUATIONS, f"{_STEP}{step:09d}.parquet").replacing() as file:
             pq.write_table(table, file)
 
@@ -161,10 +161,10 @@ class RunStore:
         return make
 
     def _open_remote(self) -> None:
-        """Take this rank's files from the home, unless the local ones are newer, and note that the store was opened.
+        """Download this rank's files from the home, unless the local ones are newer, and record that the store was opened.
 
-        Each opening is a life with a UUID; the lives so far lie beside the files. Local files are the newer ones if they
-        continue the home's last life: then no other machine has written since, and they may hold what was not uploaded.
+        Each opening ("life") has a UUID, and a file lists them all. Local files are the newer ones if their list contains the
+        last life in the home's list: no other machine has written since, and they may contain what was not uploaded.
         """
         name = f"{_LIVES}{self.rank}"
         try:

@@ -18,7 +18,7 @@ _CHECKPOINT = "step-"
 
 
 def checkpoint_name(steps: int) -> str:
-    """Name of the folder of the checkpoint after so many steps."""
+    """Name of the checkpoint folder after `steps` steps."""
     return f"{_CHECKPOINT}{steps:09d}"
 
 
@@ -65,7 +65,7 @@ class Job:
         return RunStore(self.identity.run, self.identity.home, rank, say)
 
     def layout(self, workers: int) -> Layout:
-        """How the stream is cut for so many workers: as many as Ray Train started, whatever the placement asked for."""
+        """How the stream is cut for `workers` workers: the world size of Ray Train, which can differ from the placement's."""
         return Layout(self.prepared.stream(), workers)
 
     def recorded(self, tracking_uri: str, mlflow_run: str | None) -> Job:

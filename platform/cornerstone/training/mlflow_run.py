@@ -1,4 +1,4 @@
-"""A job's run in MLflow: opened before its workers start, closed with what became of it."""
+"""A job's run in MLflow: opened before its workers start, closed with its outcome."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cornerstone.training.launch import Outcome
 
 
 def open_run(records: Records, job: Job, name: str, tags: Mapping[str, str], parent: str | None = None) -> Job:
-    """The job with its MLflow run: a new one, or the one that an interrupted start opened for the same identity."""
+    """The job with its MLflow run: a new one, or the one that an interrupted run of the same identity opened."""
     prepared, identity = job.prepared, job.identity
     run = records.find("cornerstone.run", identity.run)
     if run is None:
@@ -33,7 +33,7 @@ def open_run(records: Records, job: Job, name: str, tags: Mapping[str, str], par
 
 
 def close_run(records: Records, job: Job, outcome: Outcome | None, error: str = "") -> None:
-    """FINISHED with its paths as tags; FAILED with the reason; KILLED where there is neither."""
+    """Close it as FINISHED with its paths as tags, as FAILED with the error, or as KILLED if there is neither."""
     run = job.identity.mlflow_run
     if outcome is not None:
         paths = {"model": outcome.model, "checkpoint": outcome.checkpoint, "best_checkpoint": outcome.best_checkpoint}
@@ -44,14 +44,14 @@ def close_run(records: Records, job: Job, outcome: Outcome | None, error: str = 
 
 
 def reason(error: BaseException) -> str:
-    """The innermost cause, in one line: Ray wraps a worker's error in several of its own."""
+    """The innermost cause in one line: Ray wraps the error of a worker in several of its own."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if "Error" in line and ":" in line] or lines[-1:] or [type(error).__name__]
-    return telling[-1].removeprefix("cornerstone.errors.CornerstoneError: ")[:500]
+    causes = [line for line in lines if "Error" in line and ":" in line] or lines[-1:] or [type(error).__name__]
+    return causes[-1].removeprefix("cornerstone.errors.CornerstoneError: ")[:500]
 
 
 def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`: MLflow's params know no nesting."""
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`, since MLflow's params are flat."""
     items: dict[str, Any] = {}
     for name, value in nested.items():
         items |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
@@ -60,7 +60,7 @@ def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 @cache
 def git_commit() -> str:
-    """The commit of the code that runs, with `+` where it was changed since; empty outside a checkout."""
+    """The commit of the running code, with `+` if there are uncommitted changes; "" outside a checkout."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]

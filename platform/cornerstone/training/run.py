@@ -1,4 +1,4 @@
-"""One run from the command line: `cornerstone train`."""
+"""The run of `cornerstone train`."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from cornerstone.training.prepare import prepare
 
 Say = Callable[..., None]
 EXPERIMENT = "train"
-HASH = "recipe_hash"  # a file in the run's folder: what a resumed run must match
+HASH = "recipe_hash"  # a file in the run's folder, which a resumed run must match
 
 
 def train_one(options: RunOptions, resume: str, console: Console) -> Outcome:
-    """Train a recipe to the end, or go on with the interrupted run `resume` from its last checkpoint.
+    """Train a recipe to the end, or resume the interrupted run `resume` from its last checkpoint.
 
-    Raises CornerstoneError where there is no such run, or where the recipe is another one than then.
+    Raises CornerstoneError if there is no such run, or if its recipe was another one.
     """
     recipe, placement = options.resolved()
-    say = partial(console.print, markup=False, highlight=False)  # paths may hold brackets
+    say = partial(console.print, markup=False, highlight=False)  # paths may contain brackets
     with connect(say):
         require(placement, say)
         identity = Identity(run=resume) if resume else Identity()
@@ -42,22 +42,22 @@ def train_one(options: RunOptions, resume: str, console: Console) -> Outcome:
         name = f"{recipe.name}, seed {recipe.seed}"
         job = open_run(records, job, name, {})
         progress = ProgressActor.remote()  # type: ignore[attr-defined]
-        how_to_go_on = f"Go on with:\n  {again_with(sys.argv, '--resume', identity.run)}"
+        how_to_continue = f"Continue with:\n  {again_with(sys.argv, '--resume', identity.run)}"
         try:
-            with stoppable(how_to_go_on, say), ProgressPrinter(progress, [(identity.run, name)], console):
+            with stoppable(how_to_continue, say), ProgressPrinter(progress, [(identity.run, name)], console):
                 outcome = launch(job, ProgressSender(progress, identity.run))
         except SystemExit:
             close_run(records, job, None)
             raise
         except Exception as error:
             close_run(records, job, None, reason(error))
-            raise CornerstoneError(f"Run {identity.run} failed: {reason(error)}\n{how_to_go_on}") from error
+            raise CornerstoneError(f"Run {identity.run} failed: {reason(error)}\n{how_to_continue}") from error
         close_run(records, job, outcome)
         return outcome
 
 
 def _check_same_recipe(job: Job, resume: str) -> None:
-    """A run's numbers belong to one recipe: refuse to go on with another."""
+    """Raise CornerstoneError if the run to resume does not exist, or had another recipe: its metrics belong to one recipe."""
     path = job.identity.folder.join(HASH)
     if not resume:
         path.write_text(job.prepared.recipe_hash)
@@ -70,5 +70,5 @@ def _check_same_recipe(job: Job, resume: str) -> None:
     if before != job.prepared.recipe_hash:
         raise CornerstoneError(
             f"Run {resume} was started with another recipe (hash {before}, now {job.prepared.recipe_hash}): give the same "
-            f"options as then, or start a new run without --resume."
+            f"options again, or start a new run without --resume."
         )

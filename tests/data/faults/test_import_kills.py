@@ -80,7 +80,7 @@ def finish(process: subprocess.Popen[bytes]) -> str:
 @pytest.fixture(scope="module")
 def undisturbed(tars, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "out"
-    assert "had been finished before" not in finish(start(tars, out))
+    assert "were reused" not in finish(start(tars, out))
     return out
 
 
@@ -93,7 +93,7 @@ def test_a_killed_import_goes_on(tars, undisturbed, tmp_path):
         the_command(process)
         last = len(list(out.glob("*.done.json")))
     told = finish(start(tars, out))
-    assert f"{last} pieces of work had been finished before" in told
+    assert f"{last} tasks had been finished by an interrupted import and were reused" in told
     same(out, undisturbed)
 
 

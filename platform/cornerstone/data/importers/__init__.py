@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from cornerstone.data.importers import documents, listing
-from cornerstone.data.importers.core import Format, ImportOptions, ImportProgress, ImportReport, run_import
+from cornerstone.data.importers.core import Format, ImportOptions, ImportReport, OnImportProgress, run_import
 from cornerstone.data.importers.delimited import CcTsv, DreamLip
 from cornerstone.data.importers.documents import Documents
 from cornerstone.data.importers.img2dataset import img2dataset
@@ -52,7 +52,7 @@ def import_pairs(
     out: str | os.PathLike[str] | Location,
     options: ImportOptions | None = None,
     *,
-    progress: ImportProgress | None = None,
+    progress: OnImportProgress | None = None,
     **fields: Any,
 ) -> ImportReport:
     """Write the rows of `src` as shards to `out`, shuffled, in parallel with Ray Data.

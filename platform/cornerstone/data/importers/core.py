@@ -32,7 +32,7 @@ QUARANTINE = "quarantine.jsonl"
 REPLACED = "\N{REPLACEMENT CHARACTER}"
 PROMPT = "a photo of a {}."  # the only prompt of an imported set with labels; other writers may give several
 MAX_BYTES = 256 << 20  # of one image file: photographs are smaller, and a row group holds 64 of them in memory
-ImportProgress = Callable[[int, int, int], None]
+OnImportProgress = Callable[[int, int, int], None]
 """Called with finished tasks, all tasks, and rows written so far."""
 
 
@@ -228,7 +228,7 @@ def meets(fields: dict[str, Any], where: Iterable[tuple[str, str]]) -> bool:
 
 
 def run_import(
-    format_name: str, source: Format, src: Location, out: Location, progress: ImportProgress | None
+    format_name: str, source: Format, src: Location, out: Location, progress: OnImportProgress | None
 ) -> ImportReport:
     """Run an import into a folder without a manifest, reusing the tasks that an interrupted import finished.
 
@@ -273,7 +273,7 @@ def run_import(
 
 
 def _gather(
-    plan: ImportPlan, outcomes: Iterator[_Outcome], quarantine: Location, progress: ImportProgress | None
+    plan: ImportPlan, outcomes: Iterator[_Outcome], quarantine: Location, progress: OnImportProgress | None
 ) -> _Total:
     """Add up the results of all tasks and write the quarantine file, which is removed if it is empty."""
     total = _Total()

@@ -22,9 +22,9 @@ class ImageReader(Protocol):
     """An opened input."""
 
     def read(
-        self, table: pa.Table, rows: Ints, epochs: Ints, seed: int | None
-    ) -> tuple[npt.NDArray[Any], Sequence[str]]:
-        """Numbers (n, ...) of some rows, and the reason for each row that has none ("" if it has).
+        self, out: npt.NDArray[Any], places: Ints, table: pa.Table, rows: Ints, epochs: Ints, seed: int | None
+    ) -> Sequence[str]:
+        """Write the image of each row to its place in `out` (n, ...); the reason for each row that has none ("" if it has).
 
         `table` holds the input's `columns` of the same rows. Without a seed the image is seen through the fixed crop.
         """
@@ -134,17 +134,16 @@ class _Decoder:
         self._transform = transform
 
     def read(
-        self, table: pa.Table, rows: Ints, epochs: Ints, seed: int | None
-    ) -> tuple[npt.NDArray[Any], Sequence[str]]:
+        self, out: npt.NDArray[Any], places: Ints, table: pa.Table, rows: Ints, epochs: Ints, seed: int | None
+    ) -> Sequence[str]:
         transform = self._transform if seed is not None else replace(self._transform, train=False)
-        out = np.zeros((len(rows), 3, transform.size, transform.size), dtype=np.uint8)
         numbers, reasons = transform.numbers(seed or 0, epochs, rows), [""] * len(rows)
-        for i, image in enumerate(table["image"]):
+        for i, (place, image) in enumerate(zip(places.tolist(), table["image"], strict=True)):
             try:
-                transform.write(out[i], image.as_py() or b"", numbers[i])
+                transform.write(out[place], image.as_py() or b"", numbers[i])
             except BadImage as error:
                 reasons[i] = str(error)
-        return out, reasons
+        return reasons
 
 
 class _Vectors:
@@ -153,8 +152,10 @@ class _Vectors:
         self._rows = MixtureReader([DataSet.open(store, "features") for store in stored.stores])
 
     def read(
-        self, table: pa.Table, rows: Ints, epochs: Ints, seed: int | None
-    ) -> tuple[npt.NDArray[Any], Sequence[str]]:
+        self, out: npt.NDArray[Any], places: Ints, table: pa.Table, rows: Ints, epochs: Ints, seed: int | None
+    ) -> Sequence[str]:
         found = self._rows.take(rows)
         flat = found["feature"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        return flat.astype(np.float32, copy=False).reshape(-1, self._width), found["reason"].to_pylist()
+        out[places] = flat.astype(np.float32, copy=False).reshape(-1, self._width)
+        reasons: list[str] = found["reason"].to_pylist()
+        return reasons

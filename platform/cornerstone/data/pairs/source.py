@@ -107,9 +107,8 @@ class _Pairs:
         self, table: pa.Table, places: Ints, rows: Ints, epochs: Ints, seed: int | None
     ) -> tuple[pa.Array, npt.NDArray[np.bool_], list[str]]:
         """The column `image`, which rows have one, and the reasons of those that do not."""
-        numbers, why = self._reader.read(table, rows[places], epochs[places], seed)
-        out = np.zeros((len(rows), *self.images.shape), dtype=numbers.dtype)
-        out[places] = numbers
+        out = np.zeros((len(rows), *self.images.shape), dtype=self.images.number.to_pandas_dtype())
+        why = self._reader.read(out, places, table, rows[places], epochs[places], seed)
         valid, reasons = np.zeros(len(rows), dtype=bool), [""] * len(rows)
         for place, reason in zip(places.tolist(), why, strict=True):
             valid[place], reasons[place] = not reason, reason

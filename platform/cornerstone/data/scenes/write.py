@@ -10,7 +10,7 @@ from typing import Any
 
 from cornerstone.data.manifest import Manifest, Shard
 from cornerstone.data.output import writing
-from cornerstone.data.parallel import Progress
+from cornerstone.data.parallel import OnProgress
 from cornerstone.data.scenes.sets import EVALUATION_SETS, GROUP, manifest_fields, pair, set_kind
 from cornerstone.data.scenes.world import ScenesSpec
 from cornerstone.data.shards import write_shard
@@ -21,7 +21,13 @@ Place = Location | str | os.PathLike[str]
 
 
 def write_scenes(
-    out: Place, *, pairs: int, seed: int = 0, workers: int | None = None, progress: Progress | None = None, **world: Any
+    out: Place,
+    *,
+    pairs: int,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: OnProgress | None = None,
+    **world: Any,
 ) -> Manifest:
     """Write the training pairs `scenes` into a new folder: one raw text and three long captions a picture.
 
@@ -44,7 +50,7 @@ def write_evaluation_sets(
     sets: Sequence[str] = EVALUATION_SETS,
     seed: int = 0,
     workers: int | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     **world: Any,
 ) -> dict[str, Manifest]:
     """Write evaluation sets, each into `out/<its name>`; no picture of theirs is a training or pretraining picture.
@@ -84,7 +90,7 @@ def finish_scenes(out: Place, spec: ScenesSpec, shards: Sequence[Shard]) -> Mani
 
 
 def _write_all(
-    sets: list[tuple[Location, ScenesSpec]], workers: int | None, progress: Progress | None
+    sets: list[tuple[Location, ScenesSpec]], workers: int | None, progress: OnProgress | None
 ) -> list[Manifest]:
     """All shards of all sets, over the workers; then the manifests."""
     for _, spec in sets:
@@ -94,7 +100,7 @@ def _write_all(
 
 
 def _write_shards(
-    sets: list[tuple[Location, ScenesSpec]], workers: int | None, progress: Progress | None
+    sets: list[tuple[Location, ScenesSpec]], workers: int | None, progress: OnProgress | None
 ) -> list[Manifest]:
     jobs = [(out, index, spec) for out, spec in sets for index in range(spec.shards)]
     count = min(workers or len(os.sched_getaffinity(0)), len(jobs))
