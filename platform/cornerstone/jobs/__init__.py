@@ -1,1 +1,1 @@
-"""Jobs over shards by Ray Data, other than training: features, new captions, packing, the built-in scenes and their tower."""
+"""Jobs other than training: features, recaptioning and packing with Ray Data, the built-in scenes and their image tower."""

@@ -1,4 +1,4 @@
-"""The embedded scenes, ready to train on: shards, tokenizer, evaluation sets and the pretrained tower, made once and kept."""
+"""Prepares the built-in scenes: shards, tokenizer, evaluation sets and a pretrained image tower, each created once and kept."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TOWER = ("config.json", "model.safetensors")
 
 @dataclass(frozen=True)
 class BuiltInScenes:
-    """Where the parts of the embedded data set lie."""
+    """Paths of the parts of the built-in data set."""
 
     train: str
     sets: tuple[str, ...]
@@ -32,20 +32,22 @@ class BuiltInScenes:
 
 
 def prepare_scenes(scenes: Scenes, image_size: int, say: Say) -> BuiltInScenes:
-    """Make what is missing, each part finished before the next; what is there is used as it is."""
+    """Create the parts that are missing, one after another; existing ones are reused."""
     root = home().join("scenes")
     world = {"seed": scenes.seed, "image_size": image_size}
     train = root.join(f"train-{digest({'pairs': scenes.pairs, **world})}")
     if not train.join(MANIFEST).exists():
-        with timed(say, f"scenes: drawing and describing {scenes.pairs:,} pictures of {image_size} px"):
+        with timed(say, f"scenes: drawing and captioning {scenes.pairs:,} images of {image_size} px"):
             write_scenes(train, pairs=scenes.pairs, seed=scenes.seed, image_size=image_size)
     if not train.join(TOKENIZER).exists():
-        with timed(say, "scenes: a WordPiece vocabulary from their captions"):
+        with timed(say, "scenes: training a WordPiece vocabulary on their captions"):
             train.join(TOKENIZER).write_text(train_wordpiece(texts_of(DataSet.open(train))))
     sets = root.join(f"sets-{digest({'images': scenes.evaluation_images, **world})}")
     missing = [name for name in EVALUATION_SETS if not sets.join(name, MANIFEST).exists()]
     if missing:
-        with timed(say, f"scenes: evaluation sets of {scenes.evaluation_images:,} images each ({', '.join(missing)})"):
+        with timed(
+            say, f"scenes: writing evaluation sets of {scenes.evaluation_images:,} images ({', '.join(missing)})"
+        ):
             write_evaluation_sets(
                 sets, images=scenes.evaluation_images, seed=scenes.seed, image_size=image_size, sets=missing
             )
@@ -55,23 +57,23 @@ def prepare_scenes(scenes: Scenes, image_size: int, say: Say) -> BuiltInScenes:
 
 
 def scenes_tower(scenes: Scenes, image_size: int, say: Say) -> str:
-    """A local folder with the tower, in timm's layout: it is pretrained once on images of its own."""
+    """The folder of the scenes' image tower, in timm's layout; pretrains it, on images of its own, if it does not exist."""
     from cornerstone.jobs.scenes_tower import pretrain_tower
 
     kept = home().join(
         "scenes", f"tower-{digest({**asdict(scenes), 'pairs': 0, 'evaluation_images': 0, 'size': image_size})}"
     )
     if not kept.join(TOWER[0]).exists():
-        what = f"scenes: pretraining the image tower on {scenes.tower_images:,} pictures of its own"
+        what = f"scenes: pretraining the image tower on {scenes.tower_images:,} images of its own"
         with timed(say, what), tempfile.TemporaryDirectory() as folder:
             pretrain_tower(Path(folder), seed=scenes.seed, image_size=image_size, images=scenes.tower_images)
-            for name in reversed(TOWER):  # the configuration last: without it there is no tower
+            for name in reversed(TOWER):  # config.json last: a folder without it counts as unfinished
                 kept.join(name).write_bytes((Path(folder) / name).read_bytes())
     return kept.uri
 
 
 class timed:
-    """Says what is being made and how long it took."""
+    """Context manager that prints what is being done, and how long it took."""
 
     def __init__(self, say: Say, what: str) -> None:
         self.say, self.what = say, what

@@ -1,4 +1,7 @@
-"""`cornerstone features`: the locked tower over a data set, once, by Ray Data actors; trials then read vectors."""
+"""`cornerstone features`: compute a locked image tower's features of a data set once, in Ray Data actors.
+
+Trials then read vectors instead of decoding and encoding images.
+"""
 
 from __future__ import annotations
 
@@ -31,24 +34,24 @@ IMAGES_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class FeatureJob:
-    """A data set, the folder for its features, and what they depend on."""
+    """A data set, the output folder for its features, and everything the features depend on."""
 
     data: DataSet
     out: Location
     keys: FeatureKeys
 
     def settings(self, shard: Shard) -> str:
-        """Names what decides a shard's vectors."""
+        """Fingerprint of everything that determines a shard's vectors."""
         return digest([asdict(self.keys), shard.sha256])
 
     def waiting(self) -> list[int]:
-        """The shards that are not finished yet."""
+        """Indices of the shards that are not finished yet."""
         shards = enumerate(self.data.manifest.shards)
         return [index for index, shard in shards if finished(self.out, shard.file, self.settings(shard)) is None]
 
 
 class _Tower:
-    """An actor: computes the features of one whole shard and writes them, a row group at a time."""
+    """An actor that computes the features of a shard and writes them, one row group at a time."""
 
     def __init__(self, jobs: Sequence[FeatureJob], config: ImageTower, transform: Transform, threads: int) -> None:
         torch.set_num_threads(threads)
@@ -58,7 +61,7 @@ class _Tower:
         self.schema = feature_schema(self.tower.width, jobs[0].keys.dtype)
 
     def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
-        """Ray Data's door: one shard a block."""
+        """Called by Ray Data with a block that names one shard."""
         job, index = self.jobs[int(block["job"][0])], int(block["shard"][0])
         reader, shard = Reader(job.data, ["image"], keep_groups=1), job.data.manifest.shards[index]
         groups = (self._group(reader.group(group)) for group in shard_jobs.groups_of(job.data, index))
@@ -89,7 +92,7 @@ class _Tower:
         pooled = self.tower(images).pooled
         if pooled is None:
             raise CornerstoneError(
-                "This image tower pools nothing, so that it has no feature to store (method.image.pooling)."
+                "This image tower has no pooling, so there is no feature to store (--recipe.method.image.pooling)."
             )
         return pooled
 
@@ -109,10 +112,10 @@ def write_features(
     gpus_per_actor: float = 0.0,
     progress: Progress | None = None,
 ) -> None:
-    """Compute and store the features of every image of every job: files and row groups as in its data, manifest last.
+    """Compute and store the features of all images of all jobs. Files and row groups mirror the data; the manifest is last.
 
-    What an interrupted run finished is kept. Each actor takes one CPU and computes on one thread, or on a GPU where the
-    cluster has some; 0 actors: one a GPU, or one a CPU. Needs Ray to be started.
+    Shards that an interrupted run finished are reused. Each actor takes one CPU and one thread, or a GPU if the cluster has
+    any; `actors` 0 means one per GPU, or one per CPU. Ray must be initialised.
     """
     with writing(*(job.out for job in jobs)):
         shard_jobs.run_actors(
@@ -121,7 +124,7 @@ def write_features(
             [{"job": number, "shard": index} for number, job in enumerate(jobs) for index in job.waiting()],
             actors=actors,
             gpus_per_actor=gpus_per_actor,
-            failed="The features are unfinished (the same command goes on after the finished shards):",
+            failed="The features are unfinished (the same command resumes after the finished shards):",
             progress=progress,
         )
         for job in jobs:
@@ -130,7 +133,7 @@ def write_features(
             files = tuple(shard for one in done if one is not None for shard in one.shards)
             if len(files) < len(shards):
                 raise CornerstoneError(
-                    f"{len(shards) - len(files)} shards of {job.out} were changed meanwhile: run it again."
+                    f"{len(shards) - len(files)} shards of {job.out} were changed while this ran: run it again."
                 )
             source = {"data": job.data.location.uri, "width": width}
             Manifest("features", job.data.name, files, source=source, keys=asdict(job.keys)).write(job.out)
@@ -147,7 +150,7 @@ def store_features(
     progress: Progress,
     say: Callable[[str], None],
 ) -> Manifest:
-    """`write_features` of one data set for a preset's tower and image size. Presets of scenes take the embedded tower."""
+    """`write_features` for one data set with a recipe's tower and image size; presets of scenes use the built-in tower."""
     data = DataSet.open(folder, "pairs")
     config = recipe.method.image_tower
     if config is None:

@@ -1,10 +1,11 @@
-"""The image tower's pretraining on scenes: a small vision transformer learns all of a picture, not its class alone.
+"""Pretrains the image tower of the built-in scenes: a small vision transformer with dense supervision.
 
-It stands for the ImageNet-21k tower that LoTLIP locks: trained on pictures of its own, it must know what long captions
-speak of. Linear heads on the class token (what retrieval sees) name the colour and shape in every cell, the background
-and the salient object's class; a helping head on the patch tokens, dropped afterwards, names what each patch shows.
+It takes the place of the ImageNet-21k tower that LoTLIP locks, so its features must contain what long captions describe.
+Linear heads on the class token (the feature that retrieval uses) predict colour and shape of every cell, the background and
+the salient object's class; auxiliary heads on the patch tokens predict the content of each patch. All heads are dropped
+afterwards. The training images belong to no other set.
 
-B pictures, S pixels a side, D width, C cells, P patches; K colours or shapes and one more for an empty cell.
+B images, S pixels a side, D width, C cells, P patches; K colours or shapes, plus one for an empty cell.
 """
 
 from __future__ import annotations
@@ -41,13 +42,15 @@ from cornerstone.errors import CornerstoneError
 EMPTY_COLOUR, EMPTY_SHAPE = len(COLOURS), len(SHAPES)
 _MEAN = _STD = 0.5
 _WARMUP_STEPS = 30
-_ARCHITECTURE = "vit_tiny_patch16_224"  # the plainest of timm's vision transformers; the sizes are the plan's
-_POSITIONS = 1.0  # with timm's .02 places are too alike for the class token to tell cells apart within this budget
+_ARCHITECTURE = "vit_tiny_patch16_224"  # timm's plain vision transformer; its sizes are overridden by `TowerTraining`
+_POSITIONS = 1.0
+"""Standard deviation of the initial position embeddings. With timm's 0.02 they are too similar: the class token does not
+learn to distinguish cells within this number of steps."""
 
 
 @dataclass(frozen=True)
 class TowerTraining:
-    """How the tower is built and trained. The defaults take about half a minute on one core."""
+    """Hyperparameters of the tower and its pretraining. The defaults take about half a minute on one core."""
 
     seed: int = 0
     image_size: int = 64
@@ -58,17 +61,17 @@ class TowerTraining:
     depth: int = 3
     heads: int = 8
     patch: int = 0
-    """Side of a patch in pixels; 0: as large as a cell, which learns fastest."""
+    """Side of a patch in pixels; 0 means the size of a cell, which learns fastest."""
     images: int = 12_000
-    """Pictures of its own, no row of any other set."""
+    """Training images; none of them is in another set."""
     epochs: int = 3
     batch: int = 32
     learning_rate: float = 4e-3
     held_out: int = 2_000
-    """Pictures, after JPEG as in shards, on which the heads are judged."""
+    """Images on which the heads are evaluated, JPEG-compressed as in shards."""
     device: str = "cpu"
     threads: int = 1
-    """Matrices this small gain little from a second thread, and their sums would depend on the number of cores."""
+    """Matrices this small gain little from a second thread, and with more the sums would depend on the number of cores."""
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
@@ -82,7 +85,7 @@ class TowerTraining:
 
     @property
     def steps(self) -> int:
-        """Updates; the last pictures that fill no batch are left out of an epoch."""
+        """Optimizer steps; the last, incomplete batch of an epoch is dropped."""
         return self.epochs * max(1, self.images // self.batch)
 
     @property
@@ -91,7 +94,7 @@ class TowerTraining:
         return self.patch or self.image_size // self.cells
 
     def scenes(self, stream: str, indices: npt.NDArray[np.int64]) -> list[Scene]:
-        """Scenes of the tower's own streams: `train` or `held-out`."""
+        """Scenes of the tower's own sets, `train` or `held-out`."""
         spec = ScenesSpec(
             set=f"tower-{stream}",
             seed=self.seed,
@@ -104,7 +107,7 @@ class TowerTraining:
 
 
 class Content(NamedTuple):
-    """What the pictures show."""
+    """Classification targets of a batch of images."""
 
     colour_BC: Tensor
     shape_BC: Tensor
@@ -115,7 +118,7 @@ class Content(NamedTuple):
 
 
 def content_of(scenes: list[Scene]) -> Content:
-    """The targets of dense pretraining."""
+    """The targets of dense supervision."""
     shape = (len(scenes), scenes[0].cells ** 2)
     colour_BC, shape_BC = np.full(shape, EMPTY_COLOUR), np.full(shape, EMPTY_SHAPE)
     small_BC = np.zeros(shape, dtype=bool)
@@ -130,7 +133,7 @@ def content_of(scenes: list[Scene]) -> Content:
 
 
 class Dense(nn.Module):
-    """The tower and the heads that teach it."""
+    """The tower and its classification heads."""
 
     cell_of_patch_P: Tensor
 
@@ -151,14 +154,14 @@ class Dense(nn.Module):
         self.register_buffer("cell_of_patch_P", (cell[:, None] * settings.cells + cell).flatten())
 
     def named(self, cls_BD: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Logits of colour (B, C, K) and shape (B, C, K) in every cell, background and salient species."""
+        """Logits of colour (B, C, K) and shape (B, C, K) of every cell, of the background and of the salient species."""
         batch = len(cls_BD)
         colour_BCK = self.colour(cls_BD).view(batch, self.cells, -1)
         shape_BCK = self.shape(cls_BD).view(batch, self.cells, -1)
         return colour_BCK, shape_BCK, self.background(cls_BD), self.salient(cls_BD)
 
     def loss(self, image_B3SS: Tensor, content: Content) -> Tensor:
-        """Cross-entropies: the cells' weigh most, for they are most of what there is to say."""
+        """Weighted sum of cross-entropies. Cells weigh most: most of an image's content is in them."""
         token_BTD = self.tower.forward_features(image_B3SS)
         colour_BCK, shape_BCK, background_BK, salient_BK = self.named(token_BTD[:, 0])
         patch_BPD = token_BTD[:, 1:]
@@ -177,10 +180,10 @@ def pretrain_tower(
 ) -> dict[str, float]:
     """Pretrain a tower and save it in timm's folder layout, for `timm.create_model("local-dir:" + folder)`.
 
-    `fields` are those of `TowerTraining`; `progress` is told steps done and steps in all. Returns what linear heads on the
-    class token get right on held-out pictures: `salient` (of 96), `background` (of 6), `colour` and `shape` of the
-    objects that are not salient, `empty` cells found empty; and the last `loss`. The same plan gives the same tower;
-    torch's own generator and number of threads are left as they were.
+    `fields` are those of `TowerTraining`; `progress` gets the steps done and all steps. Returns the accuracies of the
+    class-token heads on held-out images: `salient` (96 classes), `background` (6), `colour` and `shape` of the objects
+    that are not salient, `empty` (empty cells predicted as empty); and the last `loss`. The same fields give the same
+    tower; torch's global generator and number of threads are restored.
     """
     settings = TowerTraining(**fields)
     threads = torch.get_num_threads()
@@ -195,13 +198,13 @@ def pretrain_tower(
 
 
 def pixels(pictures: list[npt.NDArray[np.uint8]]) -> Tensor:
-    """(B, 3, S, S) as the tower wants them, in [-1, 1], from (S, S, 3) bytes."""
+    """(B, 3, S, S) floats in [-1, 1], the tower's input, from (S, S, 3) bytes."""
     image_BSS3 = torch.from_numpy(np.stack(pictures))
     return ((image_BSS3.permute(0, 3, 1, 2).float() / 255 - _MEAN) / _STD).contiguous()
 
 
 def _trained(settings: TowerTraining, progress: Callable[[int, int], None] | None) -> tuple[Dense, float]:
-    """The tower with its heads after the last step, and that step's loss."""
+    """The tower and heads after the last step, and that step's loss."""
     device = torch.device(settings.device)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(settings.seed)
@@ -230,7 +233,7 @@ def _trained(settings: TowerTraining, progress: Callable[[int, int], None] | Non
 
 
 def _batches(settings: TowerTraining) -> Iterator[npt.NDArray[np.int64]]:
-    """Row numbers of each batch."""
+    """Indices of the scenes of each batch."""
     for epoch in range(settings.epochs):
         order = permutation(settings.images, settings.seed, "scenes/tower/order", epoch)
         for start in range(0, max(1, settings.images - settings.batch + 1), settings.batch):
@@ -239,7 +242,7 @@ def _batches(settings: TowerTraining) -> Iterator[npt.NDArray[np.int64]]:
 
 @torch.no_grad()
 def _judge(dense: Dense, settings: TowerTraining) -> dict[str, float]:
-    """Accuracies of the heads on held-out pictures."""
+    """Accuracies of the heads on held-out images."""
     right: dict[str, list[Tensor]] = {}
     for start in range(0, settings.held_out, 250):
         scenes = settings.scenes("held-out", np.arange(start, min(start + 250, settings.held_out)))
@@ -281,7 +284,7 @@ def _arguments(settings: TowerTraining) -> dict[str, Any]:
 
 
 def _save(tower: nn.Module, folder: Path, settings: TowerTraining) -> None:
-    """config.json and model.safetensors, as timm reads them."""
+    """Write config.json and model.safetensors as timm reads them."""
     from timm.models import save_for_hf
 
     config = {

@@ -1,6 +1,6 @@
-"""A data set made from another one, shard by shard: features, new captions. Files and row groups stay as they are.
+"""Data sets derived from another one, shard by shard: features, new captions. Files and row groups correspond one to one.
 
-An actor writes a whole shard and its record, so that an interrupted run goes on after its finished shards.
+An actor writes a whole shard and its record, so that an interrupted job resumes after its finished shards.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from cornerstone.data.storage import Location
 def write_derived_shard(
     out: Location, file: str, groups: Iterable[pa.Table], settings: str, counted: dict[str, int]
 ) -> None:
-    """Write one shard, a row group in memory at a time, and say that it is finished. `groups` may still add to `counted`."""
+    """Write one shard, with one row group in memory at a time, and then its record. `groups` may still add to `counted`."""
     shard = write_row_groups(out, file, groups)
     finish(out, file, settings, Done((shard,), counted))
 
 
 def groups_of(data: DataSet, shard: int) -> range:
-    """The numbers of a shard's row groups, counted over the data set."""
+    """The indices of a shard's row groups within the data set."""
     shards = data.manifest.shards
     first = sum(len(before.row_groups) for before in shards[:shard])
     return range(first, first + len(shards[shard].row_groups))
@@ -41,10 +41,10 @@ def run_actors(
     failed: str,
     progress: Progress | None = None,
 ) -> None:
-    """Give each piece of work to one of several actors, which say nothing back. Needs Ray to be started.
+    """Process each item of `work` in one of several actors; their results are discarded. Ray must be initialised.
 
-    Each actor takes one CPU, or a GPU where the cluster has some; 0 actors: one a GPU, or one a CPU. Raises CornerstoneError
-    where the work does: `failed`, and the reason.
+    Each actor takes one CPU, or a GPU if the cluster has any. `actors` 0 means one per GPU, or one per CPU. Raises
+    CornerstoneError, with the message `failed` and the reason, if an actor fails.
     """
     import ray.data
     from ray.data import ActorPoolStrategy
