@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,9 @@ import torch
 from cornerstone import cli
 from cornerstone.data.manifest import Manifest
 from cornerstone.data.shards import DataSet
-from cornerstone.data.texts import TextTokenizer
+from cornerstone.data.texts import SentenceFormat
 
-COMMANDS = [" ".join(words) for words in cli.COMMANDS]
+COMMANDS = cli.command_names()
 
 
 def run(capsys, *arguments) -> str:
@@ -20,7 +22,7 @@ def run(capsys, *arguments) -> str:
     return " ".join(capsys.readouterr().out.split())
 
 
-def failed(capsys, *arguments, status=1) -> str:
+def exits(capsys, *arguments, status=1) -> str:
     with pytest.raises(SystemExit) as exit:
         cli.main([str(a) for a in arguments])
     assert exit.value.code == status
@@ -30,7 +32,7 @@ def failed(capsys, *arguments, status=1) -> str:
 
 @pytest.fixture
 def no_ray(monkeypatch):
-    """Commands that would start Ray go on without it."""
+    """Commands that would start Ray run without it."""
     connected = []
     for module in ("cornerstone.runtime.cluster", "cornerstone.training.run"):
         monkeypatch.setattr(f"{module}.connect", lambda say: contextlib.nullcontext(connected.append(say)))
@@ -38,36 +40,58 @@ def no_ray(monkeypatch):
     return connected
 
 
+def test_the_commands_have_their_agreed_names():
+    data = {f"data {name}" for name in ("scenes", "import", "derive", "mix", "pack", "stats", "verify")}
+    assert set(COMMANDS) == data | {"recaption", "features", "train", "evaluate"}
+
+
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself(capsys, command):
-    text = failed(capsys, *command.split(), "--help", status=0)
-    assert f"usage: cornerstone {command}" in text
-    assert cli.COMMANDS[tuple(command.split())][0].__doc__.split(".")[0] in text
+def test_every_command_has_help(capsys, command):
+    text = exits(capsys, *command.split(), "--help", status=0)
+    assert f"usage: cornerstone {command} [-h]" in text
+    assert "show this help message" in text
 
 
 @pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",), ("data",), ("data", "--help")])
 def test_the_commands_are_listed(capsys, arguments):
-    text = run(capsys, *arguments)
-    assert all(f"cornerstone {command}" in text for command in COMMANDS)
+    text = exits(capsys, *arguments, status=0)
+    names = {command.split()[-1] for command in COMMANDS if command.startswith("data ") == ("data" in arguments)}
+    assert all(f"• {name}" in text for name in names)
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("data", "--help"), ("data", "import", "--help"), ("trian",)])
+def test_help_imports_neither_torch_nor_ray(arguments):
+    """It answers in a fraction of a second."""
+    program = (
+        "import sys\nfrom cornerstone.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: print('imported:', *{'torch', 'ray', 'transformers', 'mlflow', 'pyarrow'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == (1 if arguments == ("trian",) else 0), done.stderr
+    assert done.stdout.splitlines()[-1] == "imported:"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("trian",), "Unknown command 'trian'; did you mean 'train'?"),
         (("data", "import-pairs"), "Unknown command 'data import-pairs'; did you mean 'data import'?"),
         (("--preset", "smoke"), "Unknown command '--preset'"),
+        (("data", "--out", "x"), "Unknown command 'data --out'"),
     ],
 )
-def test_an_unknown_command_is_met_with_the_nearest(capsys, arguments, said):
-    assert f"Error: {said}" in failed(capsys, *arguments)
+def test_an_unknown_command_is_an_error_with_the_nearest(capsys, arguments, message):
+    assert f"Error: {message}" in exits(capsys, *arguments)
 
 
 def test_a_missing_or_misspelt_option_ends_with_2(capsys, tmp_path):
-    assert "--pairs" in failed(capsys, "data", "scenes", "--out", tmp_path, status=2)
-    assert "--image-size" in failed(
+    assert "--pairs" in exits(capsys, "data", "scenes", "--out", tmp_path, status=2)
+    assert "--image-size" in exits(
         capsys, "data", "scenes", "--out", tmp_path, "--pairs", "4", "--image-sise", "64", status=2
     )
+    assert "--steps" in exits(capsys, "train", "--stpes", "4", status=2)
+    assert "'many'" in exits(capsys, "train", "--steps", "many", status=2)
 
 
 def test_an_interrupted_command_ends_with_130(capsys, monkeypatch, tmp_path):
@@ -75,7 +99,7 @@ def test_an_interrupted_command_ends_with_130(capsys, monkeypatch, tmp_path):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli.ScenesCommand, "run", interrupted)
-    failed(capsys, "data", "scenes", "--out", tmp_path, "--pairs", "4", status=130)
+    exits(capsys, "data", "scenes", "--out", tmp_path, "--pairs", "4", status=130)
 
 
 def test_scenes_become_a_small_data_set_with_a_tokenizer(capsys, tmp_path):
@@ -83,18 +107,18 @@ def test_scenes_become_a_small_data_set_with_a_tokenizer(capsys, tmp_path):
     said = run(capsys, "data", "scenes", "--out", folder, "--pairs", 12, "--image-size", 32, "--seed", 3)
     manifest = Manifest.read(str(folder), "pairs")
     assert f"12 rows of scenes in {folder} (content {manifest.content_hash})" in said
-    tokenizer = TextTokenizer((folder / "tokenizer.json").read_text(), limit=64, corners=2)
-    assert tokenizer.encode(["a red circle"])[0]
+    tokenizer = SentenceFormat((folder / "tokenizer.json").read_text(), max_tokens=62)
+    assert tokenizer.encode_texts(["a red circle"])[0]
     again = tmp_path / "again"
     run(capsys, "data", "scenes", "--out", again, "--pairs", 12, "--image-size", 32, "--seed", 3)
     assert Manifest.read(str(again)).content_hash == manifest.content_hash
     assert (again / "tokenizer.json").read_text() == (folder / "tokenizer.json").read_text()
-    assert "already holds a finished data set" in failed(capsys, "data", "scenes", "--out", folder, "--pairs", 12)
+    assert "already holds a finished data set" in exits(capsys, "data", "scenes", "--out", folder, "--pairs", 12)
 
 
-def test_an_evaluation_set_lies_in_a_folder_of_its_name(capsys, tmp_path):
+def test_an_evaluation_set_is_written_to_a_folder_of_its_name(capsys, tmp_path):
     arguments = ("data", "scenes", "--pairs", 8, "--image-size", 32, "--set", "lookalike")
-    said = failed(capsys, *arguments, "--out", tmp_path / "other")
+    said = exits(capsys, *arguments, "--out", tmp_path / "other")
     assert f"--out {tmp_path}/other/lookalike" in said
     run(capsys, *arguments, "--out", tmp_path / "lookalike")
     assert DataSet.open(str(tmp_path / "lookalike")).manifest.tasks == ("lookalike",)
@@ -104,49 +128,49 @@ def test_an_evaluation_set_lies_in_a_folder_of_its_name(capsys, tmp_path):
     ("options", "said"),
     [(("--pairs", "0"), "0"), (("--pairs", "4", "--image-size", "7"), "7"), (("--pairs", "-3"), "-3")],
 )
-def test_scenes_that_cannot_be_are_refused(capsys, tmp_path, options, said):
-    text = failed(capsys, "data", "scenes", "--out", tmp_path / "x", *options)
+def test_impossible_scenes_are_an_error(capsys, tmp_path, options, said):
+    text = exits(capsys, "data", "scenes", "--out", tmp_path / "x", *options)
     assert text.startswith("Error:")
     assert said in text
     assert not (tmp_path / "x").exists()
 
 
-def test_an_import_of_an_unknown_format_is_met_with_the_nearest(capsys, tmp_path, no_ray):
-    said = failed(capsys, "data", "import", "pair-jsonl", tmp_path, "--out", tmp_path / "x")
+def test_an_unknown_format_is_an_error_with_the_nearest(capsys, tmp_path, no_ray):
+    said = exits(capsys, "data", "import", "pair-jsonl", tmp_path, "--out", tmp_path / "x")
     assert "Unknown format 'pair-jsonl'; did you mean 'pairs-jsonl'?" in said
 
 
 def test_features_of_a_wrong_folder_are_refused_before_ray_starts(capsys, tmp_path, no_ray, pairs_folder):
     (tmp_path / "photo.jpg").touch()
-    assert "is not a data set" in failed(capsys, "features", tmp_path, "--out", tmp_path / "x")
-    assert "already holds a finished data set" in failed(capsys, "features", pairs_folder, "--out", pairs_folder)
-    said = failed(capsys, "features", pairs_folder, "--out", tmp_path / "x", "--recipe", "scene")
+    assert "is not a data set" in exits(capsys, "features", tmp_path, "--out", tmp_path / "x")
+    assert "already holds a finished data set" in exits(capsys, "features", pairs_folder, "--out", pairs_folder)
+    said = exits(capsys, "features", pairs_folder, "--out", tmp_path / "x", "--recipe", "scene")
     assert "Unknown preset 'scene'; did you mean 'scenes'?" in said
     assert no_ray == []
 
 
 def test_training_on_a_wrong_folder_is_refused(capsys, no_ray, pairs_folder):
-    assert "No data set at /nowhere" in failed(
+    assert "No data set at /nowhere" in exits(
         capsys, "train", "--preset", "photos", "--train", "/nowhere", "--tokenizer", pairs_folder
     )
-    assert "Error: Unknown preset 'photo'; did you mean 'photos'?" in failed(capsys, "train", "--preset", "photo")
-    assert "--workers" in failed(capsys, "train", "--preset", "photos", "--workers", "0")
+    assert "Error: Unknown preset 'photo'; did you mean 'photos'?" in exits(capsys, "train", "--preset", "photo")
+    assert "--workers" in exits(capsys, "train", "--preset", "photos", "--workers", "0")
 
 
 @pytest.fixture
-def little(pairs_folder):
-    """Options of a little recipe on the small pairs."""
+def small_recipe(pairs_folder):
+    """Options of a small recipe on the small pairs."""
     text = ("--recipe.method.text.width", 16, "--recipe.method.text.layers", 1, "--recipe.method.text.heads", 2)
     sizes = ("--steps", 4, "--recipe.optimization.batch-size", 8, "--recipe.method.image.size", 32)
     return ("--preset", "photos", "--train", pairs_folder, "--tokenizer", pairs_folder, *sizes, *text)
 
 
-def test_a_run_that_never_was_cannot_go_on(capsys, no_ray, little):
-    assert "No run 'lost' under" in failed(capsys, "train", *little, "--resume", "lost")
+def test_a_run_that_does_not_exist_cannot_be_resumed(capsys, no_ray, small_recipe):
+    assert "No run 'lost' under" in exits(capsys, "train", *small_recipe, "--resume", "lost")
 
 
-def test_a_dry_run_of_training(capsys, no_ray, little, pairs_folder):
-    said = run(capsys, "train", *little, "--dry-run", "--workers", 2, "--placement.threads-per-worker", 1)
+def test_a_dry_run_of_training(capsys, no_ray, small_recipe, pairs_folder):
+    said = run(capsys, "train", *small_recipe, "--dry-run", "--workers", 2, "--placement.threads-per-worker", 1)
     assert f"50 pairs of pairs ({pairs_folder})" in said
     assert "8 pairs = 2 workers × 4" in said
     assert no_ray == []
@@ -154,11 +178,12 @@ def test_a_dry_run_of_training(capsys, no_ray, little, pairs_folder):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory, pairs_folder) -> Path:
-    """A run's folder with an untrained little model."""
-    import cornerstone.models  # noqa: F401 - mends torchvision, which timm imports
+    """A run's folder with a small untrained model."""
+    import cornerstone.models  # noqa: F401 - repairs torchvision before timm is imported
     from cornerstone.inference.saved_model import save_model
     from cornerstone.models.image_tower import build_image_tower
     from cornerstone.models.lotlip import Lotlip
+    from cornerstone.models.method import Inputs
     from cornerstone.recipes import CornerText, ImageTower, LotlipConfig
 
     config = LotlipConfig(
@@ -166,16 +191,15 @@ def model(tmp_path_factory, pairs_folder) -> Path:
         text=CornerText(name="", width=16, layers=1, heads=2, token_limit=32),
     )
     tokenizer = (Path(pairs_folder) / "tokenizer.json").read_text()
-    vocabulary = TextTokenizer(tokenizer, 32, 2).vocab_size
     tower = build_image_tower(config.image)
-    method = Lotlip(config, vocab_size=vocabulary, image_width=tower.width, image_tower=tower)
+    inputs = Inputs(SentenceFormat(tokenizer, 30).vocab_size, tower.width, tower)
+    method = Lotlip.build(config, inputs, seed=0)
     folder = tmp_path_factory.mktemp("run")
-    recipe = {"method": {"text": {"token_limit": 32, "corner_tokens": 2}, "image": {"size": 32}}}
-    save_model(str(folder / "model"), method, config=config, recipe=recipe, tokenizer_json=tokenizer)
+    save_model(str(folder / "model"), method, recipe={"name": "test"}, tokenizer_json=tokenizer)
     return folder
 
 
-def test_a_model_is_judged_and_its_numbers_written(capsys, model, pairs_folder, tmp_path):
+def test_a_model_is_evaluated_and_its_numbers_written(capsys, model, pairs_folder, tmp_path):
     path = tmp_path / "new" / "numbers.json"
     said = run(capsys, "evaluate", model, "--data", f"dci={pairs_folder}", "--json", path)
     numbers = json.loads(path.read_text())
@@ -186,17 +210,17 @@ def test_a_model_is_judged_and_its_numbers_written(capsys, model, pairs_folder, 
     assert set(json.loads(path.read_text())) == {"eval/pairs/top1", "eval/pairs/top5"}
 
 
-def test_what_cannot_be_judged_is_said(capsys, model, pairs_folder, tmp_path):
-    assert "No model at" in failed(capsys, "evaluate", tmp_path, "--data", pairs_folder)
-    assert f"No data set at {tmp_path}/no" in failed(capsys, "evaluate", model, "--data", tmp_path / "no")
-    assert "No set can be judged by lookalike" in failed(
+def test_a_model_that_cannot_be_evaluated_is_an_error(capsys, model, pairs_folder, tmp_path):
+    assert "No model at" in exits(capsys, "evaluate", tmp_path, "--data", pairs_folder)
+    assert f"No data set at {tmp_path}/no" in exits(capsys, "evaluate", model, "--data", tmp_path / "no")
+    assert "No set can be judged by lookalike" in exits(
         capsys, "evaluate", model, "--task", "lookalike", "--data", pairs_folder
     )
-    assert "--task" in failed(capsys, "evaluate", model, "--task", "chess", "--data", pairs_folder, status=2)
+    assert "--task" in exits(capsys, "evaluate", model, "--task", "chess", "--data", pairs_folder, status=2)
 
 
-def test_errors_are_shown_whole_even_with_brackets(capsys):
-    said = failed(capsys, "evaluate", "/runs/[/x]", "--data", "/data/[red]")
+def test_error_messages_may_contain_brackets(capsys):
+    said = exits(capsys, "evaluate", "/runs/[/x]", "--data", "/data/[red]")
     assert "No data set at /data/[red]:" in said
 
 

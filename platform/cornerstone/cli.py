@@ -1,13 +1,15 @@
-"""The command line `cornerstone`: finds the command, runs it, and turns errors into one clear message."""
+"""The command line `cornerstone`: its commands, and how an error ends a program."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Union, get_args
 
 import tyro
-from rich.table import Table
+from rich.markup import escape
+from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, subcommand
 
 from cornerstone.commands.data import DeriveCommand, ImportCommand, MixCommand, ScenesCommand
 from cornerstone.commands.features import FeaturesCommand
@@ -17,68 +19,79 @@ from cornerstone.commands.pack import PackCommand
 from cornerstone.commands.recaption import RecaptionCommand
 from cornerstone.commands.terminal import console
 from cornerstone.errors import CornerstoneError, did_you_mean
-from cornerstone.recipes.options import parse
+from cornerstone.recipes.options import preset_defaults
 
-COMMANDS: dict[tuple[str, ...], tuple[type[Any], str]] = {
-    ("data", "scenes"): (ScenesCommand, "write the embedded data set as shards"),
-    ("data", "import"): (ImportCommand, "bring other layouts into shards"),
-    ("data", "derive"): (DeriveCommand, "documents of pairs, or pairs of documents"),
-    ("data", "mix"): (MixCommand, "train on several data sets, each by its weight"),
-    ("data", "pack"): (PackCommand, "documents into sequences of a fixed number of tokens"),
-    ("data", "verify"): (VerifyCommand, "check shards against their manifest"),
-    ("data", "stats"): (StatsCommand, "rows, images, texts, tokens and sub-captions per text"),
-    ("recaption",): (RecaptionCommand, "long captions by a vision-language model"),
-    ("features",): (FeaturesCommand, "run a locked image tower over shards once"),
-    ("train",): (TrainCommand, "train one recipe"),
-    ("evaluate",): (EvaluateCommand, "judge a saved model zero-shot"),
-}
+DataCommands = (
+    Annotated[ScenesCommand, subcommand("scenes")]
+    | Annotated[ImportCommand, subcommand("import")]
+    | Annotated[DeriveCommand, subcommand("derive")]
+    | Annotated[MixCommand, subcommand("mix")]
+    | Annotated[PackCommand, subcommand("pack")]
+    | Annotated[VerifyCommand, subcommand("verify")]
+    | Annotated[StatsCommand, subcommand("stats")]
+)
+
+
+@dataclass(frozen=True)
+class DataCommand:
+    """Make, import, derive, mix, pack, verify and count data sets."""
+
+    command: OmitArgPrefixes[OmitSubcommandPrefixes[DataCommands]]
+
+    def run(self) -> None:
+        """Run the command below `data`."""
+        self.command.run()
+
+
+OTHER_COMMANDS = (
+    Annotated[DataCommand, subcommand("data")]
+    | Annotated[RecaptionCommand, subcommand("recaption")]
+    | Annotated[FeaturesCommand, subcommand("features")]
+    | Annotated[EvaluateCommand, subcommand("evaluate")]
+)
+"""All except `train`, whose defaults depend on its `--preset`."""
+DESCRIPTION = """Language-image pre-training on Ray.
+
+Every command has --help. Experiments are started as files: python experiments/ablate_corner_tokens.py --help"""
+
+
+def command_names() -> list[str]:
+    """Every command as it is typed: `data scenes`, `train`."""
+    other = [name for name in _names(OTHER_COMMANDS) if name != "data"]
+    return [*(f"data {name}" for name in _names(DataCommands)), "train", *other]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; exits with 0, or with a clear error and another status."""
+    """Run a command. Exits with 0, or with an error message and 1, or 2 if the command line is not valid."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        _dispatch(given)
+        _parse(given).run()
     except CornerstoneError as error:
-        console.print(f"[bold red]Error:[/] {_escaped(error)}", highlight=False)
+        console.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 
 
-def _dispatch(given: list[str]) -> None:
-    if (
-        not given
-        or given[0] in ("-h", "--help")
-        or given == ["data"]
-        or given[:2] in (["data", "-h"], ["data", "--help"])
-    ):
-        _help()
-        return
-    words = tuple(given[:2]) if given[0] == "data" else (given[0],)
-    if words not in COMMANDS:
-        raise CornerstoneError(
-            f"Unknown command {' '.join(words)!r}{did_you_mean(' '.join(words), [' '.join(c) for c in COMMANDS])}"
-        )
-    command, _ = COMMANDS[words]
-    rest, prog = given[len(words) :], f"cornerstone {' '.join(words)}"
-    if command is TrainCommand:
-        parse(TrainCommand, rest, prog, TrainCommand.__doc__ or "").run()
-    else:
-        tyro.cli(command, args=rest, prog=prog, description=command.__doc__).run()
+def _parse(given: list[str]) -> Any:
+    if given in ([], ["data"]):
+        given = [*given, "--help"]
+    _refuse_unknown_command(given)
+    # The preset's values are the defaults of `train`, see `parse` in recipes/options.py.
+    train = subcommand("train", default=preset_defaults(TrainCommand, given if given[0] == "train" else []))
+    commands: Any = Union[OTHER_COMMANDS, Annotated[TrainCommand, train]]  # noqa: UP007 - a value, not an annotation
+    return tyro.cli(commands, args=given, prog="cornerstone", description=DESCRIPTION)
 
 
-def _help() -> None:
-    table = Table(box=None, show_header=False, padding=(0, 2))
-    for words, (_, purpose) in COMMANDS.items():
-        table.add_row(f"cornerstone {' '.join(words)}", purpose)
-    console.print("Language-image pre-training on Ray. Each command has --help.\n")
-    console.print(table)
-    console.print("\nExperiments: python experiments/ablate_corner_tokens.py --help")
+def _refuse_unknown_command(given: list[str]) -> None:
+    """Raise CornerstoneError with the nearest command: tyro has such hints for options only."""
+    words = given[: 2 if given[0] == "data" else 1]
+    if words[-1] not in ("-h", "--help") and " ".join(words) not in command_names():
+        raise CornerstoneError(f"Unknown command {' '.join(words)!r}{did_you_mean(' '.join(words), command_names())}")
 
 
-def _escaped(error: Exception) -> str:
-    return str(error).replace("[", r"\[")
+def _names(commands: Any) -> list[str]:
+    return [get_args(command)[1].name for command in get_args(commands)]
 
 
 if __name__ == "__main__":

@@ -185,7 +185,7 @@ def test_the_first_data_set_keeps_its_order_in_a_mixture():
 
 
 def test_a_batch_that_a_small_member_cannot_fill_is_refused():
-    with pytest.raises(CornerstoneError, match="larger than the 22 rows that the mixture gives before it repeats one"):
+    with pytest.raises(CornerstoneError, match="larger than the 22 rows that the mixture has before it repeats one"):
         Plan((SMALL, LARGE), 23, seed=0)
     with pytest.raises(CornerstoneError, match="too small for a mixture of 3"):
         Plan((SMALL, SMALL, SMALL), 2, seed=0)

@@ -135,7 +135,7 @@ def read_all(folder):
 
 def test_a_shard_that_its_manifest_does_not_fit_is_refused(damaged, small_data):
     write_shard(Location.of(damaged), 0, map(small_data.pair, range(12)), rows_per_group=4)
-    with pytest.raises(CornerstoneError, match=r"has 12 rows, its manifest says 16"):
+    with pytest.raises(CornerstoneError, match=r"has 12 rows, but its manifest says 16"):
         read_all(damaged)
 
 

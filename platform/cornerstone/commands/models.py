@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import tyro
 
@@ -36,15 +36,23 @@ class TrainCommand(RunOptions):
         say(f"model: {outcome.model}")
 
 
+def _task_names() -> Any:
+    """The choices of `--task`, made when the parser of `evaluate` is: the tasks import torch."""
+    from cornerstone.evaluation.tasks import TASKS
+
+    return tyro.extras.literal_type_from_choices(tuple(TASKS))
+
+
 @dataclass(frozen=True)
 class EvaluateCommand:
     """Judge a saved model zero-shot."""
 
-    checkpoint: tyro.conf.Positional[str]
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
     """The folder `model` that a run left, or the run's folder."""
     data: tuple[str, ...]
     """Evaluation sets, `[NAME=]DIR`."""
-    task: Literal["retrieval", "classification", "lookalike"] = "retrieval"
+    task: Annotated[str, tyro.conf.arg(constructor_factory=_task_names)] = "retrieval"
+    """What the sets are judged by."""
     json: str = ""
     """Write the numbers to this file."""
 
@@ -58,7 +66,7 @@ class EvaluateCommand:
         from cornerstone.inference.saved_model import load
 
         sets = only_task(open_sets(self.data), self.task)
-        model = load(self.checkpoint)
+        model = load(self.model)
 
         def show(steps: Iterable[int], name: str) -> Iterable[int]:
             return track(steps, f"evaluating {name}", console=console, disable=not console.is_terminal)

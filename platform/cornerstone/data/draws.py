@@ -1,8 +1,8 @@
-"""Random numbers that belong to a sample, not to a worker.
+"""Counter-based random numbers: they depend on the sample, not on the worker.
 
-Every draw is a hash of (seed, purpose, epoch, row): a crop, a captioner or a place in the shuffled order is the same
-whichever process computes it, in whatever order, after any number of restarts. The hash is splitmix64 applied once a
-component, vectorised over rows, and independent of any library's generator, so that it never changes with a version.
+Every draw is a hash of (seed, purpose, epoch, row), so a crop, a captioner or a position in the shuffled order is the same in
+every process, in any order of computation, and after any number of restarts. The hash applies splitmix64 once per component
+and is vectorised over rows. It uses no library's generator, so it does not change with a library's version.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def hashed(seed: int, purpose: str, *parts: npt.ArrayLike) -> npt.NDArray[np.uint64]:
-    """64 random bits for each element of the broadcast `parts` (whole numbers: epoch, row, ...)."""
+    """64 random bits for each element of the broadcast `parts` (integers: epoch, row, ...)."""
     with np.errstate(over="ignore"):
         state = _mix(np.asarray([seed & 0xFFFFFFFFFFFFFFFF], dtype=np.uint64) + _GOLDEN)
         state = _mix(state ^ np.uint64(zlib.crc32(purpose.encode())))
@@ -37,16 +37,16 @@ def uniform(seed: int, purpose: str, *parts: npt.ArrayLike) -> npt.NDArray[np.fl
 
 
 def choice(n: npt.ArrayLike, seed: int, purpose: str, *parts: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """A whole number in 0..n-1 for each element of the broadcast `parts`."""
+    """A random integer in 0..n-1 for each element of the broadcast `parts`."""
     drawn: npt.NDArray[np.int64] = np.floor(uniform(seed, purpose, *parts) * np.asarray(n)).astype(np.int64)
     return drawn
 
 
 def permutation(n: int, seed: int, purpose: str, *parts: int) -> npt.NDArray[np.int64]:
-    """A random order of 0..n-1."""
+    """A random permutation of 0..n-1."""
     return np.argsort(hashed(seed, purpose, *parts, np.arange(n)), kind="stable").astype(np.int64)
 
 
 def generator(seed: int, purpose: str, *parts: int) -> np.random.Generator:
-    """A NumPy generator for one sample, where a handful of scalar draws is not enough."""
+    """A NumPy generator for one sample, for more than a few scalar draws."""
     return np.random.Generator(np.random.Philox(key=int(hashed(seed, purpose, *parts)[0])))

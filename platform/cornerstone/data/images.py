@@ -1,6 +1,6 @@
-"""From encoded bytes to the square of pixels that a tower sees. Pillow and NumPy only: decode actors import this.
+"""Decoding, cropping and resizing of images. Uses only Pillow and NumPy, because decode actors import it.
 
-Sizes and boxes are those of the picture as a viewer shows it, that is after its EXIF rotation.
+Sizes and boxes are those of the upright image, that is after its EXIF rotation.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from cornerstone.data import draws
 from cornerstone.errors import CornerstoneError
 
 MAX_PIXELS = 80_000_000
-"""Above it a file is taken for a decompression bomb; Pillow's own limit, at which it only warns, is a little higher."""
+"""A larger image is refused as a decompression bomb. Pillow's own limit, which is a little higher, only gives a warning."""
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # no format whose reader runs another program (EPS)
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # not EPS, whose reader runs an external program
 _TRIES = 10
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -33,24 +33,24 @@ _UPRIGHT = {
 _ORIENTATION = 0x0112
 
 Box = tuple[float, float, float, float]
-"""left, top, right, bottom in pixels of the upright picture."""
+"""left, top, right, bottom in pixels of the upright image."""
 
 
 class BadImage(Exception):
-    """An image that cannot be used; its message is the reason that the quarantine records."""
+    """An image that cannot be used. The message is the reason that is recorded in the quarantine."""
 
 
 def probe(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Width and height of the upright picture, from the header alone; BadImage says why there is none."""
+    """Width and height of the upright image, read from the header only. Raises BadImage if the header cannot be read."""
     image = _open(data, max_pixels)
     return _upright_size(image, _orientation(image))
 
 
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The upright picture in RGB.
+    """The upright image in RGB.
 
-    Transparent pixels become white, as on a page; 16-bit grey is reduced to 8; an animation gives its first frame.
-    Raises BadImage for empty, unknown, truncated or broken data and, before any pixel is decoded, for too many pixels.
+    Transparent pixels become white; 16-bit grey is reduced to 8 bits; of an animation the first frame is taken.
+    Raises BadImage for empty, unknown, truncated or broken data, and before decoding if there are too many pixels.
     """
     image = _open(data, max_pixels)
     return _load(image, _orientation(image))
@@ -58,14 +58,14 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 @dataclass(frozen=True)
 class Transform:
-    """Decodes an image and takes the square of `size` pixels from it, bicubic, as uint8 (3, size, size).
+    """Decodes an image, crops it and resizes the crop to uint8 (3, size, size), bicubic.
 
-    `train` draws a crop as timm's RandomResizedCrop does, without a flip: an area in `crop_scale` times the picture's,
-    a log-uniform aspect in `ratio`, at most ten tries, then the largest central crop of an allowed aspect. Otherwise,
-    and for `crop_scale` (1, 1): shortest side to `size`, central crop (crop_pct 1).
+    `train` draws a random crop as timm's RandomResizedCrop does, without a flip: an area of `crop_scale` times the image's,
+    a log-uniform aspect ratio in `ratio`, at most ten tries, then the largest centre crop of an allowed aspect ratio. If not
+    `train`, or if `crop_scale` is (1, 1): shortest side to `size`, then a centre crop (crop_pct 1).
 
-    A JPEG whose crop is four times `size` or more is decoded at 1/2, 1/4 or 1/8, never below twice `size`: the last
-    reduction by two or more stays bicubic, sizes and boxes are the same, and pixels move by about half a grey level.
+    A JPEG whose crop is four times `size` or more is decoded at 1/2, 1/4 or 1/8 of its size, but at twice `size` or more, so
+    that the remaining reduction is still bicubic. Sizes and boxes do not change; pixels change by about half a grey level.
     """
 
     size: int
@@ -76,34 +76,36 @@ class Transform:
     def __post_init__(self) -> None:
         low, high = self.crop_scale
         if self.size < 1:
-            raise CornerstoneError(f"An image size of {self.size} pixels: expected 1 or more.")
+            raise CornerstoneError(f"Image size {self.size}: expected 1 pixel or more.")
         if not 0 < low <= high <= 1:
             raise CornerstoneError(
-                f"Crop scale {self.crop_scale}: expected two shares of the area, 0 < low <= high <= 1."
+                f"Crop scale {self.crop_scale}: expected two fractions of the area, 0 < low <= high <= 1."
             )
         if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise CornerstoneError(f"Crop ratio {self.ratio}: expected two aspects (width / height), 0 < low <= high.")
+            raise CornerstoneError(
+                f"Crop ratio {self.ratio}: expected two aspect ratios (width / height), 0 < low <= high."
+            )
 
     @property
     def fixed(self) -> bool:
-        """Whether every epoch gives the same pixels, so that features may be stored."""
+        """Whether the pixels are the same in every epoch, so that features can be stored."""
         return not self.train or tuple(self.crop_scale) == (1.0, 1.0)
 
     def key(self) -> str:
-        """What decides the pixels, as a string for hashes: equal for transforms that give equal pixels."""
+        """Everything that determines the pixels, as a string for cache keys: equal if the pixels are equal."""
         if self.fixed:
             return f"centre-{self.size}-bicubic"
         (low, high), (narrow, wide) = self.crop_scale, self.ratio
         return f"crop-{self.size}-{low:.6g}-{high:.6g}-{narrow:.6g}-{wide:.6g}-bicubic"
 
     def __call__(self, data: bytes, *, seed: int = 0, epoch: int = 0, row: int = 0) -> npt.NDArray[np.uint8]:
-        """The pixels of a row in an epoch, C-contiguous; a fixed transform ignores the draw. Raises BadImage."""
+        """The pixels of a row in an epoch, C-contiguous. A fixed transform ignores seed, epoch and row. Raises BadImage."""
         out = np.empty((3, self.size, self.size), dtype=np.uint8)
         self.write(out, data, self.numbers(seed, np.array([epoch]), np.array([row]))[0])
         return out
 
     def numbers(self, seed: int, epochs: npt.ArrayLike, rows: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """What is drawn for some rows (n), (n, tries, 4): for a block of rows at once, since a draw alone costs as much."""
+        """The random numbers for n rows, (n, tries, 4). Drawn for a whole block: a single row would take as long."""
         epochs, rows = np.asarray(epochs), np.asarray(rows)
         if self.fixed:
             return np.zeros((len(rows), 0, 4))
@@ -111,7 +113,7 @@ class Transform:
         return drawn.reshape(len(rows), _TRIES, 4)
 
     def write(self, out: npt.NDArray[np.uint8], data: bytes, numbers: npt.NDArray[np.float64]) -> None:
-        """Fill `out` (3, size, size) by the numbers (tries, 4) drawn for the row; untouched where BadImage is raised."""
+        """Fill `out` (3, size, size), given the row's random numbers (tries, 4). Raises BadImage, and then leaves `out`."""
         image = _open(data, MAX_PIXELS)
         orientation = _orientation(image)
         width, height = _upright_size(image, orientation)
@@ -119,20 +121,22 @@ class Transform:
         room = min(box[2] - box[0], box[3] - box[1]) / (2 * self.size)
         shrink = _shrink(image, room)
         picture = _load(image, orientation)
-        right, bottom = picture.size  # rounding must not put the box's edge outside the reduced picture
+        right, bottom = picture.size  # rounding must not put the edge of the box outside the reduced image
         scaled = (box[0] / shrink, box[1] / shrink, min(box[2] / shrink, right), min(box[3] / shrink, bottom))
         square = picture.resize((self.size, self.size), Image.Resampling.BICUBIC, box=scaled)
-        for plane, band in zip(out, "RGB", strict=True):  # twice as fast as turning the whole picture around
+        for plane, band in zip(
+            out, "RGB", strict=True
+        ):  # twice as fast as transposing the whole image to channels first
             plane[:] = np.frombuffer(square.tobytes("raw", band), np.uint8).reshape(plane.shape)
 
     def box(self, width: int, height: int, *, seed: int = 0, epoch: int = 0, row: int = 0) -> Box:
-        """The part of a `width` × `height` picture that becomes the square."""
+        """The crop box of a `width` × `height` image."""
         if self.fixed:
             return self._centre(width, height)
         return self._random(width, height, self.numbers(seed, np.array([epoch]), np.array([row]))[0])
 
     def _centre(self, width: int, height: int) -> Box:
-        """Resizing to whole pixels and cutting whole pixels out of the result, expressed as one box of the source."""
+        """Resize to whole pixels, then crop at whole pixels, expressed as one box in the original image."""
         short = min(width, height)
         new_width, new_height = int(self.size * width / short), int(self.size * height / short)
         left, top = round((new_width - self.size) / 2), round((new_height - self.size) / 2)
@@ -174,10 +178,10 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
 
 def _orientation(image: Image.Image) -> int:
     if image.format == "PNG" and "exif" not in image.info:
-        return 1  # asking Pillow would decode the whole picture in search of a late chunk
+        return 1  # Pillow would decode the whole image to look for an EXIF chunk behind the pixels
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # a broken EXIF block does not make the pixels worse
+    except Exception:  # an image with a broken EXIF block is still usable
         return 1
 
 
@@ -186,7 +190,7 @@ def _upright_size(image: Image.Image, orientation: int) -> tuple[int, int]:
 
 
 def _shrink(image: Image.Image, room: float) -> int:
-    """Have a JPEG decoded at 1/8, 1/4 or 1/2 where `room` allows; the factor."""
+    """Make Pillow decode a JPEG at 1/8, 1/4 or 1/2 if the factor is at most `room`. Returns the factor."""
     factor = next((f for f in (8, 4, 2) if f <= room), 1)
     if factor == 1 or image.format not in ("JPEG", "MPO"):
         return 1
@@ -199,7 +203,7 @@ def _load(image: Image.Image, orientation: int) -> Image.Image:
     try:
         image.load()
         picture = _rgb(image)
-    except Exception as error:  # as in _open: each format has its own ways to fail
+    except Exception as error:  # as in _open: Pillow raises different exceptions for each format
         kind = "truncated" if "truncated" in str(error).lower() else "not decodable"
         raise BadImage(f"{kind}: {_why(error)}") from error
     return picture.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else picture
@@ -208,7 +212,7 @@ def _load(image: Image.Image, orientation: int) -> Image.Image:
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion would clip at 255
+    if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion would clip it at 255
         grey = np.asarray(image).astype(np.int64)
         wide = image.mode != "I" or grey.max() > 255
         return Image.fromarray(np.clip(grey >> 8 if wide else grey, 0, 255).astype(np.uint8)).convert("RGB")

@@ -1,4 +1,4 @@
-"""What a data set says of itself: `manifest.json`, written last, so that a folder without one is an unfinished one."""
+"""`manifest.json`: the description of a data set. It is written last, so a folder without one is unfinished."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from cornerstone.errors import CornerstoneError
 
 FILE = "manifest.json"
 WRITER = ".writer"
-"""Whoever is writing a folder says so in a file of this name."""
+"""The lock file of the process that is writing a folder."""
 RECORD = ".done.json"
-"""What ends the name of a finished piece's record, while the folder is unfinished."""
+"""Suffix of the record of a finished task. The records are removed when the folder is finished."""
 VERSION = 1
 Kind = Literal["pairs", "documents", "features", "mixture", "packing"]
 RETRIEVAL, CLASSIFICATION, LOOKALIKE = "retrieval", "classification", "lookalike"
-"""Names of evaluation tasks, as importers and the built-in data set write them into manifests. Nothing here knows what they
-mean: the names are checked when a data set is opened for evaluation."""
+"""Names of evaluation tasks, which importers and the built-in scenes write into manifests. They are checked when a data set
+is opened for evaluation, not here."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One Parquet file: its name inside the folder, rows of each row group, size and SHA-256 of its bytes."""
+    """One Parquet file: its name in the folder, the rows of each row group, its size in bytes and its SHA-256."""
 
     file: str
     row_groups: tuple[int, ...]
@@ -40,7 +40,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Member:
-    """A data set of a mixture: where it lies, what it held when it was mixed, how often it is repeated (`2`, `0.5`)."""
+    """A data set of a mixture: its folder, its weight (`2`, `0.5`), and its kind, rows and content hash at mixing time."""
 
     data: str
     weight: str
@@ -53,10 +53,10 @@ class Member:
 class Manifest:
     """A finished data set.
 
-    `name` is also the evaluation set's default name. `classes` are indexed by the rows' labels; each of `prompts` holds
-    `{}` where the class name goes. `tasks` says what an evaluation set is for, `pool` in how many images at a time
-    retrieval is judged (None: over the whole set). `source` says where the rows came from; `keys` is what a feature
-    store was computed from. A mixture has no shards of its own but `members`.
+    `name` is also the default name of the evaluation set. `classes` are indexed by the labels of the rows; each of `prompts`
+    contains `{}` in place of the class name. `tasks` are the evaluation tasks of the set, `pool` is the number of images
+    among which retrieval is evaluated (None: the whole set). `source` describes the origin of the rows; `keys` is what a
+    feature store was computed from. A mixture has `members` instead of shards.
     """
 
     kind: Kind
@@ -73,24 +73,24 @@ class Manifest:
 
     @cached_property
     def rows(self) -> int:
-        """Rows in all shards, or of all members."""
+        """Rows of all shards or all members."""
         return sum(shard.rows for shard in self.shards) + sum(member.rows for member in self.members)
 
     @property
     def row_groups(self) -> tuple[int, ...]:
-        """Rows of every row group, over the shards in their order: the units that an epoch shuffles."""
+        """Rows of every row group, in the order of the shards. Each epoch shuffles row groups."""
         return tuple(rows for shard in self.shards for rows in shard.row_groups)
 
     @cached_property
     def content_hash(self) -> str:
-        """A digest of what the rows hold, in order: the shards' hashes, class names and prompts; no name, no path."""
+        """A digest of the content in order: hashes of the shards, class names and prompts, but no name and no path."""
         content: list[Any] = [[s.sha256 for s in self.shards], self.classes, self.prompts]
         if self.members:
             content.append([[member.content, member.weight] for member in self.members])
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     def write(self, folder: Location) -> None:
-        """Finish the folder. Called once, after the last shard is closed."""
+        """Write the manifest, which finishes the folder. Called once, after the last shard is closed."""
         fields = asdict(self)
         shards = ",\n".join(json.dumps(shard) for shard in fields.pop("shards"))
         rest = json.dumps(fields, indent=1)
@@ -98,9 +98,9 @@ class Manifest:
 
     @staticmethod
     def read(folder: Location | str, kind: Kind | None = None) -> Manifest:
-        """Open a data set.
+        """Read the manifest of a folder.
 
-        Raises CornerstoneError where the folder is missing, empty, unfinished, of another kind, or not a data set.
+        Raises CornerstoneError if the folder is missing, empty, unfinished, of another kind, or not a data set.
         """
         folder = Location.of(folder)
         path = folder.join(FILE)
@@ -109,7 +109,7 @@ class Manifest:
         try:
             fields = json.loads(path.read_text(), object_hook=_Shared())
             version = int(fields["version"])
-            if version > VERSION:  # before the fields, which may be others by then
+            if version > VERSION:  # checked first, because a newer version may have other fields
                 raise CornerstoneError(f"{path} has version {version}, newer than {VERSION}: update Cornerstone.")
             shards = tuple(Shard(**shard) for shard in fields.pop("shards"))
             members = tuple(Member(**member) for member in fields.pop("members", ()))
@@ -122,23 +122,23 @@ class Manifest:
         if kind is not None:
             manifest.require(kind, folder)
         if manifest.rows == 0:
-            raise CornerstoneError(f"{folder} holds a data set without rows. Import some, or name another folder.")
+            raise CornerstoneError(f"{folder} holds a data set without rows. Write it again, or name another folder.")
         return manifest
 
     def require(self, kind: Kind, folder: Location) -> None:
-        """Raise CornerstoneError where the folder that was read holds another kind."""
+        """Raise CornerstoneError if the folder that was read holds another kind."""
         if self.kind != kind:
             raise CornerstoneError(f"{folder} holds {self.kind}, but {kind} are needed here.")
 
 
 class _Shared:
-    """Shards with the same row groups share one tuple of them while the JSON is read: a billion rows fit a small memory."""
+    """JSON object hook that makes shards with equal row groups share one tuple, so that a billion rows need little memory."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, ...], tuple[int, ...]] = {}
 
     def __call__(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """An object of the JSON."""
+        """Called with each JSON object as it is read."""
         if "row_groups" in fields:
             own = tuple(fields["row_groups"])
             fields["row_groups"] = self._known.setdefault(own, own)
@@ -147,22 +147,24 @@ class _Shared:
 
 def _why_no_manifest(folder: Location) -> str:
     if not folder.exists():
-        return f"No data set at {folder}: the folder does not exist. Make one with `cornerstone data import` or `data scenes`."
+        return f"No data set at {folder}: the folder does not exist. Write one with `cornerstone data import` or `data scenes`."
     files = folder.list()
     if not files:
-        return f"No data set at {folder}: the folder is empty. Fill it with `cornerstone data import` or `data scenes`."
+        return (
+            f"No data set at {folder}: the folder is empty. Write one with `cornerstone data import` or `data scenes`."
+        )
     if any(name.endswith(RECORD) or name.startswith(WRITER) for name in files):
         return (
-            f"{folder} is unfinished: it is being written, or the writing was interrupted. The command that writes it, given "
-            f"again, goes on after the finished pieces; or delete the folder."
+            f"{folder} is unfinished: it is being written, or the writing was interrupted. Run the same command again to "
+            f"resume (finished tasks are kept), or delete the folder."
         )
     if any(name.endswith(".parquet") for name in files):
         return (
             f"{folder} has Parquet files but no {FILE}: either the writing was interrupted (write it again with --out to an "
-            f"empty folder), or these are not Cornerstone shards (bring them in with `cornerstone data import`)."
+            f"empty folder), or these are not Cornerstone shards (import them with `cornerstone data import`)."
         )
     shown = ", ".join(sorted(files)[:3])
     return (
         f"{folder} is not a data set: it has no {FILE} but {len(files)} other files ({shown}, ...). "
-        f"Bring them in with `cornerstone data import FORMAT {folder} --out DIR`."
+        f"Import them with `cornerstone data import FORMAT {folder} --out DIR`."
     )

@@ -1,8 +1,8 @@
-"""Data sets that are trained on together, each with its weight. One data set is a mixture of one.
+"""Data sets that are trained on together, each with a weight. A single data set is a mixture of one.
 
-A mixture is a folder with a manifest alone: it names its members and what they held when they were mixed, and holds no row
-itself. A weight of 2 passes over its member twice while another one of weight 1 is passed over once; 0.5 passes over half
-of it. Members that are mixtures themselves are resolved, their weights multiplied.
+A mixture is a folder that contains only a manifest: it lists its members with their content hashes at the time of mixing,
+and has no rows of its own. A member of weight 2 is read twice while a member of weight 1 is read once; of a member of
+weight 0.5, half is read. Members that are mixtures themselves are expanded, and their weights are multiplied.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cornerstone.errors import CornerstoneError
 
 @dataclass(frozen=True)
 class Mixture:
-    """An opened data set or mixture: its folder and manifest, and the data sets with rows behind it."""
+    """An opened data set or mixture: its folder and manifest, and the data sets that contain its rows."""
 
     location: Location
     manifest: Manifest
@@ -37,7 +37,7 @@ class Mixture:
     def open(folder: Location | str, kind: Kind = "pairs") -> Mixture:
         """Open a folder of shards, or a mixture of such folders.
 
-        Raises CornerstoneError as `Manifest.read` does, and where a member holds another kind or was changed since.
+        Raises CornerstoneError as `Manifest.read` does, and if a member is of another kind or has changed since mixing.
         """
         location = Location.of(folder)
         manifest = Manifest.read(location)
@@ -59,23 +59,23 @@ class Mixture:
 
     @property
     def name(self) -> str:
-        """The data set's or the mixture's own name."""
+        """The name of the data set or mixture."""
         return self.manifest.name
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """What the plan needs of each data set."""
+        """Row groups and weight of each data set: what the plan needs."""
         groups = (tuple(shard.row_groups for shard in data.manifest.shards) for data in self.sets)
         return tuple(Part(shards, weight) for shards, weight in zip(groups, self.weights, strict=True))
 
     @property
     def folders(self) -> tuple[str, ...]:
-        """Where the rows lie, in the order of their ids."""
+        """The folders of the data sets, in the order of the row ids."""
         return tuple(data.location.uri for data in self.sets)
 
 
 class MixtureReader:
-    """Rows of several data sets by id: the place in a data set, after all rows of those before it."""
+    """Random access to the rows of several data sets by row id (see `Plan`)."""
 
     def __init__(self, sets: Sequence[DataSet], columns: Sequence[str] | None = None) -> None:
         self._sets = sets
@@ -92,7 +92,7 @@ class MixtureReader:
         return self._readers[part]
 
     def take(self, rows: npt.NDArray[np.int64]) -> pa.Table:
-        """The rows in the order asked for, as one table; none where none is asked for."""
+        """The rows in the requested order, as one table; an empty table if no row is requested."""
         parts = np.searchsorted(self._ends, rows, side="right")
         asked = np.unique(parts).tolist()
         if len(asked) < 2:
@@ -109,23 +109,24 @@ class MixtureReader:
 def write_mixture(folder: Location | str, weighted: Sequence[tuple[str, str]], name: str = "") -> Manifest:
     """Mix data sets, given as (folder, weight), into a new folder.
 
-    Raises CornerstoneError for a weight that is no positive number, one folder given twice, members of different kinds, and
-    a folder that holds a data set already.
+    Raises CornerstoneError if a weight is not a positive number, if a folder is given twice, if the members are of different
+    kinds, and if `folder` already contains a data set.
     """
     out = Location.of(folder)
     refuse_existing(out)
     located = [(Location.of(data), _weight(data, weight)) for data, weight in weighted]
     if twice := {place.uri for place, _ in located if [p.uri for p, _ in located].count(place.uri) > 1}:
-        raise CornerstoneError(f"{twice.pop()} is named twice: name it once, with the sum of its weights.")
+        raise CornerstoneError(f"{twice.pop()} is given twice: give it once, with the sum of its weights.")
     manifests = [Manifest.read(place) for place, _ in located]
     kinds = {m.members[0].kind if m.kind == "mixture" else m.kind for m in manifests}
     if len(kinds) > 1 or not kinds <= {"pairs", "documents", "packing"}:
         raise CornerstoneError(
-            f"A mixture is of pairs, of documents or of packed sequences (packing), not of {' and '.join(sorted(kinds))}."
+            f"Cannot mix {' and '.join(sorted(kinds))}: all data sets of a mixture must be pairs, all documents, or all packed "
+            f"sequences (packing)."
         )
     kind = kinds.pop()
     for place, _ in located:
-        Mixture.open(place, kind)  # a member of a member that was moved or changed is told now
+        Mixture.open(place, kind)  # fail now if a member of a member was moved or changed
     members = tuple(
         Member(place.uri, weight, kind, manifest.rows, manifest.content_hash)
         for (place, weight), manifest in zip(located, manifests, strict=True)
@@ -147,5 +148,5 @@ def _weight(data: str, weight: str) -> str:
     except (ValueError, ZeroDivisionError):
         value = Fraction(0)
     if value <= 0:
-        raise CornerstoneError(f"{data}={weight}: expected a weight above 0, as in {data}=2 or {data}=0.5.")
+        raise CornerstoneError(f"{data}={weight}: expected a weight above 0, for example {data}=2 or {data}=0.5.")
     return str(value)

@@ -1,4 +1,4 @@
-"""One Ray task a piece of work, results in the pieces' order: for commands that look over a data set's shards."""
+"""Run one Ray task per item and yield the results in order: for commands that go through the shards of a data set."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Progress = Callable[[int, int], None]
-"""Called with pieces of work done and pieces in all."""
+"""Called with the number of finished tasks and the number of all tasks."""
 
 
 def map_tasks(
     work: Callable[[Item], Result], items: Sequence[Item], *, failed: str, progress: Progress | None = None
 ) -> Iterator[Result]:
-    """`work` of every item, each in a task of its own. Needs Ray to be started.
+    """Yield `work(item)` of every item in order, each computed in its own Ray task. Ray must be started.
 
-    Raises CornerstoneError where a task dies or raises: `failed`, and the reason.
+    Raises CornerstoneError if a task dies or raises; the message is `failed` and the reason.
     """
     import ray.data
 
@@ -41,9 +41,9 @@ def map_tasks(
 
 
 def in_order(dataset: ray.data.Dataset, failed: str) -> Iterator[dict[str, Any]]:
-    """The rows of a Ray Data pipeline as they are finished, in order and without Ray's own progress bars.
+    """The rows of a Ray Data pipeline as they are finished, in order and without Ray's progress bars.
 
-    Raises CornerstoneError where its work does: `failed`, and the reason.
+    Raises CornerstoneError if a task dies or raises; the message is `failed` and the reason.
     """
     from ray.exceptions import RayError
 
@@ -58,5 +58,5 @@ def in_order(dataset: ray.data.Dataset, failed: str) -> Iterator[dict[str, Any]]
         cause = getattr(error, "cause", error)
         if isinstance(cause, CornerstoneError):
             raise CornerstoneError(f"{failed} {cause}") from error
-        why = f"{type(cause).__name__}: {str(cause).partition(chr(10))[0]}"  # Ray's advice on retries follows
+        why = f"{type(cause).__name__}: {str(cause).partition(chr(10))[0]}"  # after the first line Ray adds advice on retries
         raise CornerstoneError(f"{failed} {why}") from error

@@ -1,13 +1,13 @@
 """The plan: which rows make global batch s, as a pure function of (seed, row groups, weights, batch size, s).
 
-Each data set of a mixture is passed over again and again, each pass with an order and a number (epoch) of its own: shards
-in a random order, the row groups of a window of shards shuffled together, rows within each group too. A batch takes from
-every data set its share by weight, as exactly as whole rows allow, spread evenly over the batch. Batches follow one another
-without regard to epochs, so that an epoch's edge needs no pause, and a batch across it may hold a row twice (the losses
-know the row ids). The plan never depends on the number of workers: the state of the data is the step number.
+Each data set of a mixture has its own epochs, and each epoch its own order: shards are shuffled, the row groups of a
+shuffle window (64 shards) are shuffled together, and rows are shuffled within each row group. A batch takes rows of every
+data set in proportion to its weight, rounded to whole rows and spread evenly over the batch. Batches cross epoch
+boundaries: there is no pause at the end of an epoch, and such a batch may contain a row twice (the losses get the row ids).
+The plan does not depend on the number of workers, so the step number is the whole state of the data.
 
-Any step is planned from the shards' row counts alone, and from the row groups of the windows that it touches: a start in
-the middle of a billion rows costs what a start at the beginning does.
+A step is planned from the row counts of all shards and the row groups of the shuffle windows that it touches, so starting
+in the middle of a billion rows costs the same as starting at the beginning.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from cornerstone.data import draws
 from cornerstone.data.source import MASKED, Ints, Part
 from cornerstone.errors import CornerstoneError
 
-WINDOW = 64  # shards whose row groups are shuffled together
-_KEPT = 4  # passes and windows kept: a batch across an edge touches two of each
+WINDOW = 64  # shards of a shuffle window: their row groups are shuffled together
+_KEPT = 4  # epochs and shuffle windows that are cached: a batch across a boundary needs two of each
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 
 class _Passes:
-    """The endless order of one data set's rows, pass after pass; its first rows alone where there is a limit."""
+    """The endless order of one data set's rows, epoch after epoch; with a limit, of its first `limit` rows only."""
 
     def __init__(self, shards: tuple[tuple[int, ...], ...], limit: int, seed: int, part: int) -> None:
         self.shards, self.seed, self.part = shards, seed, part
@@ -42,7 +42,7 @@ class _Passes:
         self._windows: dict[tuple[int, int], tuple[Ints, Ints, Ints, Ints]] = {}
 
     def _order(self, epoch: int) -> tuple[Ints, Ints]:
-        """The shards in this pass's order, and the places where each window of them ends."""
+        """The shards in the order of this epoch, and the position at which each shuffle window ends."""
         if epoch not in self._orders:
             count = len(self._sizes)
             shuffles = count > WINDOW
@@ -52,14 +52,14 @@ class _Passes:
         return self._orders[epoch]
 
     def _window(self, epoch: int, window: int) -> tuple[Ints, Ints, Ints, Ints]:
-        """The row groups of a window in their order: number, first row, size, and the place where each one ends."""
+        """The shuffled row groups of a shuffle window: number, first row, size, and the position at which each one ends."""
         if (epoch, window) not in self._windows:
             chosen = np.sort(self._order(epoch)[0][window * WINDOW : (window + 1) * WINDOW])
             groups = [np.asarray(self.shards[shard], dtype=np.int64) for shard in chosen.tolist()]
             starts = self.ends[chosen] - self._sizes[chosen]
             first = np.concatenate([start + np.cumsum(g) - g for start, g in zip(starts, groups, strict=True)])
             sizes = np.concatenate(groups)
-            if self.rows - first[-1] < sizes[-1]:  # the limit falls inside a group
+            if self.rows - first[-1] < sizes[-1]:  # the limit falls inside a row group
                 first, sizes = first[first < self.rows], sizes[first < self.rows]
                 sizes[-1] = self.rows - first[-1]
             order = draws.permutation(len(sizes), self.seed, "groups", epoch, *self._number(window))
@@ -67,11 +67,14 @@ class _Passes:
         return self._windows[epoch, window]
 
     def _number(self, window: int) -> tuple[int, ...]:
-        """What sets a window's draws apart; nothing for the very first, so that small data keep their order in a mixture."""
+        """Extra keys that make the draws of a shuffle window different from those of other windows and data sets.
+
+        Empty for the first window of the first data set, so that the order of a small data set is the same in a mixture.
+        """
         return (window, self.part) if window or self.part else ()
 
     def take(self, start: int, stop: int) -> tuple[Ints, Ints]:
-        """Rows and epochs at the places start..stop-1 of all passes."""
+        """Rows and epochs at the positions start..stop-1 of the endless order."""
         rows, epochs = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         while start < stop:
             epoch, place = divmod(start, self.rows)
@@ -102,11 +105,11 @@ def _keep(kept: dict[Key, Value], key: Key, value: Value) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """The order of rows for ever.
+    """The endless order of rows.
 
-    A row's id is its place in its data set, after all rows of the data sets before it. `limit_rows` keeps the first rows
-    alone (they lie in random order), of a mixture as large a share of each data set. Raises CornerstoneError where a batch
-    would need a row twice.
+    The id of a row is its position in its data set plus the number of rows in all data sets before it. `limit_rows` keeps
+    only the first rows (they are stored in random order); of a mixture, the same share of each data set. Raises
+    CornerstoneError if a batch would need the same row of one epoch twice.
     """
 
     parts: tuple[Part, ...]
@@ -116,13 +119,15 @@ class Plan:
 
     def __post_init__(self) -> None:
         if not all(passes.rows for passes in self._passes):
-            raise CornerstoneError(f"A limit of {self.limit_rows} rows leaves none of a data set: raise --limit-rows.")
+            raise CornerstoneError(
+                f"A limit of {self.limit_rows} rows leaves no row of a data set of the mixture: raise --limit-rows."
+            )
         fits = min(int(passes.rows / share) for passes, share in zip(self._passes, self._shares, strict=True))
         if self.batch_size > fits:
-            whose = "rows to train on" if len(self.parts) == 1 else "rows that the mixture gives before it repeats one"
+            whose = "rows to train on" if len(self.parts) == 1 else "rows that the mixture has before it repeats one"
             raise CornerstoneError(
                 f"A batch of {self.batch_size} is larger than the {fits} {whose}: set "
-                f"--recipe.optimization.batch-size to {fits} or less, or give more rows."
+                f"--recipe.optimization.batch-size to {fits} or less, or add rows."
             )
         if len(self.parts) > 1 and self.batch_size * max(self._shares) < len(self.parts):
             raise CornerstoneError(
@@ -131,7 +136,7 @@ class Plan:
             )
 
     def __reduce__(self) -> tuple[type[Plan], tuple[object, ...]]:
-        """What has been computed stays here: the plan travels to every actor."""
+        """Pickle the fields without the cached properties, because the plan is sent to every actor."""
         return Plan, (self.parts, self.batch_size, self.seed, self.limit_rows)
 
     @cached_property
@@ -158,11 +163,11 @@ class Plan:
 
     @property
     def rows(self) -> int:
-        """Rows of one epoch: each data set as often as its weight says."""
+        """Rows of one epoch: the rows of each data set times its weight."""
         return int(sum(passes.rows * part.weight for passes, part in zip(self._passes, self.parts, strict=True)))
 
     def _taken(self, step: int) -> list[int]:
-        """Rows of each data set in all batches before `step`; what rounding leaves goes to the one with the largest share."""
+        """Rows of each data set in all batches before `step`. The data set with the largest share gets what rounding leaves."""
         taken = [int(step * self.batch_size * share) for share in self._shares]
         taken[self._shares.index(max(self._shares))] += step * self.batch_size - sum(taken)
         return taken
@@ -172,22 +177,23 @@ class Plan:
         return self._places(step, 0, self.batch_size)
 
     def _places(self, step: int, start: int, stop: int) -> tuple[Ints, Ints]:
-        """Row ids and epochs at the places start..stop-1 of a batch, planned without the others."""
+        """Row ids and epochs at the positions start..stop-1 of a batch, without planning the other positions."""
         before = self._taken(step)
         counts = [after - count for after, count in zip(self._taken(step + 1), before, strict=True)]
         part, index = _spread(counts, start, stop)
         rows, epochs = np.zeros(len(part), dtype=np.int64), np.zeros(len(part), dtype=np.int64)
         for i, passes in enumerate(self._passes):
             mine = index[part == i]
-            if len(mine):  # a run of consecutive places
+            if len(mine):  # consecutive positions of this data set
                 found, epochs[part == i] = passes.take(before[i] + int(mine[0]), before[i] + int(mine[-1]) + 1)
                 rows[part == i] = self.offsets[i] + found
         return rows, epochs
 
     def share(self, step: int, worker: int, workers: int, first: int = 0, rows: int | None = None) -> tuple[Ints, Ints]:
-        """Row ids and epochs of one worker's share of a batch, or of the places first..first+rows-1 of it.
+        """Row ids and epochs of one worker's share of a batch, or of the positions first..first+rows-1 of the share.
 
-        A share has `share_size` places; if the workers do not divide the batch evenly, the last places are MASKED.
+        A share has `share_size` positions; if the batch size is not divisible by the number of workers, the last ones are
+        MASKED.
         """
         size = share_size(self.batch_size, workers)
         rows = size - first if rows is None else rows
@@ -201,7 +207,10 @@ class Plan:
 
 
 def _spread(counts: list[int], start: int, stop: int) -> tuple[Ints, Ints]:
-    """Whose each of the places start..stop-1 is, and which of its owner's: every owner spread evenly over all places."""
+    """The data set of each of the positions start..stop-1, and the row's index among that data set's rows of the batch.
+
+    The rows of every data set are spread evenly over the batch.
+    """
     if len(counts) == 1:
         return np.zeros(stop - start, dtype=np.int64), np.arange(start, stop)
     owner = np.repeat(np.arange(len(counts)), counts)
@@ -211,5 +220,5 @@ def _spread(counts: list[int], start: int, stop: int) -> tuple[Ints, Ints]:
 
 
 def share_size(batch_size: int, workers: int) -> int:
-    """Places of one worker in a global batch, masked ones included."""
+    """Positions of one worker in a global batch, masked ones included."""
     return -(-batch_size // workers)

@@ -1,9 +1,9 @@
-"""The two kinds of record that shards hold, as Arrow schemas.
+"""The two kinds of record that shards contain, with their Arrow schemas.
 
-A *pair* is one image with any number of captions. A caption's role says what it is for: `raw` texts are the short, noisy
-ones that came with the image, `long` texts describe it in detail, `foil` texts are deliberately false.
-A *document* is a sequence of segments, each one text or one image, in the order in which a reader meets them.
-Images stay encoded (JPEG, PNG, WebP) until the last map of the stream, so that little memory moves.
+A *pair* is one image with any number of captions. A caption has a role: `raw` captions are the short, noisy texts that came
+with the image, `long` captions describe it in detail, `foil` captions are deliberately false.
+A *document* is a sequence of segments in reading order, each of them one text or one image.
+Images stay encoded (JPEG, PNG, WebP) until the decode actors of the stream, so that less data is moved.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ DOCUMENTS = pa.schema(
 
 @dataclass(frozen=True)
 class Caption:
-    """One text of an image: who wrote it (`source`), what it is for (`role`), and the text."""
+    """One text of an image: its author or field (`source`), its `role`, and the text."""
 
     source: str
     role: Role
@@ -60,7 +60,7 @@ class Caption:
 
 @dataclass(frozen=True)
 class Pair:
-    """One image and its captions; `label` indexes the manifest's class names, `group` names a set of look-alikes."""
+    """One image and its captions. `label` indexes the class names of the manifest, `group` names a set of look-alikes."""
 
     key: str
     image: bytes
@@ -87,7 +87,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Segment:
-    """A text or an encoded image of a document, never both; `extra` is JSON (of an image: `matched_sim`, ...)."""
+    """A text or an encoded image of a document, never both. `extra` is JSON (for an image: `matched_sim`, ...)."""
 
     text: str | None = None
     image: bytes | None = None
@@ -95,7 +95,7 @@ class Segment:
 
     def __post_init__(self) -> None:
         if (self.text is None) == (self.image is None):
-            raise ValueError("a segment is a text or an image")
+            raise ValueError("a segment is either a text or an image: give exactly one of them")
 
     def as_row(self) -> dict[str, Any]:
         """The segment as a value of the `SEGMENT` type."""
@@ -105,7 +105,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Document:
-    """An interleaved document; `extra` is JSON."""
+    """An interleaved document of texts and images. `extra` is JSON."""
 
     key: str
     segments: tuple[Segment, ...]

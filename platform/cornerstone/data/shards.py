@@ -1,4 +1,4 @@
-"""Writing and reading shards: Parquet files of small row groups, and the manifest that finishes a folder."""
+"""Writing and reading shards: Parquet files with small row groups, and the manifest that is written last."""
 
 from __future__ import annotations
 
@@ -21,17 +21,15 @@ from cornerstone.data.records import SCHEMAS, Record
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
 
-ROWS_PER_GROUP = (
-    64  # a worker's share of a step touches one or two groups: small groups keep it from reading others' rows
-)
+# A worker's share of a step touches one or two row groups: small ones keep it from reading rows of other workers.
+ROWS_PER_GROUP = 64
 ROWS_PER_SHARD = 8192
-KEPT_FILES = (
-    160  # open at a time: a pass shuffles 64 shards together, and a batch across an edge touches two such windows
-)
+# Files that a reader keeps open: a shuffle window has 64 shards, and a batch across a boundary touches two windows.
+KEPT_FILES = 160
 
 
 class _Hashing:
-    """A stream that hashes what passes through it, so that no shard is read again for its digest."""
+    """A stream that computes the SHA-256 of what is written to it, so that no shard is read again for its hash."""
 
     def __init__(self, stream: Any) -> None:
         self.stream, self.sha256, self.written = stream, hashlib.sha256(), 0
@@ -64,7 +62,7 @@ class _Hashing:
 
 
 def _write_groups(folder: Location, name: str, groups: Iterator[pa.Table]) -> Shard | None:
-    """Write each table as a row group before the next one is made; no file where there is none."""
+    """Write each table as a row group before the next one is computed; no file if there is no table."""
     first = next(groups, None)
     if first is None:
         return None
@@ -81,9 +79,9 @@ def _write_groups(folder: Location, name: str, groups: Iterator[pa.Table]) -> Sh
 def write_shard(
     folder: Location, index: int, records: Iterable[Record], kind: Kind = "pairs", rows_per_group: int = ROWS_PER_GROUP
 ) -> Shard | None:
-    """Write one shard of records as `shard-00042.parquet`; None where there is no row. Safe to call in parallel.
+    """Write one shard of records as `shard-00042.parquet`; None if there are no records. Safe to call in parallel.
 
-    Records are taken a row group at a time, so that memory does not grow with the shard.
+    Records are consumed one row group at a time, so that memory does not grow with the shard.
     """
     waiting = iter(records)
 
@@ -100,14 +98,14 @@ def write_shard(
 
 
 def write_row_groups(folder: Location, name: str, groups: Iterable[pa.Table]) -> Shard:
-    """Write one shard (stored features, new captions) that mirrors the row groups of the shard it was computed from."""
+    """Write one derived shard (stored features, new captions), each table as one row group."""
     shard = _write_groups(folder, name, iter(groups))
-    assert shard is not None, "a shard has rows, and so has its mirror"
+    assert shard is not None, "a shard has rows, and so has the shard that is derived from it"
     return shard
 
 
 class ShardWriter:
-    """Writes records one by one, in this process. The manifest is written when the block ends without an exception.
+    """Writes records one by one, in this process. The manifest is written if the `with` block ends without an exception.
 
     >>> with ShardWriter("photos", name="photos") as writer:
     ...     writer.add(pair)
@@ -132,7 +130,7 @@ class ShardWriter:
         self.manifest: Manifest | None = None
 
     def add(self, record: Record) -> None:
-        """Add a row; full shards are written as they fill."""
+        """Add a row; a shard is written as soon as it is full."""
         self._waiting.append(record)
         if len(self._waiting) >= self.rows_per_shard:
             self._write()
@@ -155,21 +153,21 @@ class ShardWriter:
                 return
             self._write()
             if not self.shards:
-                raise CornerstoneError(f"Nothing was written to {self.folder}: the source has no usable row.")
+                raise CornerstoneError(f"No row was written to {self.folder}: the source has no usable row.")
             self.manifest = Manifest(kind=self.kind, shards=tuple(self.shards), **self.fields)
             self.manifest.write(self.folder)
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """An opened folder of shards: where it lies and what its manifest says."""
+    """An opened folder of shards: its location and its manifest."""
 
     location: Location
     manifest: Manifest
 
     @staticmethod
     def open(folder: Location | str, kind: Kind | None = None) -> DataSet:
-        """Open a folder; see `Manifest.read` for what is refused."""
+        """Open a folder. Raises CornerstoneError as `Manifest.read` does."""
         location = Location.of(folder)
         return DataSet(location, Manifest.read(location, kind))
 
@@ -178,15 +176,15 @@ class DataSet:
 
     @property
     def name(self) -> str:
-        """The data set's own name."""
+        """The name of the data set."""
         return self.manifest.name
 
 
 class Reader:
-    """Random access to rows by their place in the manifest, a row group at a time; the last few groups are kept.
+    """Random access to rows by their position in the data set. Reads whole row groups and caches the last few.
 
-    One reader lives in each actor of the stream. `rows` come from few groups (the plan sees to it), so that nearly all
-    that is read is used.
+    Each decode actor of the stream has its own reader. The plan takes the rows of a batch from few row groups, so that nearly
+    everything that is read is used.
     """
 
     def __init__(self, data: DataSet, columns: Sequence[str] | None = None, keep_groups: int = 8) -> None:
@@ -198,7 +196,7 @@ class Reader:
         self._groups: dict[int, pa.Table] = {}
 
     def take(self, rows: npt.NDArray[np.int64]) -> pa.Table:
-        """The rows in the order asked for, as one table; none where none is asked for."""
+        """The rows in the requested order, as one table; an empty table if no row is requested."""
         if len(rows) == 0:
             return self.group(0).slice(0, 0)
         groups, within = self._places(rows)
@@ -211,7 +209,7 @@ class Reader:
         return table.take(pa.array(np.argsort(np.concatenate(order), kind="stable")))
 
     def _places(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """The row group of each row, and its place in it: from the row groups of the shards that are touched alone."""
+        """The row group of each row and its position in it, computed only from the shards that contain the rows."""
         shards = np.searchsorted(self._ends, rows, side="right")
         groups, within = np.empty_like(rows), np.empty_like(rows)
         for shard in np.unique(shards).tolist():
@@ -225,7 +223,7 @@ class Reader:
         return groups, within
 
     def group(self, group: int) -> pa.Table:
-        """One row group, counted over all shards."""
+        """One row group; `group` counts the row groups of all shards."""
         if group not in self._groups:
             while len(self._groups) >= self.keep_groups:
                 del self._groups[next(iter(self._groups))]
@@ -248,7 +246,7 @@ class Reader:
             found = [file.metadata.row_group(g).num_rows for g in range(file.metadata.num_row_groups)]
             if tuple(found) != described.row_groups:
                 raise CornerstoneError(
-                    f"{source} has {sum(found)} rows, its manifest says {described.rows}: import it again."
+                    f"{source} has {sum(found)} rows, but its manifest says {described.rows}: write the data set again."
                 )
             self._files[shard] = file
         return self._files[shard]

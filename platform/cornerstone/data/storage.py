@@ -1,4 +1,4 @@
-"""Folders and files that may be local or in an object store: one small type over `pyarrow.fs`."""
+"""Folders and files, local or in an object store: one small type over `pyarrow.fs`."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pyarrow import fs
 from cornerstone.errors import CornerstoneError
 
 PART = ".part-"
-"""Stands in the name of a file that is still being written."""
+"""Part of the temporary name of a file that is still being written."""
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
-    """An absolute path or URI that means the same in every process: workers do not share the working directory.
+    """An absolute path or URI, which is valid in every process: workers may have another working directory.
 
-    A `file://` URI becomes the path that it stands for, which every library understands.
+    A `file://` URI is converted to a path, which every library accepts.
     """
     text = os.fspath(path)
     if text.startswith("file://"):
@@ -38,7 +38,7 @@ class Location:
 
     @staticmethod
     def of(path: Location | str | os.PathLike[str]) -> Location:
-        """A location from anything that names one; relative paths are made absolute here, in the caller's process."""
+        """A location from a path or URI. Relative paths become absolute here, in the process of the caller."""
         return path if isinstance(path, Location) else Location(absolute(path))
 
     def __str__(self) -> str:
@@ -46,11 +46,11 @@ class Location:
 
     @property
     def is_local(self) -> bool:
-        """Whether it lies in this machine's file system (or one mounted on it)."""
+        """Whether it is in a file system of this machine, mounted ones included."""
         return "://" not in self.uri or self.uri.startswith("file://")
 
     def join(self, *parts: str) -> Location:
-        """A place below this one; what follows a `?` (`endpoint_override=..`) stays behind the path."""
+        """A location below this one. URI options after a `?` (`endpoint_override=..`) stay at the end."""
         path, options = self._split()
         return Location("/".join([path.rstrip("/"), *parts]) + options)
 
@@ -61,7 +61,7 @@ class Location:
 
     @property
     def parent(self) -> Location:
-        """The place that this one lies in."""
+        """The folder that contains this location."""
         path, options = self._split()
         return Location(path.rstrip("/").rpartition("/")[0] + options)
 
@@ -70,7 +70,7 @@ class Location:
         return path, mark + options
 
     def resolve(self) -> tuple[fs.FileSystem, str]:
-        """The file system and the path in it."""
+        """The file system and the path in it. Raises CornerstoneError if pyarrow cannot open it."""
         try:
             found: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(self.uri)
             return found
@@ -78,25 +78,25 @@ class Location:
             raise CornerstoneError(f"Cannot open {self.uri}: {error}") from error
 
     def exists(self) -> bool:
-        """Whether a file or folder is there."""
+        """Whether the file or folder exists."""
         filesystem, path = self.resolve()
         return bool(filesystem.get_file_info(path).type != fs.FileType.NotFound)
 
     def list(self) -> list[str]:
-        """Names of the files and folders directly below."""
+        """Names of the files and folders directly below. Raises CornerstoneError if it is a file."""
         filesystem, path = self.resolve()
         if filesystem.get_file_info(path).type == fs.FileType.File:
             raise CornerstoneError(f"{self} is a file; expected a folder.")
         return [info.base_name for info in filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))]
 
     def make(self) -> Location:
-        """Create the folder where the storage has folders."""
+        """Create the folder, if the storage has folders."""
         filesystem, path = self.resolve()
         filesystem.create_dir(path, recursive=True)
         return self
 
     def remove(self) -> None:
-        """Delete the folder or file and all below it."""
+        """Delete the file, or the folder with everything in it. Does nothing if it does not exist."""
         filesystem, path = self.resolve()
         info = filesystem.get_file_info(path)
         if info.type == fs.FileType.Directory:
@@ -120,13 +120,13 @@ class Location:
 
     @contextmanager
     def replacing(self) -> Iterator[Any]:
-        """A stream whose content appears under this name when the block ends without an exception, all at once.
+        """A stream that replaces this file atomically if the block ends without an exception.
 
-        Raises CornerstoneError where the disk is full.
+        Raises CornerstoneError if the disk is full.
 
-        On a local disk it is written under another name, forced to the disk and renamed, so that neither a reader nor a
-        power cut finds a part of it, and two writers leave one's file or the other's; object stores show a file when it is
-        closed.
+        On a local disk the content is written to a temporary file, which is fsynced and renamed. So a reader never sees a
+        partial file, not even after a power cut, and of two concurrent writers one leaves its whole file. An object store
+        shows a file only when it is closed.
         """
         filesystem, path = self.resolve()
         filesystem.create_dir(os.path.dirname(path), recursive=True)
@@ -136,7 +136,7 @@ class Location:
                     yield file
             except BaseException:
                 with suppress(OSError):
-                    filesystem.delete_file(path)  # closing it has shown what there was of it
+                    filesystem.delete_file(path)  # closing the stream made the partial file visible
                 raise
             return
         part = f"{path}{PART}{os.getpid()}-{uuid.uuid4().hex[:8]}"
@@ -150,14 +150,14 @@ class Location:
             with suppress(OSError):
                 os.unlink(part)
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise CornerstoneError(f"No space is left for {self}: free some, or name another place.") from error
+                raise CornerstoneError(f"No space is left for {self}: free some, or name another folder.") from error
             raise
 
     def write_bytes(self, content: bytes) -> None:
-        """Write the file so that a reader sees all of it or nothing."""
+        """Write the file atomically."""
         with self.replacing() as file:
             file.write(content)
 
     def write_text(self, content: str) -> None:
-        """Write the file as UTF-8, all or nothing."""
+        """Write the file atomically, as UTF-8."""
         self.write_bytes(content.encode("utf-8"))

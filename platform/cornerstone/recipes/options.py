@@ -1,6 +1,6 @@
-"""The command line of a run: a preset, the shortcuts that everybody uses, and every field of recipe and placement.
+"""The command line of a run: a preset, shortcuts for the most common options, and every field of recipe and placement.
 
-It is made from the dataclasses by tyro: a misspelt option or a wrong type is refused with the nearest valid one.
+tyro makes it from the dataclasses; it rejects a misspelt option with the nearest valid one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ T = TypeVar("T", bound="RunOptions")
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What any run can be told. A shortcut wins over the same field under `recipe` or `placement`."""
+    """The options of every run. A shortcut overrides the same field under `recipe` or `placement`."""
 
     recipe: Recipe
     placement: Placement
@@ -44,9 +44,9 @@ class RunOptions:
     features: tuple[str, ...] = ()
     """Feature stores made by `cornerstone features`, for training and evaluation sets."""
     limit_rows: int | None = None
-    """Train on the first rows alone."""
+    """Train on the first N rows only."""
     dry_run: bool = False
-    """Resolve everything, run one batch through one step, say what would happen, and stop."""
+    """Resolve everything, run one step on one batch, print what would happen, and stop."""
 
     def resolved(self) -> tuple[Recipe, Placement]:
         """The recipe and the placement, with the shortcuts applied."""
@@ -75,16 +75,25 @@ class RunOptions:
 
 
 def parse(options: type[T], arguments: Sequence[str], prog: str, description: str) -> T:
-    """Parse a command line. `--preset` is read first, since it gives every other option its default."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", default="scenes")
-    chosen, _ = first.parse_known_args([a for a in arguments if a not in ("-h", "--help")])
-    defaults = options(recipe=preset(chosen.preset), placement=Placement(), preset=chosen.preset)
+    """Parse a command line of which `--preset` gives every other option its default."""
+    defaults = preset_defaults(options, arguments)
     return tyro.cli(options, args=list(arguments), default=defaults, prog=prog, description=description)
 
 
+def preset_defaults(options: type[T], arguments: Sequence[str]) -> T:
+    """The options with the values of the preset that the arguments name: the `default` of `tyro.cli`.
+
+    That is tyro's mechanism for overriding parts of a base config. The base must be known before the parser is made, so
+    `--preset` is parsed first. Raises CornerstoneError if there is no such preset.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default="scenes")
+    chosen, _ = first.parse_known_args([a for a in arguments if a not in ("-h", "--help")])
+    return options(recipe=preset(chosen.preset), placement=Placement(), preset=chosen.preset)
+
+
 def again_with(command: Sequence[str], option: str, value: str) -> str:
-    """The command line that was typed, with `option value` in place of what it said of that option before."""
+    """The command line as it was typed, with `option value` in place of an earlier value of that option."""
     given = [part for part in command if not part.startswith(f"{option}=")]
     if option in given:
         place = given.index(option)
