@@ -1,8 +1,8 @@
-"""A Hugging Face image-text-to-text model that writes captions: InstructBLIP, LLaVA, ShareGPT4V and their kind.
+"""Generates captions with a Hugging Face image-text-to-text model: InstructBLIP, LLaVA, ShareGPT4V and others.
 
-Sampling is made of draws that belong to a row: the Gumbel-max trick adds noise from (seed, row) to the log-probabilities
-and takes the largest, which is an exact draw from them. Which images share a batch, and where a run was interrupted,
-changes no draw. What remains is the arithmetic itself: a kernel may round otherwise in a batch of another size.
+Sampling is reproducible by row: the Gumbel-max trick adds noise drawn from (seed, row) to the log-probabilities and takes
+the argmax, which is an exact sample. So the sampled tokens depend neither on which images share a batch nor on where a job
+was interrupted. Only floating-point rounding may differ: a kernel may round differently for another batch size.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ from cornerstone.runtime.hub import hub_answers
 
 PROMPT = "Describe the image in detail."
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
-_ENDS = 1 << 20  # bytes of a large file's beginning and end that enter its fingerprint
+_ENDS = 1 << 20
+"""Bytes at the beginning and at the end of a file that enter its fingerprint."""
 
 
 @dataclass(frozen=True)
 class CaptionerConfig:
-    """All that decides a caption, given an image and its row.
+    """Everything that determines a caption, given an image and its row.
 
-    `temperature` 0 takes the likeliest token each time, and then `top_p` and `seed` decide nothing. `precision` auto is
-    bfloat16 on a GPU and float32 on a CPU.
+    `temperature` 0 is greedy decoding: `top_p` and `seed` then have no effect. `precision` auto is bfloat16 on a GPU and
+    float32 on a CPU.
     """
 
     name: str
@@ -47,7 +48,7 @@ class CaptionerConfig:
 
     def __post_init__(self) -> None:
         if not self.name:
-            raise CornerstoneError("No captioner is named: --captioner takes a Hugging Face name or a model's folder.")
+            raise CornerstoneError("No captioner is named: give --captioner a Hugging Face name or a model's folder.")
         if self.max_new_tokens < 1:
             raise CornerstoneError(f"--max-new-tokens {self.max_new_tokens}: expected 1 or more.")
         if not 0 <= self.temperature < float("inf"):
@@ -57,11 +58,11 @@ class CaptionerConfig:
 
     @property
     def base_name(self) -> str:
-        """The last part of the name or path: what captions are called by, where nothing else is said."""
+        """The last component of the name or path: the default name of the captions' source."""
         return self.name.rstrip("/").rpartition("/")[2]
 
     def described(self) -> dict[str, Any]:
-        """What decides the captions, the model by its weights instead of its path. CornerstoneError as in `fingerprint`."""
+        """Everything that determines the captions, with a fingerprint of the weights. Raises as `fingerprint` does."""
         decides = asdict(self)
         if self.temperature == 0:
             del decides["top_p"], decides["seed"]
@@ -69,13 +70,13 @@ class CaptionerConfig:
 
 
 def fingerprint(name: str) -> str:
-    """The hub's commit, or a digest of a folder's files (large ones: size, beginning and end).
+    """The hub's commit, or a digest of a folder's files (name, size, beginning and end of each). Loads no weights.
 
-    Raises CornerstoneError where the model cannot be had or is no image-text-to-text model; no weights are loaded.
+    Raises CornerstoneError if the model cannot be found or is not an image-text-to-text model.
     """
     config = _load(AutoConfig, name)
-    # Private interface of transformers: the mapping from configs to models says without loading weights whether `name` is
-    # an image-text-to-text model. `from_pretrained` would say so only after downloading the weights.
+    # Private to transformers: the mapping from configurations to models tells, without the weights, whether `name` is an
+    # image-text-to-text model. `from_pretrained` tells only after it has downloaded them.
     if type(config) not in AutoModelForImageTextToText._model_mapping:
         raise CornerstoneError(
             f"The captioner {name!r} is a {config.model_type!r}, which transformers does not know as an image-text-to-text "
@@ -97,7 +98,7 @@ def fingerprint(name: str) -> str:
 
 
 def _load(kind: Any, name: str) -> Any:
-    """`from_pretrained` without a minute of waiting for a hub that does not answer."""
+    """`from_pretrained`, but without waiting a minute for a hub that does not answer."""
     folder = Path(name).expanduser()
     reachable = hub_answers()
     try:
@@ -112,7 +113,7 @@ def _load(kind: Any, name: str) -> Any:
 
 
 class Captioner:
-    """The model, ready to caption on one device."""
+    """A captioning model on one device."""
 
     def __init__(self, config: CaptionerConfig) -> None:
         self.config = config
@@ -122,14 +123,14 @@ class Captioner:
         self.processor = _load(AutoProcessor, config.name)
         self.model = _load(AutoModelForImageTextToText, config.name).to(self.device, self.dtype).eval()
         tokenizer = self.processor.tokenizer
-        tokenizer.padding_side = "left"  # new tokens follow the prompt's last one
+        tokenizer.padding_side = "left"  # so that generated tokens directly follow the prompt
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         self.prompt = _prompt(self.processor, config.prompt)
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Image], rows: Sequence[int]) -> list[str]:
-        """A caption for each RGB image; `rows` are their places in the data set, by which tokens are drawn."""
+        """A caption for each RGB image; `rows` are their indices in the data set, which seed the sampling."""
         inputs = self.processor(
             images=list(images), text=[self.prompt] * len(images), padding=True, return_tensors="pt"
         ).to(self.device, self.dtype)
@@ -149,7 +150,7 @@ class Captioner:
 
 
 class _Drawn(LogitsProcessor):
-    """Turns the likeliest token into a drawn one: each row has noise of its own, a step after a step."""
+    """Turns greedy decoding into sampling: adds Gumbel noise from a generator of each row's own."""
 
     def __init__(self, config: CaptionerConfig, rows: Sequence[int]) -> None:
         self.temperature = TemperatureLogitsWarper(config.temperature)
@@ -166,7 +167,7 @@ class _Drawn(LogitsProcessor):
 
 
 def _prompt(processor: Any, prompt: str) -> str:
-    """The prompt as the model knows it: by its chat template, else with the token for the image where it is wanted."""
+    """The prompt in the model's format: by its chat template, or else with the image token if the processor needs it."""
     if getattr(processor, "chat_template", None):
         content = [{"type": "image"}, {"type": "text", "text": prompt}]
         return str(
@@ -180,7 +181,7 @@ def _prompt(processor: Any, prompt: str) -> str:
 
 
 def _new(ids: Tensor, prompt: Tensor) -> Tensor:
-    """What was generated: decoder-only models repeat the prompt, encoder-decoders do not."""
+    """The generated ids without the prompt, which decoder-only models repeat and encoder-decoders do not."""
     length = prompt.shape[1]
     repeats = ids.shape[1] >= length and torch.equal(ids[:, :length], prompt)
     return ids[:, length:] if repeats else ids

@@ -1,7 +1,7 @@
-"""`cornerstone recaption`: a long caption for every image of a data set, by Ray Data actors, a shard at a time.
+"""`cornerstone recaption`: generate a long caption for every image of a data set, in Ray Data actors, shard by shard.
 
-Files, row groups and the order of rows stay as they are: a row's identity is its place. An interrupted run goes on after
-its finished shards.
+Files, row groups and the order of rows do not change, since a row is identified by its position. An interrupted job resumes
+after its finished shards.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _CAPTIONS = PAIRS.get_field_index("captions")
 
 @dataclass(frozen=True)
 class RecaptionJob:
-    """A data set, the folder for the new one, and how its captions come about.
+    """A data set, the output folder, and how the captions are generated.
 
-    `described` is what decides the captions; `replaces` takes away long captions of the same source.
+    `described` holds everything that determines the captions; `replaces` removes long captions of the same source.
     """
 
     data: DataSet
@@ -47,7 +47,7 @@ class RecaptionJob:
 
     @property
     def source_entry(self) -> dict[str, Any]:
-        """What the new manifest says of where its rows came from, but for what the run counts."""
+        """The new manifest's `source`, without the counts of the job."""
         parent = self.data.manifest
         return {
             "format": "recaption",
@@ -60,18 +60,18 @@ class RecaptionJob:
         }
 
     def settings(self, parent: str) -> str:
-        """Names what decides the rows made from a parent, a shard or the whole, given by its hash."""
+        """Fingerprint of everything that determines the new rows; `parent` is the hash of the old shard or data set."""
         return digest([parent, self.source, self.replaces, {k: v for k, v in self.described.items() if k != "name"}])
 
     def finished(self, index: int) -> Done | None:
-        """The shard where an earlier run with these settings finished it."""
+        """The record of a shard that an earlier job with these settings finished; None otherwise."""
         shard = self.data.manifest.shards[index]
         return finished(self.out, shard.file, self.settings(shard.sha256))
 
 
 @dataclass(frozen=True)
 class RecaptionReport:
-    """What a run did: shards that were computed now (the others were finished before), images without a new caption."""
+    """The result of a job: the shards that it computed (the others were finished before), and images without a caption."""
 
     manifest: Manifest
     computed: int
@@ -80,7 +80,7 @@ class RecaptionReport:
 
 
 class _Actor:
-    """Holds the model; writes the new shard and the file that says so."""
+    """An actor that holds the model and writes new shards with their records."""
 
     def __init__(self, job: RecaptionJob) -> None:
         torch.set_num_threads(1)
@@ -88,11 +88,11 @@ class _Actor:
 
     @cached_property
     def captioner(self) -> Captioner:
-        """Loaded by the first image: what fails in an actor's `__init__` Ray tries again, and then tells without the cause."""
+        """Loaded at the first image: Ray retries an actor whose `__init__` fails, and then reports no cause."""
         return Captioner(self.job.captioner)
 
     def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
-        """Ray Data's door: one shard a block."""
+        """Called by Ray Data with a block that names one shard."""
         job, index = self.job, int(block["shard"][0])
         shards = job.data.manifest.shards
         groups = shard_jobs.groups_of(job.data, index)
@@ -121,7 +121,7 @@ class _Actor:
         return [c for c in captions or [] if not (self.job.replaces and _is_of(c, self.job.source))]
 
     def _texts(self, images: pa.ChunkedArray, first_row: int) -> list[str]:
-        """A text for each image of a row group; none where the image cannot be decoded."""
+        """A text for each image of a row group; empty if the image cannot be decoded."""
         texts = [""] * len(images)
         size = self.job.batch_size
         for start in range(0, len(images), size):
@@ -140,7 +140,7 @@ class _Actor:
 
 
 def refuse_captioned(job: RecaptionJob, groups: range) -> None:
-    """Raise CornerstoneError where a row has a long caption by the new one's name already, unless it is to be replaced."""
+    """Raise CornerstoneError if a row already has a long caption of the new source, unless those are to be replaced."""
     if job.replaces:
         return
     reader = Reader(job.data, ["captions"], keep_groups=1)
@@ -148,8 +148,8 @@ def refuse_captioned(job: RecaptionJob, groups: range) -> None:
         for captions in reader.group(group)["captions"].to_pylist():
             if any(_is_of(caption, job.source) for caption in captions or []):
                 raise CornerstoneError(
-                    f"{job.data.location} has long captions by {job.source!r} already. Give --replace to write them anew, "
-                    f"or another name for the new ones: --source NAME."
+                    f"{job.data.location} already has long captions by {job.source!r}. Give --replace to replace them, or "
+                    f"another name for the new ones: --source NAME."
                 )
 
 
@@ -160,10 +160,10 @@ def _is_of(caption: dict[str, str], source: str) -> bool:
 def prepare_recaption(
     folder: str, out: str, captioner: CaptionerConfig, *, source: str = "", replaces: bool = False, batch_size: int = 16
 ) -> RecaptionJob:
-    """Open and check all that can be before Ray starts.
+    """Open the data set and check everything that can be checked before Ray starts.
 
-    Raises CornerstoneError for a wrong folder, a captioner that cannot be had, an out folder that holds another finished
-    data set, and a source whose captions are there already (looked for in the first rows; in the others as they come).
+    Raises CornerstoneError for a wrong folder, a captioner that cannot be loaded, an output folder with another finished
+    data set, and if captions of the same source exist already (the first row group is checked here, the others later).
     """
     data, place = DataSet.open(folder, "pairs"), Location.of(out)
     if place.uri.rstrip("/") == data.location.uri.rstrip("/"):
@@ -179,7 +179,7 @@ def prepare_recaption(
 
 
 def already(job: RecaptionJob) -> Manifest | None:
-    """The manifest of the out folder where the same settings made it from the same rows."""
+    """The manifest of the output folder if the same settings made it from the same rows; None otherwise."""
     if not job.out.join(FILE).exists():
         return None
     found = Manifest.read(job.out)
@@ -194,13 +194,13 @@ def recaption(
     progress: Progress | None = None,
     say: Callable[[str], None] = print,
 ) -> RecaptionReport:
-    """Caption every image of every unfinished shard, then write the manifest. Needs Ray to be started.
+    """Caption every image of every unfinished shard, then write the manifest. Ray must be initialised.
 
-    Each actor takes one CPU and computes on one thread, or on a GPU where the cluster has some; 0 actors: one a GPU, or
-    one a CPU. Where the out folder holds the result already, nothing is done, which is said.
+    Each actor takes one CPU and one thread, or a GPU if the cluster has any; `actors` 0 means one per GPU, or one per CPU.
+    If the output folder already holds the result, a message says so and nothing is computed.
     """
     if (manifest := already(job)) is not None:
-        say(f"{job.out} holds these captions already: nothing is computed.")
+        say(f"{job.out} already holds these captions: nothing is computed.")
         return RecaptionReport(manifest, 0, manifest.source["undecodable"], manifest.source["without_text"])
     with writing(job.out):
         return _recaption(job, actors, gpus_per_actor, progress, say)
@@ -219,12 +219,14 @@ def _recaption(
         [{"shard": index} for index in waiting],
         actors=actors,
         gpus_per_actor=gpus_per_actor,
-        failed=f"Recaptioning stopped, {job.out} is unfinished (the same command goes on after its finished shards):",
+        failed=f"Recaptioning stopped, {job.out} is unfinished (the same command resumes after its finished shards):",
         progress=progress,
     )
     done = [found for index in shards if (found := job.finished(index)) is not None]
     if len(done) < len(shards):
-        raise CornerstoneError(f"{len(shards) - len(done)} shards of {job.out} were changed meanwhile: run it again.")
+        raise CornerstoneError(
+            f"{len(shards) - len(done)} shards of {job.out} were changed while this ran: run it again."
+        )
     parent = job.data.manifest
     counted = {name: sum(one.told[name] for one in done) for name in ("undecodable", "without_text")}
     source = {**job.source_entry, **counted, "settings": job.settings(parent.content_hash)}
