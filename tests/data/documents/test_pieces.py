@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cornerstone.data.documents import PackingConfig
-from cornerstone.data.documents.pieces import best_fit, bundles, left_out_images, measured, pack, windows
+from cornerstone.data.documents.pieces import best_fit, bundles, cut_anywhere, left_out_images, measured, pack
 from cornerstone.errors import CornerstoneError
 
 IMAGE = 5  # patch tokens; 7 with the edges
@@ -172,7 +172,7 @@ def test_best_fit_is_a_search_through_all_groups(sizes, room):
 def test_an_image_that_would_be_cut_moves_whole():
     made = config(12, rule="obelics")
     documents = [document(made, 0, 6, None, 8)]
-    assert of_documents(windows(documents, made), documents) == [
+    assert of_documents(cut_anywhere(documents, made), documents) == [
         [(0, ["<bos>", *((0, place) for place in range(6))])],
         [(0, [*((1, place) for place in range(7)), *((2, place) for place in range(5))])],
         [(0, [(2, 5), (2, 6), (2, 7), "<eos>"])],
@@ -192,19 +192,19 @@ def test_an_image_stays_with_its_sentence():
 @pytest.mark.parametrize(
     ("rule", "world", "left_out"),
     [
-        ("mmc4", [[4, 0.23, 5]], {("documents", "no image is left"): 1, ("images", "similarity below the least"): 1,
+        ("mmc4", [[4, 0.23, 5]], {("documents", "no usable image"): 1, ("images", "similarity below the minimum"): 1,
                                   ("texts", "with its document"): 2, ("text tokens", "with its document"): 9}),
         ("mmc4", [[4, None, 5, 0.24, 1]], {("images", "no matched similarity"): 1}),
         ("mmc4", [[3, 0.3, 4, 30, 2]], {("texts", "longer than the budget"): 1, ("texts", "beyond the budget"): 1,
                                        ("text tokens", "longer than the budget"): 30,
                                        ("text tokens", "beyond the budget"): 2}),
-        ("mmc4", [[3, 0.3, 4, 0.1, 30]], {("images", "similarity below the least"): 1,
+        ("mmc4", [[3, 0.3, 4, 0.1, 30]], {("images", "similarity below the minimum"): 1,
                                           ("texts", "longer than the budget"): 1,
                                           ("text tokens", "longer than the budget"): 30}),
         ("mmc4", [[30, 0.3, 4]], {("documents", "longer than the budget"): 1, ("texts", "longer than the budget"): 1,
                                   ("text tokens", "longer than the budget"): 30, ("images", "beyond the budget"): 1,
                                   ("texts", "beyond the budget"): 1, ("text tokens", "beyond the budget"): 4}),
-        ("obelics", [[3, None, 0, 40], [9]], {("texts", "no token"): 1, ("documents", "no image is left"): 1,
+        ("obelics", [[3, None, 0, 40], [9]], {("texts", "no token"): 1, ("documents", "no usable image"): 1,
                                               ("texts", "with its document"): 1, ("text tokens", "with its document"): 9}),
         ("laion", [[3, None], [3, None, 3], [13, None]], {
             ("documents", "not one image and one text"): 1, ("documents", "longer than the budget"): 1,
@@ -223,7 +223,7 @@ def test_images_that_stay_are_drawn_once_for_a_row():
     chosen = [left_out_images(made, row, [True] * 5, extras) for row in range(200)]
     assert chosen == [left_out_images(made, row, [True] * 5, extras) for row in range(200)]
     assert {len(out) for out in chosen} == {3}
-    assert all(out[2] == "similarity below the least" for out in chosen)
+    assert all(out[2] == "similarity below the minimum" for out in chosen)
     often = Counter(segment for out in chosen for segment in range(5) if segment not in out)
     assert set(often) == {0, 1, 3, 4}
     assert all(70 <= count <= 130 for count in often.values())  # 100 expected, standard deviation 7
@@ -233,7 +233,7 @@ def test_images_that_stay_are_drawn_once_for_a_row():
 
 def test_too_small_a_budget_is_refused():
     assert PackingConfig(token_budget=9, image_tokens=5).tokens_per_image == 7
-    with pytest.raises(CornerstoneError, match="expected --image-tokens of 1 or more, and --budget of 9 or more"):
+    with pytest.raises(CornerstoneError, match="expected --image-tokens 1 or more, and --budget 9 or more"):
         PackingConfig(token_budget=8, image_tokens=5)
     with pytest.raises(CornerstoneError, match="--max-images 0"):
         PackingConfig(max_images=0)

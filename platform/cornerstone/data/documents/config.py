@@ -1,4 +1,4 @@
-"""What decides an index of packed sequences, and the ids that stand between the words of a document."""
+"""The configuration that determines an index of packed sequences, and the special token ids of documents."""
 
 from __future__ import annotations
 
@@ -12,45 +12,45 @@ from cornerstone.hashing import digest
 
 Rule = Literal["mmc4", "obelics", "laion"]
 EDGES = 2
-"""Tokens around an image: <BoI> and <EoI>."""
+"""Tokens around an image's patches: <BoI> and <EoI>."""
 _PADDING = ("[PAD]", "<pad>", "<|pad|>")
 
 
 @dataclass(frozen=True)
 class PackingConfig:
-    """How documents become sequences (LCL, appendix A.1).
+    """How documents are packed into sequences (LCL, appendix A.1).
 
-    | rule | images of a document | a document that is longer than the room |
+    | rule | images that are kept of a document | a document that exceeds the rest of a sequence |
     |---|---|---|
-    | `mmc4` | matched with `min_similarity` or more, at most `max_images` drawn | is cut before a sentence and its images |
-    | `obelics` | at most `max_images` drawn | goes on in the next sequence: text is cut anywhere, an image moves whole |
-    | `laion` | one, with one text | is left out |
+    | `mmc4` | similarity at least `min_similarity`, a random choice of `max_images` | is cut before a sentence and its images |
+    | `obelics` | a random choice of `max_images` | continues in the next sequence: text is cut anywhere, images are not cut |
+    | `laion` | exactly one, with one text | is left out |
 
-    A document without an image is left out. What is cut off under `mmc4` is left out as well, as in the paper, unless
-    `keep_surplus` has it go on in another sequence.
+    A document without an image is left out. Under `mmc4` the part that is cut off is left out too, as in the paper, unless
+    `keep_surplus` is set: it then continues in another sequence.
     """
 
     token_budget: int = 2048
-    """Tokens of a sequence, those of images, their edges and the padding counted."""
+    """Length of a sequence in tokens, including image tokens, their <BoI> and <EoI>, and padding."""
     image_tokens: int = 196
-    """Patch tokens of an image; its <BoI> and <EoI> come on top."""
+    """Patch tokens of an image, without <BoI> and <EoI>."""
     rule: Rule = "mmc4"
     min_similarity: float = 0.24
     max_images: int = 6
     keep_surplus: bool = False
     one_document: bool = False
-    """A document, or what goes on of one, never shares a sequence: the baseline that packing is compared with."""
+    """Never put two documents into one sequence: the baseline that packing is compared with."""
     groups_together: int = 4
-    """Row groups of the data whose documents are packed together: a sequence is read from these alone."""
+    """Number of the data's row groups that are packed together: a sequence is read from these only."""
     seed: int = 0
-    """Draws the images that stay where there are too many, once for all epochs."""
+    """Seed of the choice of images if a document has too many; the choice is the same in all epochs."""
 
     def __post_init__(self) -> None:
         needed = self.tokens_per_image + 2
         if self.image_tokens < 1 or self.token_budget < needed:
             raise CornerstoneError(
-                f"A budget of {self.token_budget} tokens with {self.image_tokens} an image: expected --image-tokens of 1 or "
-                f"more, and --budget of {needed} or more, room for an image, its edges, a word and <bos> or <eos>."
+                f"A budget of {self.token_budget} tokens with {self.image_tokens} per image: expected --image-tokens 1 or "
+                f"more, and --budget {needed} or more: an image with <BoI> and <EoI>, a word, and <bos> or <eos>."
             )
         if self.max_images < 1 or self.groups_together < 1:
             raise CornerstoneError(
@@ -59,15 +59,13 @@ class PackingConfig:
 
     @property
     def tokens_per_image(self) -> int:
-        """Patch tokens and the two edges."""
+        """Patch tokens, <BoI> and <EoI>."""
         return self.image_tokens + EDGES
 
 
 @dataclass(frozen=True)
 class PackingKeys:
-    """What an index depends on: the documents' content, the tokenizer (the text of its `tokenizer.json`, hashed), the
-    config. `named` lists them one by one.
-    """
+    """What an index depends on: the documents' content hash, the hash of `tokenizer.json`, and the configuration."""
 
     data: str
     tokenizer: str
@@ -75,27 +73,27 @@ class PackingKeys:
 
     @staticmethod
     def of(content_hash: str, tokenizer: str, config: PackingConfig) -> PackingKeys:
-        """The keys for a tokenizer's text."""
+        """The keys for the text of a `tokenizer.json`."""
         return PackingKeys(content_hash, hashlib.sha256(tokenizer.encode()).hexdigest()[:16], config)
 
     @staticmethod
     def read(named: dict[str, Any]) -> PackingKeys:
-        """The keys as a manifest holds them."""
+        """The keys from a manifest; the inverse of `named`."""
         config = PackingConfig(**{name: value for name, value in named.items() if name not in ("data", "tokenizer")})
         return PackingKeys(named["data"], named["tokenizer"], config)
 
     def named(self) -> dict[str, Any]:
-        """Every key by name, as a manifest holds them."""
+        """All keys by name, for a manifest."""
         return {"data": self.data, "tokenizer": self.tokenizer, **asdict(self.config)}
 
     def digest(self) -> str:
-        """A short name for a folder."""
+        """A short digest, for the name of a folder."""
         return digest(self.named())
 
 
 @dataclass(frozen=True)
 class SpecialIds:
-    """Ids of what is no word. `image` stands at every patch's place until the model puts the patch there."""
+    """Special token ids. `image` is the placeholder of every patch, which the model replaces by the patch's feature."""
 
     bos: int
     eos: int
@@ -106,10 +104,10 @@ class SpecialIds:
 
     @staticmethod
     def of(tokenizer: str) -> SpecialIds:
-        """Of a tokenizer's text: its own first, last and padding ids (0 where it has none); three new ids after its last.
+        """From the text of a `tokenizer.json`: its first, last and padding ids (0 if it has no padding), and three new ids.
 
-        The new ones follow each other as in the authors' vocabulary: image, <BoI>, <EoI>. Raises CornerstoneError where
-        there is nothing that begins and ends a text.
+        The new ids follow its last one, in the order of the authors' vocabulary: image, <BoI>, <EoI>. Raises
+        CornerstoneError if the tokenizer has no tokens that begin and end a text.
         """
         words = plain_tokenizer(tokenizer)
         pad = next((i for name in _PADDING if (i := words.token_to_id(name)) is not None), 0)

@@ -1,4 +1,4 @@
-"""The index: a data set whose rows are packed sequences, made once for (documents, tokenizer, config) by `jobs/packing.py`."""
+"""The index of packed sequences: a data set that `jobs/packing.py` writes for (documents, tokenizer, configuration)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WORDS = {"data": "the documents (content hash)", "tokenizer": "the tokenizer", 
 
 
 def measure(segments: pa.ChunkedArray, row: int, tokenizer: Tokenizer, config: PackingConfig) -> list[Lengths]:
-    """The lengths of some documents, given their `segments`; `row` is the first one's."""
+    """The lengths of documents from their column `segments`; `row` is the row of the first one."""
     documents = [document or [] for document in segments.to_pylist()]
     texts = [part["text"] or "" for document in documents for part in document]
     lengths = iter([len(encoded) for encoded in tokenizer.encode_batch_fast(texts, add_special_tokens=False)])
@@ -42,7 +42,7 @@ def measure(segments: pa.ChunkedArray, row: int, tokenizer: Tokenizer, config: P
 
 
 def check_packing(index: Location | str, wanted: PackingKeys) -> DataSet:
-    """Open an index; CornerstoneError names every key that differs from what the run needs."""
+    """Open an index. Raises CornerstoneError that names every key that differs from what the run needs."""
     opened = DataSet.open(index, "packing")
     found, needed = opened.manifest.keys, wanted.named()
     different = [

@@ -1,7 +1,7 @@
-"""Which part of which document stands in which sequence: a pure function of the segments' lengths.
+"""Assigns parts of documents to sequences: a pure function of the segments' lengths.
 
-A length never depends on what is drawn later: an image and the sentence that it was matched with stay together, so that
-either may come first. So one index serves all epochs, and where a document is cut is known beforehand.
+The lengths do not depend on later random draws: an image and its matched sentence stay together in a piece, whichever of
+them comes first. So one index serves all epochs, and the positions at which documents are cut are known in advance.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from cornerstone.data import draws
 from cornerstone.data.documents.config import PackingConfig
 
 BOS = EOS = 1
-LOW = "similarity below the least"
+LOW = "similarity below the minimum"
 UNMATCHED = "no matched similarity"
-TOO_MANY = "more than are kept of a document"
+TOO_MANY = "more images than the maximum"
 NO_TOKENS = "no token"
-NO_IMAGE = "no image is left"
+NO_IMAGE = "no usable image"
 NO_PAIR = "not one image and one text"
 LONG = "longer than the budget"
 SURPLUS = "beyond the budget"
@@ -30,10 +30,11 @@ WITH_DOCUMENT = "with its document"
 
 
 class Piece(NamedTuple):
-    """The part of a document in one sequence: all from the place (first, first_token) up to before (stop, stop_token).
+    """The part of a document in one sequence: the half-open range from (first, first_token) to (stop, stop_token).
 
-    A place is a segment and, in a text that is cut, a token. A piece at (0, 0) begins with <bos>; one with `end` ends with
-    <eos>, which is missing where the document or the room ends before it. `tokens` counts all of these.
+    A position is a segment and, within a text that is cut, a token. A piece that starts at (0, 0) begins with <bos>. A
+    piece with `end` ends with <eos>, which is missing if the document is cut or the sequence is full. `tokens` includes
+    <bos> and <eos>.
     """
 
     row: int
@@ -48,9 +49,7 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Lengths:
-    """What is known of a document: its row, and of each segment whether it is an image, its tokens (0 where it is left
-    out) and why it is left out.
-    """
+    """The lengths of a document's segments: whether each is an image, its tokens (0 if left out), and why it is left out."""
 
     row: int
     is_image: tuple[bool, ...]
@@ -62,31 +61,31 @@ class Lengths:
 
     @property
     def images(self) -> int:
-        """Images that stay."""
+        """Number of images that are kept."""
         return sum(image and tokens > 0 for image, tokens in zip(self.is_image, self.tokens, strict=True))
 
 
 @dataclass
 class Counted:
-    """How many documents, images, texts and text tokens there were, and how many were left out, by why."""
+    """Counts of documents, images, texts and text tokens, and how many of each were left out, by reason."""
 
     found: Counter[str] = field(default_factory=Counter)
     left_out: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def join(self, other: Counted) -> None:
-        """Take over another one's counts."""
+        """Add another one's counts."""
         self.found.update(other.found)
         self.left_out.update(other.left_out)
 
     def packed(self, what: str) -> int:
-        """How many of them stand in a sequence."""
+        """How many of them are in a sequence."""
         return self.found[what] - sum(count for (kind, _), count in self.left_out.items() if kind == what)
 
 
 def left_out_images(
     config: PackingConfig, row: int, is_image: Sequence[bool], extras: Sequence[str | None]
 ) -> dict[int, str]:
-    """Images that are not used, by segment, and why. The same for an index and for its reader."""
+    """The reason for each image that is not used, by segment. The index and its reader get the same result."""
     out: dict[int, str] = {}
     images = [segment for segment, image in enumerate(is_image) if image]
     if config.rule == "mmc4":
@@ -104,7 +103,7 @@ def left_out_images(
 
 
 def _similarity(extra: str | None) -> float | None:
-    """`matched_sim` of an image, as the importers keep it."""
+    """`matched_sim` of an image, which the importers keep in `extra`."""
     value = json.loads(extra).get("matched_sim") if extra else None
     return float(value) if isinstance(value, (int, float)) else None
 
@@ -112,7 +111,7 @@ def _similarity(extra: str | None) -> float | None:
 def measured(
     config: PackingConfig, row: int, is_image: Sequence[bool], extras: Sequence[str | None], text_tokens: Sequence[int]
 ) -> Lengths:
-    """The lengths of a document; `text_tokens` of each segment, anything for an image."""
+    """The lengths of a document. `text_tokens` has a number for each segment, which is ignored for images."""
     left_out = left_out_images(config, row, is_image, extras)
     tokens = [config.tokens_per_image if image else n for image, n in zip(is_image, text_tokens, strict=True)]
     left_out |= {segment: NO_TOKENS for segment, n in enumerate(tokens) if n == 0}
@@ -121,13 +120,13 @@ def measured(
 
 
 def pack(documents: Sequence[Lengths], config: PackingConfig) -> tuple[list[list[Piece]], Counted]:
-    """The sequences of some documents, and the count of all that there was and of what is in none of them."""
+    """Pack documents into sequences; also returns the counts of everything found and left out."""
     counted, usable = Counted(), []
     cut: list[Piece] = []
     for document in documents:
         refused, left = _refused(document, config), dict(document.left_out)
         if not refused and config.rule == "mmc4":
-            pieces, surplus = between_sentences(document, config)
+            pieces, surplus = cut_between_sentences(document, config)
             cut += pieces
             left = surplus | left  # an image that was not wanted is not what the budget cost
             refused = "" if pieces else LONG
@@ -139,7 +138,7 @@ def pack(documents: Sequence[Lengths], config: PackingConfig) -> tuple[list[list
             usable.append(document)
         _count(counted, document, refused, left)
     if config.rule == "obelics":
-        return windows(usable, config), counted
+        return cut_anywhere(usable, config), counted
     if config.one_document:
         return [[piece] for piece in cut], counted
     sizes = [piece.tokens for piece in cut]
@@ -147,7 +146,7 @@ def pack(documents: Sequence[Lengths], config: PackingConfig) -> tuple[list[list
 
 
 def _refused(document: Lengths, config: PackingConfig) -> str:
-    """Why a document is not used at all; empty where it is."""
+    """The reason why a document is left out entirely; empty if it is used."""
     if config.rule == "laion":
         texts = sum(not image and tokens > 0 for image, tokens in zip(document.is_image, document.tokens, strict=True))
         if (document.images, texts) != (1, 1):
@@ -169,7 +168,7 @@ def _count(counted: Counted, document: Lengths, refused: str, left: dict[int, st
 
 
 def bundles(is_image: Sequence[bool]) -> Iterator[tuple[int, int]]:
-    """First segment and end of every sentence with the images before it; images that no text follows are the last one."""
+    """The range of segments of every sentence with the images before it. Trailing images form the last range."""
     first = 0
     for segment, image in enumerate(is_image):
         if not image:
@@ -179,11 +178,11 @@ def bundles(is_image: Sequence[bool]) -> Iterator[tuple[int, int]]:
         yield first, len(is_image)
 
 
-def between_sentences(document: Lengths, config: PackingConfig) -> tuple[list[Piece], dict[int, str]]:
-    """The pieces of a document, cut before a sentence and its images only, and the segments that are in none.
+def cut_between_sentences(document: Lengths, config: PackingConfig) -> tuple[list[Piece], dict[int, str]]:
+    """The pieces of a document that is cut only before a sentence and its images, and the reason for each unused segment.
 
-    Without `keep_surplus` that is one piece: what fits. A sentence that with its images is longer than a sequence is left
-    out, and the document goes on after it in a new piece.
+    Without `keep_surplus` there is one piece: the part that fits. A sentence that exceeds a sequence with its images is left
+    out; with `keep_surplus` the document continues after it in a new piece.
     """
     pieces: list[Piece] = []
     left: dict[int, str] = {}
@@ -215,10 +214,10 @@ def between_sentences(document: Lengths, config: PackingConfig) -> tuple[list[Pi
     return pieces, left
 
 
-def windows(documents: Sequence[Lengths], config: PackingConfig) -> list[list[Piece]]:
-    """Sequences cut from the concatenated documents; an image that would be cut begins the next one.
+def cut_anywhere(documents: Sequence[Lengths], config: PackingConfig) -> list[list[Piece]]:
+    """Sequences cut from the concatenated documents at any token; an image that would be cut starts the next sequence.
 
-    <bos> moves on with the first token after it; an <eos> for which there is no room is left out.
+    <bos> and the token after it stay together; an <eos> that does not fit is left out.
     """
     budget = config.token_budget
     sequences: list[list[Piece]] = []
@@ -249,8 +248,10 @@ def windows(documents: Sequence[Lengths], config: PackingConfig) -> list[list[Pi
 
 
 def best_fit(sizes: Sequence[int], room: int) -> list[list[int]]:
-    """Groups of places whose sizes, each 1 to `room`, add up to `room` at most: the largest first, each into the group
-    that it fills most. Bit r of `open_rooms` says that a group has r left, so that a place costs no search.
+    """Best-fit-decreasing bin packing: groups of indices whose sizes, each 1 to `room`, sum to at most `room`.
+
+    The largest sizes come first, each into the fullest group that has room for it. Bit r of `open_rooms` is set if a group
+    has r left, so that finding one needs no search.
     """
     groups: list[list[int]] = []
     with_room: defaultdict[int, list[int]] = defaultdict(list)
