@@ -43,7 +43,7 @@ def test_a_document_for_each_pair(ray_cluster, tmp_path, small_data):
 
     parent = small_data.write(tmp_path / "pairs", (small_data.pair(i, captions=captions(i)) for i in range(40)))
     report = derive("laion-random", parent, tmp_path / "out")
-    assert (report.rows, report.reasons) == (39, {"no raw text": 1})
+    assert (report.rows, report.reasons) == (39, {"no raw caption": 1})
     pairs = {row["key"]: row for row in rows(parent)}
     chosen = Counter()
     for row in rows(tmp_path / "out"):

@@ -75,7 +75,7 @@ def test_what_cannot_be_mixed_is_said(folders, tmp_path, small_data):
     a, b = folders["a"], folders["b"]
     for weight in ("0", "-1", "x", "", "1/0"):
         assert f"{a}={weight}: expected a weight above 0" in refused((a, weight))
-    assert f"{a} is named twice" in refused((a, "1"), (b, "1"), (a, "2"))
+    assert f"{a} is given twice" in refused((a, "1"), (b, "1"), (a, "2"))
     assert "does not exist" in refused((str(tmp_path / "nothing"), "1"))
     (tmp_path / "features").mkdir()
     (tmp_path / "features" / "manifest.json").write_text(

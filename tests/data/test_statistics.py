@@ -155,7 +155,7 @@ def test_what_has_no_statistics(tmp_path):
         counted_of(str(tmp_path / "nowhere"))
     manifest = Manifest("features", "f", DataSet.open(some(tmp_path)).manifest.shards)
     manifest.write(Location.of(str(tmp_path / "one")))
-    with pytest.raises(CornerstoneError, match="holds features: statistics are of pairs or documents"):
+    with pytest.raises(CornerstoneError, match="holds features: expected pairs or documents"):
         counted_of(str(tmp_path / "one"))
 
 

@@ -196,7 +196,7 @@ def test_documents(here, documents):
         ("unclear segment", 1),
         ("bad image", 2),
     ]
-    assert "segment 1 says it is 'image' and holds text" in problems[1].detail
+    assert "segment 1 has the kind 'image' but holds text" in problems[1].detail
 
 
 def store(folder: Path, vectors: np.ndarray) -> Path:

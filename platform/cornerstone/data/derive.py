@@ -1,6 +1,6 @@
-"""Data sets made of other ones: LAION-Random (documents of pairs) and MMC4-Pair (pairs of documents), both of LCL.
+"""Data sets derived from others, both from LCL: LAION-Random (pairs to documents) and MMC4-Pair (documents to pairs).
 
-Either is written by the importers' own machinery, a task a shard of the parent, whose content hash the manifest keeps.
+Both run as an import, with one task per shard of the parent data set. The manifest records the parent's content hash.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ MIN_SIMILARITY = 0.24
 
 
 class LaionRandom:
-    """A document for each pair: its image and one of its texts, drawn once where there are several (LCL, section 4.1).
+    """Converts each pair to a document: its image and one of its captions, drawn once if several (LCL, section 4.1).
 
-    On which side of the text the image stands is drawn anew in each epoch, when documents are read in packed sequences.
+    Whether the image comes before or after the text is drawn in each epoch, when documents are read as packed sequences.
     """
 
     kind: Kind = "documents"
@@ -42,23 +42,23 @@ class LaionRandom:
         self.data, self.options, self.role = data, options, role
 
     def plan(self) -> ImportPlan:
-        """A piece of work for each shard, whose rows lie in random order already."""
+        """One task per shard. The rows are not shuffled again: they are in random order in the parent."""
         return ImportPlan(list(range(len(self.data.manifest.shards))), _of_parent(self.data, role=self.role), source=())
 
     def read(self, task: int) -> Iterator[Document | Quarantined]:
-        """The documents of a shard; a pair without such a text gives none."""
+        """The documents of a shard. A pair without a caption of the role is quarantined."""
         first = sum(shard.rows for shard in self.data.manifest.shards[:task])
         for place, row in enumerate(_rows(self.data, task), first):
             texts = [c["text"] for c in row["captions"] or [] if c["role"] == self.role and (c["text"] or "").strip()]
             if not texts:
-                yield Quarantined(row["key"], f"no {self.role} text")
+                yield Quarantined(row["key"], f"no {self.role} caption")
                 continue
             text = texts[int(draws.choice(len(texts), self.options.seed, "laion-random", place)[0])]
             yield Document(row["key"], (Segment(image=row["image"]), Segment(text=text)), row["extra"])
 
 
 class Mmc4Pair:
-    """A pair for each image of a document that is matched well enough, with the sentence it is matched with."""
+    """Converts each image of a document to a pair with its matched sentence, if `matched_sim` >= `min_similarity`."""
 
     kind: Kind = "pairs"
 
@@ -66,7 +66,7 @@ class Mmc4Pair:
         self.data, self.options, self.min_similarity = data, options, min_similarity
 
     def plan(self) -> ImportPlan:
-        """A piece of work for each shard; images of one document are shuffled apart."""
+        """One task per shard. Its pairs go through a shuffle buffer, so that images of one document are not adjacent."""
         order = _of_parent(self.data, min_similarity=self.min_similarity)
         order |= {"shuffle_buffer": SHUFFLE_BUFFER, "seed": self.options.seed}
         return ImportPlan(list(range(len(self.data.manifest.shards))), order, source=())
@@ -77,13 +77,13 @@ class Mmc4Pair:
         return shuffled(found, self.options.seed, task)
 
     def _pairs(self, row: dict[str, Any]) -> Iterator[Pair | Quarantined]:
-        waiting: list[tuple[int, bytes, float]] = []  # images stand before the sentence that they are matched with
+        waiting: list[tuple[int, bytes, float]] = []  # images precede the sentence that they are matched with
         for place, segment in enumerate(row["segments"] or []):
             if segment["kind"] == "image":
                 extra = json.loads(segment["extra"]) if segment["extra"] else {}
                 similarity = extra.get("matched_sim")
                 if similarity is None:
-                    yield Quarantined(f"{row['key']}#{place}", "no matched_sim: the image is matched with no sentence")
+                    yield Quarantined(f"{row['key']}#{place}", "no matched_sim: the image has no matched sentence")
                 elif similarity >= self.min_similarity:
                     waiting.append((place, segment["image"], similarity))
                 continue
@@ -106,7 +106,7 @@ def _of_parent(data: DataSet, **settings: Any) -> dict[str, Any]:
 
 
 def _rows(data: DataSet, shard: int) -> Iterator[dict[str, Any]]:
-    """The rows of a shard, a row group in memory at a time."""
+    """The rows of a shard. Holds one row group in memory at a time."""
     reader, shards = Reader(data, keep_groups=1), data.manifest.shards
     first = sum(len(before.row_groups) for before in shards[:shard])
     for group in range(first, first + len(shards[shard].row_groups)):
@@ -129,10 +129,11 @@ def derive(
     name: str | None = None,
     progress: ImportProgress | None = None,
 ) -> ImportReport:
-    """Write the derived data set of a folder of shards. Needs Ray to be started.
+    """Write the data set that is derived from a folder of shards. Ray must be started.
 
-    `role` is of the texts that `laion-random` takes, `min_similarity` of the images that `mmc4-pair` takes. Raises
-    CornerstoneError for an unknown kind, shards of the wrong kind, a finished out folder, and where no row is left.
+    `laion-random` takes captions of this `role`; `mmc4-pair` takes images with at least this `min_similarity`. Raises
+    CornerstoneError if `kind` is unknown, if the parent is of the wrong kind, if the out folder already contains a finished
+    data set, and if no row is left.
     """
     data = check(kind, folder, out)
     options = ImportOptions(seed=seed, name=name)
@@ -141,7 +142,7 @@ def derive(
 
 
 def check(kind: str, folder: Location | str, out: Location | str) -> DataSet:
-    """The parent, opened; CornerstoneError as in `derive`, for all that can be known beforehand."""
+    """Open the parent data set. Raises CornerstoneError as `derive` does, for everything that can be checked in advance."""
     if kind not in KINDS:
         raise CornerstoneError(f"Unknown data set {kind!r}{did_you_mean(kind, KINDS)}")
     data = DataSet.open(folder, "pairs" if kind == "laion-random" else "documents")

@@ -1,7 +1,7 @@
-"""`cornerstone data stats`: what a data set holds, in the columns of LoTLIP's Tables 1 and 6.
+"""`cornerstone data stats`: statistics of a data set, in the columns of LoTLIP's Tables 1 and 6.
 
-A Ray task a shard counts; the driver adds the counts. Lengths are kept as "so many texts of so many tokens", so that
-medians and shares are exact and a count's size does not grow with the rows.
+One Ray task per shard counts, and the driver adds the counts. Lengths are kept as histograms (how many texts have n tokens),
+so that medians and fractions are exact and the counts do not grow with the number of rows.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from cornerstone.data.texts import SentenceFormat, clean, sub_captions
 from cornerstone.errors import CornerstoneError
 
 LIMITS = (77, 128, 256)
-"""Token limits of CLIP, of LoTLIP's training, and of long texts."""
+"""Token limits of CLIP, of LoTLIP's training, and of models for long texts."""
 DOCUMENT = 2048
 """Tokens of a sample of documents (LCL)."""
 _NO_LIMIT = 1 << 30
@@ -33,30 +33,30 @@ _NO_LIMIT = 1 << 30
 
 @dataclass
 class Tally:
-    """How often each whole number was met."""
+    """Histogram of integers: how often each value occurred."""
 
     counts: Counter[int] = field(default_factory=Counter)
 
     def add(self, values: Iterable[int]) -> None:
-        """Count some more."""
+        """Count some values."""
         self.counts.update(values)
 
     def join(self, other: Tally) -> None:
-        """Take over another one's counts."""
+        """Add the counts of another histogram."""
         self.counts.update(other.counts)
 
     @property
     def number(self) -> int:
-        """Values counted."""
+        """How many values were counted."""
         return self.counts.total()
 
     @property
     def mean(self) -> float:
-        """Their mean; 0 of none."""
+        """The mean; 0 if there are no values."""
         return sum(value * n for value, n in self.counts.items()) / max(self.number, 1)
 
     def quantile(self, share: float) -> int:
-        """The smallest value that at least this share of the values does not exceed; 0 of none."""
+        """The smallest value that at least this fraction of the values does not exceed; 0 if there are no values."""
         reached, wanted = 0, share * self.number
         for value in sorted(self.counts):
             reached += self.counts[value]
@@ -65,15 +65,15 @@ class Tally:
         return 0
 
     def above(self, limit: int) -> float:
-        """Share of the values above a limit."""
+        """Fraction of the values above a limit."""
         return sum(n for value, n in self.counts.items() if value > limit) / max(self.number, 1)
 
     def spread(self) -> dict[str, float]:
-        """Mean, least and most."""
+        """Mean, minimum and maximum."""
         return {"mean": self.mean, "min": min(self.counts, default=0), "max": max(self.counts, default=0)}
 
     def lengths(self, *limits: int) -> dict[str, float]:
-        """Mean, median, 90 % quantile and most; the share above each limit."""
+        """Mean, median, 90 % quantile, maximum, and the fraction above each limit."""
         quantiles = {"mean": self.mean, "p50": self.quantile(0.5), "p90": self.quantile(0.9)}
         above = {f"above_{limit}": self.above(limit) for limit in limits}
         return {**quantiles, "max": max(self.counts, default=0), **above}
@@ -83,9 +83,9 @@ class Tally:
 class TextCount:
     """Lengths of some texts.
 
-    `tokens` are those that a text tower is given without a limit: words, [CLS], a [SEP] after each sub-caption; no
-    corners. `sub_captions` are the sentences that training draws from, `cleaned` those of the text as long-text
-    retrieval cleans it, by which LoTLIP's Table 1 counts.
+    `tokens` are those that a text tower would get without a limit: words, [CLS] and a [SEP] after each sub-caption, but no
+    corner tokens. `sub_captions` are the sentences that training draws from; `cleaned` are the sentences after the cleaning
+    of long-text retrieval, which LoTLIP's Table 1 counts.
     """
 
     tokens: Tally = field(default_factory=Tally)
@@ -95,7 +95,7 @@ class TextCount:
     cleaned: Tally = field(default_factory=Tally)
 
     def add(self, texts: list[str], tokenizer: SentenceFormat | None) -> list[int]:
-        """Count some texts; their tokens, which are also returned, where there is a tokenizer."""
+        """Count some texts. With a tokenizer, also count their tokens and return the number of tokens of each text."""
         tokens = [len(ids) for ids in tokenizer.encode_uncut(map(sub_captions, texts))] if tokenizer is not None else []
         self.tokens.add(tokens)
         self.words.add(len(text.split()) for text in texts)
@@ -105,12 +105,12 @@ class TextCount:
         return tokens
 
     def join(self, other: TextCount) -> None:
-        """Take over another one's counts."""
+        """Add the counts of other texts."""
         for name in vars(self):
             getattr(self, name).join(getattr(other, name))
 
     def as_json(self) -> dict[str, Any]:
-        """The numbers; tokens are null where they were not counted."""
+        """The statistics as JSON values; tokens are null if they were not counted."""
         return {
             "texts": self.words.number,
             "tokens": self.tokens.lengths(*LIMITS) if self.tokens.counts else None,
@@ -123,7 +123,7 @@ class TextCount:
 
 @dataclass
 class Count:
-    """What some shards hold. Texts of pairs are kept by (role, source), those of documents under ("text", "")."""
+    """Counts of some shards. Captions of pairs are counted by (role, source), texts of documents under ("text", "")."""
 
     rows: int = 0
     width: Tally = field(default_factory=Tally)
@@ -135,7 +135,7 @@ class Count:
     tokens_each: Tally = field(default_factory=Tally)
 
     def join(self, other: Count) -> None:
-        """Take over another one's counts."""
+        """Add the counts of other shards."""
         self.rows += other.rows
         self.unreadable += other.unreadable
         for name in ("width", "height", "images_each", "texts_each", "tokens_each"):
@@ -146,7 +146,7 @@ class Count:
 
 @dataclass(frozen=True)
 class Statistics:
-    """The counts of a data set, and the tokenizer's name (None: there was none)."""
+    """The counts of a data set, and the name of the tokenizer (None: tokens were not counted)."""
 
     folder: str
     manifest: Manifest
@@ -155,7 +155,7 @@ class Statistics:
 
     @property
     def texts(self) -> list[tuple[str, str, TextCount]]:
-        """(role, source, lengths), roles together and a role's total (source "") after its sources where there are some."""
+        """(role, source, lengths), sorted by role and source. A role with several sources also has a total (source "")."""
         listed = []
         for role in sorted({role for role, _ in self.count.texts}):
             of_role = sorted((source, texts) for (its, source), texts in self.count.texts.items() if its == role)
@@ -189,14 +189,14 @@ class Statistics:
 
     @property
     def each_document(self) -> dict[str, dict[str, float]]:
-        """Images, texts and (with a tokenizer) tokens a document; nothing for pairs."""
+        """Images, texts and (with a tokenizer) tokens per document; empty for pairs."""
         count = self.count
         each = {"images": count.images_each.lengths(), "texts": count.texts_each.lengths()}
         tokens = {"tokens": count.tokens_each.lengths(DOCUMENT)} if count.tokens_each.counts else {}
         return {**each, **tokens} if self.manifest.kind == "documents" else {}
 
     def text_table(self) -> tuple[list[str], list[list[str]]]:
-        """Header and rows for people: lengths by role and source, in tokens, or in words without a tokenizer."""
+        """Header and rows of the printed table: lengths by role and source, in tokens, or in words without a tokenizer."""
         if self.tokenizer is None:
             header = ["words", "most words", "characters", "most characters"]
         else:
@@ -217,7 +217,7 @@ class Statistics:
 
 
 class NamedTokenizer(NamedTuple):
-    """The text of a `tokenizer.json`, and what it is called by."""
+    """The text of a `tokenizer.json`, and its name."""
 
     name: str
     text: str
@@ -226,13 +226,14 @@ class NamedTokenizer(NamedTuple):
 def statistics(
     folder: Location | str, tokenizer: NamedTokenizer | None = None, progress: Progress | None = None
 ) -> Statistics:
-    """Count a data set's rows, images and texts in parallel. Needs Ray to be started.
+    """Count the rows, images and texts of a data set in parallel. Ray must be started.
 
-    Without a tokenizer, tokens are not counted. Raises CornerstoneError for a wrong folder and a kind without texts.
+    Without a tokenizer, tokens are not counted. Raises CornerstoneError as `DataSet.open` does, and if the data set is of a
+    kind without texts.
     """
     data = DataSet.open(folder)
     if data.manifest.kind not in SCHEMAS:
-        raise CornerstoneError(f"{data.location} holds {data.manifest.kind}: statistics are of pairs or documents.")
+        raise CornerstoneError(f"{data.location} holds {data.manifest.kind}: expected pairs or documents.")
     text = tokenizer.text if tokenizer is not None else None
     look = partial(_look, location=data.location, kind=data.manifest.kind, tokenizer=text)
     files = [shard.file for shard in data.manifest.shards]
@@ -243,7 +244,7 @@ def statistics(
 
 
 def _look(file: str, location: Location, kind: str, tokenizer: str | None) -> Count:
-    """The counts of one shard, a row group in memory at a time."""
+    """The counts of one shard. Holds one row group in memory at a time."""
     count = Count()
     made = SentenceFormat(tokenizer, _NO_LIMIT) if tokenizer is not None else None
     add = _add_pairs if kind == "pairs" else _add_documents
@@ -255,7 +256,9 @@ def _look(file: str, location: Location, kind: str, tokenizer: str | None) -> Co
             for group in range(shard.num_row_groups):
                 add(count, shard.read_row_group(group, columns=columns), made)
     except (OSError, pa.ArrowException) as error:
-        raise CornerstoneError(f"{place} is not readable ({error}); see `cornerstone data verify`.") from error
+        raise CornerstoneError(
+            f"{place} is not readable ({error}). Check it with `cornerstone data verify`."
+        ) from error
     return count
 
 
@@ -273,7 +276,7 @@ def _add_pairs(count: Count, rows: pa.Table, tokenizer: SentenceFormat | None) -
 
 def _add_documents(count: Count, rows: pa.Table, tokenizer: SentenceFormat | None) -> None:
     count.rows += rows.num_rows
-    for number in range(rows.num_rows):  # a document in memory at a time
+    for number in range(rows.num_rows):  # converts one document at a time, because its images may be large
         segments = rows["segments"][number].as_py() or []
         texts = [segment["text"] or "" for segment in segments if segment["kind"] == "text"]
         sizes = list(_sizes(segment["image"] for segment in segments if segment["kind"] == "image"))

@@ -1,7 +1,7 @@
-"""`cornerstone data verify`: whether a data set is what its manifest says, down to every image's header.
+"""`cornerstone data verify`: check a data set against its manifest, down to the header of every image.
 
-A Ray task a shard reads it twice, in pieces: its bytes for the hash, its row groups for the rows. So memory does not grow
-with a shard, and no image passes through the driver.
+One Ray task per shard reads the file twice: its bytes in chunks for the hash, then its row groups for the rows. So memory
+does not grow with the shard, and no image passes through the driver.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from cornerstone.data.shards import DataSet
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
 
-_PIECE = 4 << 20  # bytes hashed at a time
-_BESIDE = (FILE, "quarantine.jsonl", "tokenizer.json")  # what belongs beside shards without being named
+_CHUNK = 4 << 20  # bytes hashed at a time
+_BESIDE = (FILE, "quarantine.jsonl", "tokenizer.json")  # files that the manifest does not list but that are expected
 _REPEATS_NAMED = 20
 Row = dict[str, Any]
 Found = Iterator[tuple[str, str]]
-"""Kind and detail of what is wrong with one row."""
+"""Kind and detail of each problem of one row."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: its kind, the shard, the row in it (None: the file as a whole), and what exactly."""
+    """One problem: its kind, the shard, the row in the shard (None: the file as a whole), and the detail."""
 
     kind: str
     shard: str
@@ -53,10 +53,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was looked at and what was found.
+    """What was checked and what was found.
 
-    Rows that share a key with an earlier row, and files that the manifest does not name, are told and are no problems: a
-    row's identity is its place, and nobody reads such a file.
+    Repeated keys and files that the manifest does not list are reported, but are not problems: rows are identified by their
+    position and not by their key, and unlisted files are never read.
     """
 
     folder: str
@@ -68,7 +68,7 @@ class Verdict:
     problems: tuple[Problem, ...]
     repeated_keys: int
     repeats: tuple[str, ...]
-    """The first of the repeated keys' places."""
+    """Positions of the first repeated keys."""
     unnamed: tuple[str, ...]
 
     @property
@@ -85,12 +85,12 @@ class Verdict:
 class _Task:
     shard: Shard
     folder: Location
-    manifest: Manifest  # without its shards
+    manifest: Manifest  # without its shards, since it is sent to every task
 
 
 @dataclass
 class _Seen:
-    """What a task tells of its shard; 8 bytes a row, for the keys."""
+    """What a task reports about its shard: problems, counts, and the hash of each key (8 bytes per row)."""
 
     problems: list[Problem]
     keys: npt.NDArray[np.uint64]
@@ -100,10 +100,10 @@ class _Seen:
 
 
 def verify(folder: Location | str, progress: Progress | None = None) -> Verdict:
-    """Check a data set's files, schema and rows in parallel; every problem is in the verdict. Needs Ray to be started.
+    """Check the files, schema and rows of a data set in parallel; the verdict lists every problem. Ray must be started.
 
-    Of packed sequences the index alone is checked, not the documents behind it. Raises CornerstoneError where the folder
-    holds no finished data set, or one that has no shards of its own.
+    Of packed sequences only the index is checked, not the documents. Raises CornerstoneError if the folder does not contain a
+    finished data set, or if it contains a mixture, which has no shards of its own.
     """
     data = DataSet.open(folder)
     manifest, shards = data.manifest, data.manifest.shards
@@ -134,7 +134,7 @@ def _repeated(shards: tuple[Shard, ...]) -> list[tuple[str, int]]:
 
 
 def _repeated_keys(keys: list[npt.NDArray[np.uint64]], files: list[str]) -> tuple[int, tuple[str, ...]]:
-    """How many rows have the key of an earlier row, and where the first of them are."""
+    """How many rows have the key of an earlier row, and the positions of the first of them."""
     every = np.concatenate([*keys, np.zeros(0, np.uint64)])
     ends = np.cumsum([len(one) for one in keys])
     _, first, inverse = np.unique(every, return_index=True, return_inverse=True)
@@ -149,7 +149,7 @@ def _repeated_keys(keys: list[npt.NDArray[np.uint64]], files: list[str]) -> tupl
 
 
 def _look(task: _Task) -> _Seen:
-    """All that is wrong with one shard."""
+    """Check one shard."""
     shard, source = task.shard, task.folder.join(task.shard.file)
     seen = _Seen([], np.zeros(0, np.uint64))
 
@@ -159,7 +159,7 @@ def _look(task: _Task) -> _Seen:
     filesystem, path = source.resolve()
     found = filesystem.get_file_info(path)
     if found.type != fs.FileType.File:
-        tell("missing shard", f"{FILE} names it, but {task.folder} has no such file")
+        tell("missing shard", f"{FILE} lists it, but {task.folder} has no such file")
         return seen
     if found.size != shard.bytes:
         tell("other size", f"{found.size:,} bytes, {FILE} says {shard.bytes:,}")
@@ -169,15 +169,15 @@ def _look(task: _Task) -> _Seen:
         with source.open_input() as stream:
             _look_inside(pq.ParquetFile(stream), task, seen, tell)
     except (OSError, pa.ArrowException) as error:
-        tell("unreadable shard", f"not whole as Parquet, truncated or damaged ({_first_line(error)})")
+        tell("unreadable shard", f"not a complete Parquet file, truncated or damaged ({_first_line(error)})")
     return seen
 
 
 def _sha256(file: Location) -> str:
     digest = hashlib.sha256()
     with file.open_input() as stream:
-        while piece := stream.read(_PIECE):
-            digest.update(piece)
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
     return digest.hexdigest()
 
 
@@ -187,7 +187,7 @@ def _look_inside(file: pq.ParquetFile, task: _Task, seen: _Seen, tell: Callable[
         tell("other row groups", f"{_told(groups)}, {FILE} says {_told(task.shard.row_groups)}")
     wanted = _wanted_schema(manifest)
     if wrong := _differences(file.schema_arrow, wanted):
-        tell("other schema", f"{'; '.join(wrong)}: these are no {manifest.kind} as this version writes them")
+        tell("other schema", f"{'; '.join(wrong)}: this is not the schema of {manifest.kind} that this version writes")
         return
     checks: dict[str, Callable[[Row, _Seen], Found]] = {
         "pairs": partial(_wrong_pair, classes=len(manifest.classes)),
@@ -226,7 +226,7 @@ def _look_at_row(
             values[name] = table[name][row].as_py()
         except UnicodeDecodeError as error:
             tell("not UTF-8", f"{name}: {error.reason} at byte {error.start}", place)
-    key = values.get("key", f"\0{place}")  # a key that is no text repeats none
+    key = values.get("key", f"\0{place}")  # a key that is not UTF-8 does not count as repeated
     keys.append(int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little"))
     for kind, detail in check(values, seen):
         tell(kind, f"{detail} (key {key!r})", place)
@@ -264,7 +264,8 @@ def _wrong_document(row: Row, seen: _Seen) -> Found:
         held = [kind for kind in ("text", "image") if segment is not None and segment[kind] is not None]
         if segment is None or held != [segment["kind"]]:
             said = segment and segment["kind"]
-            yield "unclear segment", f"segment {number} says it is {said!r} and holds {' and '.join(held) or 'nothing'}"
+            held_text = " and ".join(held) or "nothing"
+            yield "unclear segment", f"segment {number} has the kind {said!r} but holds {held_text}"
             continue
         if segment["kind"] == "text":
             seen.captions += 1
@@ -281,9 +282,9 @@ def _look_at_vectors(table: pa.Table, seen: _Seen, tell: Callable[..., None]) ->
     held = np.flatnonzero(column.is_valid())
     values = column.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(len(held), -1)
     for row in np.flatnonzero(column.is_null()).tolist():
-        tell("no feature", "the row holds none", seen.rows + row)
+        tell("no feature", "the row has no feature", seen.rows + row)
     for row in held[~np.isfinite(values).all(axis=1)].tolist():
-        tell("not a number", "the feature holds NaN or infinity", seen.rows + row)
+        tell("not a number", "the feature contains NaN or infinity", seen.rows + row)
 
 
 def _look_at_sequences(table: pa.Table, budget: int, seen: _Seen, tell: Callable[..., None]) -> None:
@@ -293,7 +294,8 @@ def _look_at_sequences(table: pa.Table, budget: int, seen: _Seen, tell: Callable
         if not sequence["pieces"]:
             tell("empty sequence", "no pieces", row)
         elif not tokens == sequence["tokens"] <= budget:
-            tell("other length", f"pieces of {tokens:,} tokens, said to be {sequence['tokens']:,} of {budget:,}", row)
+            stated = f"{sequence['tokens']:,} of at most {budget:,}"
+            tell("other length", f"its pieces have {tokens:,} tokens, the row says {stated}", row)
 
 
 def _wanted_schema(manifest: Manifest) -> pa.Schema:
@@ -304,11 +306,11 @@ def _wanted_schema(manifest: Manifest) -> pa.Schema:
     try:
         return feature_schema(store_width(manifest), manifest.keys["dtype"])
     except KeyError as missing:
-        raise CornerstoneError(f"{FILE} of the features lacks {missing}: compute them again.") from missing
+        raise CornerstoneError(f"{FILE} of the features has no key {missing}: compute the features again.") from missing
 
 
 def _differences(found: pa.Schema, wanted: pa.Schema) -> list[str]:
-    """What another schema lacks, has too much or types differently."""
+    """Missing columns, unknown columns, and columns of another type."""
     wrong = [f"no column {name!r}" for name in wanted.names if name not in found.names]
     wrong += [f"unknown column {name!r}" for name in found.names if name not in wanted.names]
     for name in wanted.names:

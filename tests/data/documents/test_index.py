@@ -68,7 +68,7 @@ def test_an_index_that_does_not_fit_is_refused_naming_what_differs(words, docume
     for changed, said in [
         (replace(keys, data="x"), f"the documents (content hash): packed with {keys.data!r}, needed 'x'"),
         (replace(keys, tokenizer="x"), f"the tokenizer: packed with {keys.tokenizer!r}, needed 'x'"),
-        (replace(keys, config=replace(CONFIG, token_budget=64)), "the budget of tokens: packed with 32, needed 64"),
+        (replace(keys, config=replace(CONFIG, token_budget=64)), "the token budget: packed with 32, needed 64"),
         (replace(keys, config=replace(CONFIG, rule="obelics")), "rule: packed with 'mmc4', needed 'obelics'"),
         (replace(keys, config=replace(CONFIG, seed=1)), "seed: packed with 0, needed 1"),
     ]:
@@ -77,7 +77,7 @@ def test_an_index_that_does_not_fit_is_refused_naming_what_differs(words, docume
         assert said in str(refused.value)
         assert str(refused.value).count("packed with") == 1
         assert changed.digest() != keys.digest()
-    with pytest.raises(CornerstoneError, match="the budget of tokens: packed with 32, needed 33"):
+    with pytest.raises(CornerstoneError, match="the token budget: packed with 32, needed 33"):
         PackedSequences([documents], [out], words.tokenizer, replace(CONFIG, token_budget=33))
 
 

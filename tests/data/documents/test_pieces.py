@@ -233,7 +233,7 @@ def test_images_that_stay_are_drawn_once_for_a_row():
 
 def test_too_small_a_budget_is_refused():
     assert PackingConfig(token_budget=9, image_tokens=5).tokens_per_image == 7
-    with pytest.raises(CornerstoneError, match="expected --image-tokens 1 or more, and --budget 9 or more"):
+    with pytest.raises(CornerstoneError, match="expected --image-tokens of 1 or more, and --budget of 9 or more"):
         PackingConfig(token_budget=8, image_tokens=5)
     with pytest.raises(CornerstoneError, match="--max-images 0"):
         PackingConfig(max_images=0)

@@ -1,4 +1,4 @@
-"""The configuration that determines an index of packed sequences, and the special token ids of documents."""
+"""Options of packing, the cache keys of an index of packed sequences, and the special token ids of a document."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cornerstone.hashing import digest
 
 Rule = Literal["mmc4", "obelics", "laion"]
 EDGES = 2
-"""Tokens around an image's patches: <BoI> and <EoI>."""
+"""Number of tokens around an image: <BoI> and <EoI>."""
 _PADDING = ("[PAD]", "<pad>", "<|pad|>")
 
 
@@ -20,37 +20,37 @@ _PADDING = ("[PAD]", "<pad>", "<|pad|>")
 class PackingConfig:
     """How documents are packed into sequences (LCL, appendix A.1).
 
-    | rule | images that are kept of a document | a document that exceeds the rest of a sequence |
+    | rule | images of a document that are used | a document that does not fit |
     |---|---|---|
-    | `mmc4` | similarity at least `min_similarity`, a random choice of `max_images` | is cut before a sentence and its images |
-    | `obelics` | a random choice of `max_images` | continues in the next sequence: text is cut anywhere, images are not cut |
-    | `laion` | exactly one, with one text | is left out |
+    | `mmc4` | matched with `min_similarity` or more, at most `max_images` drawn | is cut before a sentence and its images |
+    | `obelics` | at most `max_images` drawn | continues in the next sequence: text is cut anywhere, images are not cut |
+    | `laion` | one, with one text | is left out |
 
-    A document without an image is left out. Under `mmc4` the part that is cut off is left out too, as in the paper, unless
-    `keep_surplus` is set: it then continues in another sequence.
+    A document without images is left out. Under `mmc4` the part after the cut is left out too, as in the paper, unless
+    `keep_surplus` is set: then it continues in another sequence.
     """
 
     token_budget: int = 2048
-    """Length of a sequence in tokens, including image tokens, their <BoI> and <EoI>, and padding."""
+    """Tokens of a sequence, including image tokens, <BoI>, <EoI> and padding."""
     image_tokens: int = 196
-    """Patch tokens of an image, without <BoI> and <EoI>."""
+    """Patch tokens of an image, without its <BoI> and <EoI>."""
     rule: Rule = "mmc4"
     min_similarity: float = 0.24
     max_images: int = 6
     keep_surplus: bool = False
     one_document: bool = False
-    """Never put two documents into one sequence: the baseline that packing is compared with."""
+    """Every sequence contains a piece of only one document: the baseline that packing is compared with."""
     groups_together: int = 4
-    """Number of the data's row groups that are packed together: a sequence is read from these only."""
+    """Number of row groups whose documents are packed together: a sequence is read from these row groups only."""
     seed: int = 0
-    """Seed of the choice of images if a document has too many; the choice is the same in all epochs."""
+    """Seed of the choice of images if a document has more than `max_images`. The choice is the same in all epochs."""
 
     def __post_init__(self) -> None:
         needed = self.tokens_per_image + 2
         if self.image_tokens < 1 or self.token_budget < needed:
             raise CornerstoneError(
-                f"A budget of {self.token_budget} tokens with {self.image_tokens} per image: expected --image-tokens 1 or "
-                f"more, and --budget {needed} or more: an image with <BoI> and <EoI>, a word, and <bos> or <eos>."
+                f"--budget {self.token_budget}, --image-tokens {self.image_tokens}: expected --image-tokens of 1 or more, and "
+                f"--budget of {needed} or more (an image with <BoI> and <EoI>, one text token, and <bos> or <eos>)."
             )
         if self.max_images < 1 or self.groups_together < 1:
             raise CornerstoneError(
@@ -65,7 +65,7 @@ class PackingConfig:
 
 @dataclass(frozen=True)
 class PackingKeys:
-    """What an index depends on: the documents' content hash, the hash of `tokenizer.json`, and the configuration."""
+    """Cache keys of an index: the content hash of the documents, the hash of the `tokenizer.json` text, and the config."""
 
     data: str
     tokenizer: str
@@ -73,7 +73,7 @@ class PackingKeys:
 
     @staticmethod
     def of(content_hash: str, tokenizer: str, config: PackingConfig) -> PackingKeys:
-        """The keys for the text of a `tokenizer.json`."""
+        """The keys, given the text of a `tokenizer.json`."""
         return PackingKeys(content_hash, hashlib.sha256(tokenizer.encode()).hexdigest()[:16], config)
 
     @staticmethod
@@ -83,17 +83,17 @@ class PackingKeys:
         return PackingKeys(named["data"], named["tokenizer"], config)
 
     def named(self) -> dict[str, Any]:
-        """All keys by name, for a manifest."""
+        """Every key by name, as they are stored in a manifest."""
         return {"data": self.data, "tokenizer": self.tokenizer, **asdict(self.config)}
 
     def digest(self) -> str:
-        """A short digest, for the name of a folder."""
+        """A short hash of all keys, used as a folder name and as the fingerprint of a task."""
         return digest(self.named())
 
 
 @dataclass(frozen=True)
 class SpecialIds:
-    """Special token ids. `image` is the placeholder of every patch, which the model replaces by the patch's feature."""
+    """Ids of the special tokens. `image` is the placeholder of a patch, which the model replaces by the patch embedding."""
 
     bos: int
     eos: int
@@ -104,10 +104,11 @@ class SpecialIds:
 
     @staticmethod
     def of(tokenizer: str) -> SpecialIds:
-        """From the text of a `tokenizer.json`: its first, last and padding ids (0 if it has no padding), and three new ids.
+        """The ids, given the text of a `tokenizer.json`.
 
-        The new ids follow its last one, in the order of the authors' vocabulary: image, <BoI>, <EoI>. Raises
-        CornerstoneError if the tokenizer has no tokens that begin and end a text.
+        The begin, end and padding ids are the tokenizer's own (padding 0 if it has none). Three new ids follow its vocabulary,
+        in the order of the authors' vocabulary: image, <BoI>, <EoI>. Raises CornerstoneError if the tokenizer has no tokens
+        to begin and end a text with.
         """
         words = plain_tokenizer(tokenizer)
         pad = next((i for name in _PADDING if (i := words.token_to_id(name)) is not None), 0)

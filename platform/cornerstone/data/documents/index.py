@@ -1,4 +1,4 @@
-"""The index of packed sequences: a data set that `jobs/packing.py` writes for (documents, tokenizer, configuration)."""
+"""The index: a data set whose rows are packed sequences. `jobs/packing.py` writes one per (documents, tokenizer, config)."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ PIECE = pa.struct(
     ]
 )
 SCHEMA = pa.schema([pa.field("pieces", pa.list_(PIECE)), pa.field("tokens", _INT), pa.field("images", _INT)])
-_WORDS = {"data": "the documents (content hash)", "tokenizer": "the tokenizer", "token_budget": "the budget of tokens"}
+_WORDS = {"data": "the documents (content hash)", "tokenizer": "the tokenizer", "token_budget": "the token budget"}
 
 
 def measure(segments: pa.ChunkedArray, row: int, tokenizer: Tokenizer, config: PackingConfig) -> list[Lengths]:
-    """The lengths of documents from their column `segments`; `row` is the row of the first one."""
+    """The lengths of some documents, given their `segments`. `row` is the row id of the first one."""
     documents = [document or [] for document in segments.to_pylist()]
     texts = [part["text"] or "" for document in documents for part in document]
     lengths = iter([len(encoded) for encoded in tokenizer.encode_batch_fast(texts, add_special_tokens=False)])
@@ -42,7 +42,7 @@ def measure(segments: pa.ChunkedArray, row: int, tokenizer: Tokenizer, config: P
 
 
 def check_packing(index: Location | str, wanted: PackingKeys) -> DataSet:
-    """Open an index. Raises CornerstoneError that names every key that differs from what the run needs."""
+    """Open an index. Raises CornerstoneError, which lists every key that differs from `wanted`."""
     opened = DataSet.open(index, "packing")
     found, needed = opened.manifest.keys, wanted.named()
     different = [
@@ -53,6 +53,6 @@ def check_packing(index: Location | str, wanted: PackingKeys) -> DataSet:
     if different:
         raise CornerstoneError(
             f"The packed sequences at {index} do not fit this run. {'; '.join(different)}. "
-            f"Pack the documents again with `cornerstone data pack`, or name the index that fits."
+            f"Pack the documents again with `cornerstone data pack`, or name another index."
         )
     return opened

@@ -1,7 +1,7 @@
-"""Assigns parts of documents to sequences: a pure function of the segments' lengths.
+"""Packing: which part of which document is in which sequence, as a pure function of the lengths of the segments.
 
-The lengths do not depend on later random draws: an image and its matched sentence stay together in a piece, whichever of
-them comes first. So one index serves all epochs, and the positions at which documents are cut are known in advance.
+Lengths do not depend on what each epoch draws: an image and its matched sentence stay together, so that either can come
+first. So one index is valid for all epochs, and the positions at which documents are cut are known in advance.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ WITH_DOCUMENT = "with its document"
 
 
 class Piece(NamedTuple):
-    """The part of a document in one sequence: the half-open range from (first, first_token) to (stop, stop_token).
+    """The part of a document in one sequence: from position (first, first_token) to before (stop, stop_token).
 
-    A position is a segment and, within a text that is cut, a token. A piece that starts at (0, 0) begins with <bos>. A
-    piece with `end` ends with <eos>, which is missing if the document is cut or the sequence is full. `tokens` includes
+    A position is a segment and, within a text that is cut, a token. A piece that starts at (0, 0) begins with <bos>. A piece
+    with `end` ends with <eos>; without it, the document continues in another piece, or <eos> did not fit. `tokens` includes
     <bos> and <eos>.
     """
 
@@ -49,7 +49,9 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Lengths:
-    """The lengths of a document's segments: whether each is an image, its tokens (0 if left out), and why it is left out."""
+    """A document's row, and for each segment whether it is an image, its number of tokens (0 if left out) and, if it is left
+    out, why.
+    """
 
     row: int
     is_image: tuple[bool, ...]
@@ -61,19 +63,19 @@ class Lengths:
 
     @property
     def images(self) -> int:
-        """Number of images that are kept."""
+        """Number of images that are used."""
         return sum(image and tokens > 0 for image, tokens in zip(self.is_image, self.tokens, strict=True))
 
 
 @dataclass
 class Counted:
-    """Counts of documents, images, texts and text tokens, and how many of each were left out, by reason."""
+    """How many documents, images, texts and text tokens were found, and how many were left out, by reason."""
 
     found: Counter[str] = field(default_factory=Counter)
     left_out: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def join(self, other: Counted) -> None:
-        """Add another one's counts."""
+        """Add other counts."""
         self.found.update(other.found)
         self.left_out.update(other.left_out)
 
@@ -85,7 +87,7 @@ class Counted:
 def left_out_images(
     config: PackingConfig, row: int, is_image: Sequence[bool], extras: Sequence[str | None]
 ) -> dict[int, str]:
-    """The reason for each image that is not used, by segment. The index and its reader get the same result."""
+    """The images that are not used, by segment, with the reason. The index and its reader both call this."""
     out: dict[int, str] = {}
     images = [segment for segment, image in enumerate(is_image) if image]
     if config.rule == "mmc4":
@@ -103,7 +105,7 @@ def left_out_images(
 
 
 def _similarity(extra: str | None) -> float | None:
-    """`matched_sim` of an image, which the importers keep in `extra`."""
+    """`matched_sim` of an image from its `extra`, as the importers store it."""
     value = json.loads(extra).get("matched_sim") if extra else None
     return float(value) if isinstance(value, (int, float)) else None
 
@@ -111,7 +113,7 @@ def _similarity(extra: str | None) -> float | None:
 def measured(
     config: PackingConfig, row: int, is_image: Sequence[bool], extras: Sequence[str | None], text_tokens: Sequence[int]
 ) -> Lengths:
-    """The lengths of a document. `text_tokens` has a number for each segment, which is ignored for images."""
+    """The lengths of a document. `text_tokens` has a value for each segment; those of images are ignored."""
     left_out = left_out_images(config, row, is_image, extras)
     tokens = [config.tokens_per_image if image else n for image, n in zip(is_image, text_tokens, strict=True)]
     left_out |= {segment: NO_TOKENS for segment, n in enumerate(tokens) if n == 0}
@@ -120,7 +122,7 @@ def measured(
 
 
 def pack(documents: Sequence[Lengths], config: PackingConfig) -> tuple[list[list[Piece]], Counted]:
-    """Pack documents into sequences; also returns the counts of everything found and left out."""
+    """Pack some documents into sequences. Returns the sequences, and the counts of what was found and what was left out."""
     counted, usable = Counted(), []
     cut: list[Piece] = []
     for document in documents:
@@ -128,7 +130,7 @@ def pack(documents: Sequence[Lengths], config: PackingConfig) -> tuple[list[list
         if not refused and config.rule == "mmc4":
             pieces, surplus = cut_between_sentences(document, config)
             cut += pieces
-            left = surplus | left  # an image that was not wanted is not what the budget cost
+            left = surplus | left  # an image that was left out for another reason does not count as beyond the budget
             refused = "" if pieces else LONG
         elif not refused and config.rule == "laion":
             cut.append(Piece(document.row, 0, 0, len(document), 0, False, BOS + sum(document.tokens), 1))
@@ -146,7 +148,7 @@ def pack(documents: Sequence[Lengths], config: PackingConfig) -> tuple[list[list
 
 
 def _refused(document: Lengths, config: PackingConfig) -> str:
-    """The reason why a document is left out entirely; empty if it is used."""
+    """Why the whole document is left out; empty if it is used."""
     if config.rule == "laion":
         texts = sum(not image and tokens > 0 for image, tokens in zip(document.is_image, document.tokens, strict=True))
         if (document.images, texts) != (1, 1):
@@ -168,7 +170,7 @@ def _count(counted: Counted, document: Lengths, refused: str, left: dict[int, st
 
 
 def bundles(is_image: Sequence[bool]) -> Iterator[tuple[int, int]]:
-    """The range of segments of every sentence with the images before it. Trailing images form the last range."""
+    """(first, end) segments of each bundle: a sentence with the images before it. Trailing images are the last bundle."""
     first = 0
     for segment, image in enumerate(is_image):
         if not image:
@@ -179,10 +181,10 @@ def bundles(is_image: Sequence[bool]) -> Iterator[tuple[int, int]]:
 
 
 def cut_between_sentences(document: Lengths, config: PackingConfig) -> tuple[list[Piece], dict[int, str]]:
-    """The pieces of a document that is cut only before a sentence and its images, and the reason for each unused segment.
+    """The pieces of a document, which is cut only between bundles (see `bundles`), and the segments that are in no piece.
 
-    Without `keep_surplus` there is one piece: the part that fits. A sentence that exceeds a sequence with its images is left
-    out; with `keep_surplus` the document continues after it in a new piece.
+    Without `keep_surplus` there is at most one piece: the part that fits. With it, a bundle that is longer than a sequence is
+    left out, and the document continues after it in a new piece.
     """
     pieces: list[Piece] = []
     left: dict[int, str] = {}
@@ -215,13 +217,13 @@ def cut_between_sentences(document: Lengths, config: PackingConfig) -> tuple[lis
 
 
 def cut_anywhere(documents: Sequence[Lengths], config: PackingConfig) -> list[list[Piece]]:
-    """Sequences cut from the concatenated documents at any token; an image that would be cut starts the next sequence.
+    """Sequences cut from the concatenated documents. An image that would be cut moves to the next sequence.
 
-    <bos> and the token after it stay together; an <eos> that does not fit is left out.
+    <bos> stays with the token after it, if need be in the next sequence. An <eos> that does not fit is left out.
     """
     budget = config.token_budget
     sequences: list[list[Piece]] = []
-    used = budget  # of the last sequence; there is none yet
+    used = budget  # tokens of the last sequence; full, because there is no sequence yet
     for document in documents:
         items = [segment for segment, tokens in enumerate(document.tokens) if tokens]
         needed = BOS + (document.tokens[items[0]] if document.is_image[items[0]] else 1)
@@ -248,10 +250,10 @@ def cut_anywhere(documents: Sequence[Lengths], config: PackingConfig) -> list[li
 
 
 def best_fit(sizes: Sequence[int], room: int) -> list[list[int]]:
-    """Best-fit-decreasing bin packing: groups of indices whose sizes, each 1 to `room`, sum to at most `room`.
+    """Best-fit-decreasing bin packing: groups of indices into `sizes`, each group with a total of at most `room`.
 
-    The largest sizes come first, each into the fullest group that has room for it. Bit r of `open_rooms` is set if a group
-    has r left, so that finding one needs no search.
+    The largest comes first, and each goes to the group that it leaves with the least free room. Sizes are 1 to `room`. Bit r
+    of the integer `open_rooms` is set if a group has r left, so that finding the best group needs no search.
     """
     groups: list[list[int]] = []
     with_room: defaultdict[int, list[int]] = defaultdict(list)
