@@ -92,7 +92,7 @@ def packed(world, settings):
     return documents, *pack(documents, settings)
 
 
-@settings(max_examples=300)
+@settings(deadline=None, max_examples=300)
 @given(
     world=worlds,
     budget=st.integers(9, 40),
@@ -138,7 +138,7 @@ def test_every_segment_stands_once_or_is_counted(world, budget, rule, keep_surpl
         assert counted.packed(what) == kept[what], (what, counted.left_out)
 
 
-@settings(max_examples=200)
+@settings(deadline=None, max_examples=200)
 @given(world=worlds, budget=st.integers(9, 40), one_document=st.booleans())
 def test_windows_are_the_tokens_one_after_another(world, budget, one_document):
     made = config(budget, rule="obelics", one_document=one_document)
@@ -146,7 +146,7 @@ def test_windows_are_the_tokens_one_after_another(world, budget, one_document):
     assert of_documents(sequences, documents) == reference_windows(documents, made)
 
 
-@settings(max_examples=200)
+@settings(deadline=None, max_examples=200)
 @given(world=worlds, budget=st.integers(9, 40))
 def test_without_surplus_a_document_is_what_fits_before_a_sentence(world, budget):
     made = config(budget)
