@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # `make demo`: a Ray of its own on this machine, the experiment as a job, its output followed to the table.
-# Arguments go to the experiment. Ctrl-C stops the job and Ray, and says how to go on.
+# Arguments go to the experiment. Ctrl-C stops the job and Ray, and prints the command that resumes it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 export RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="${RAY_TRAIN_HEALTH_CHECK_INTERVAL_S:-0.2}"
-export RAY_BACKEND_LOG_LEVEL=fatal  # its warnings about actors' arguments say nothing to a person; Python's own stay
+export RAY_BACKEND_LOG_LEVEL=fatal  # suppresses its warnings about arguments of actors, but not the output of Python
 unset RAY_ADDRESS
-# A token of this run's own: nobody else on the machine can send jobs to its Ray, whatever ~/.ray says.
+# A token of its own, whatever ~/.ray contains, so that nobody else on the machine can submit jobs to this Ray.
 RAY_AUTH_TOKEN="$(python -c 'import secrets; print(secrets.token_hex(32))')"
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
 
@@ -20,7 +20,7 @@ follower=
 job="demo-$(date +%Y%m%d-%H%M%S)-$$"
 started=$(date +%s)
 
-# A group of its own, so that Ctrl-C reaches this script alone and the job can be stopped in good order.
+# A process group of its own: Ctrl-C then reaches only this script, which stops the job first and Ray afterwards.
 set -m
 ray start --head --block --port="$(free_port)" --node-ip-address=127.0.0.1 --num-cpus="${CORNERSTONE_DEMO_CPUS:-$(nproc)}" \
     --dashboard-host=127.0.0.1 --dashboard-port="$dashboard" --disable-usage-stats >"$log/ray.log" 2>&1 &
@@ -43,12 +43,12 @@ interrupted() {
     echo
     echo "stopping the job ..."
     ray job stop --address "$address" "$job" >"$log/stop.log" 2>&1 || true
-    kill "$follower" 2>/dev/null || true  # it ignores Ctrl-C, and has shown the job's last words by now
+    kill "$follower" 2>/dev/null || true  # it ignores Ctrl-C, and has printed the last output of the job
     wait "$follower" 2>/dev/null || true
-    # The job names its sweep; one that was stopped before it had a sweep begins anew.
+    # The job names its sweep; a job that was stopped before it had one starts from the beginning.
     sweep=$(ray job logs --address "$address" "$job" 2>/dev/null | grep -o -- '--continue [^ ]*' | tail -1) || true
     words=$(sed 's/ *--continue[ =][^ ]*//' <<<"$arguments")${sweep:+ $sweep}
-    echo "Go on where it stopped: make demo${words:+ ARGS='$words'}"
+    echo "Resume with: make demo${words:+ ARGS='$words'}"
     finish
     exit 130
 }
@@ -61,7 +61,7 @@ for _ in $(seq 120); do
 import sys, urllib.error, urllib.request
 try:
     urllib.request.urlopen(sys.argv[1] + "/api/jobs/", timeout=1).read()
-except urllib.error.HTTPError:  # it answers, and wants a token, which `ray job submit` has
+except urllib.error.HTTPError:  # it answers and wants the token, which `ray job submit` sends
     pass
 PYTHON
     kill -0 "$ray_pid" 2>/dev/null || { echo "Ray did not start:"; tail -5 "$log/ray.log"; exit 1; }
@@ -73,7 +73,7 @@ submit() {
     ray job submit --address "$address" --submission-id "$job" --no-wait \
         -- python experiments/ablate_corner_tokens.py "$@" >"$log/submit.log" 2>&1
 }
-# On a busy machine the agent that takes jobs is up some seconds after the dashboard.
+# On a busy machine the agent that accepts jobs starts some seconds after the dashboard.
 for _ in $(seq 30); do
     submit "$@" && break
     grep -q "No available agent" "$log/submit.log" || { tail -5 "$log/submit.log"; exit 1; }

@@ -1,6 +1,6 @@
-"""Print a Ray job's output until it ends, and nothing else: `python ray_jobs/follow.py ADDRESS JOB`.
+"""Print the output of a Ray job, and nothing else, until it ends: `python ray_jobs/follow.py ADDRESS JOB`.
 
-Exits with 0 where the job succeeded, with 1 where it failed or was stopped.
+Exits with 0 if the job succeeded and with 1 if it failed or was stopped.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 
 async def follow(client: JobSubmissionClient, job: str) -> None:
-    """Pass the job's output on as it comes."""
+    """Print the output as it arrives."""
     async for lines in client.tail_job_logs(job):
         print(lines, end="", flush=True)
 
@@ -22,7 +22,7 @@ def main() -> None:
     """Follow the job that the command line names."""
     address, job = sys.argv[1:3]
     client = JobSubmissionClient(address)
-    logging.getLogger(JobSubmissionClient.__module__).setLevel(logging.WARNING)  # that the connection closed is no news
+    logging.getLogger(JobSubmissionClient.__module__).setLevel(logging.WARNING)  # silences "connection closed"
     asyncio.run(follow(client, job))
     information = client.get_job_info(job)
     if information.status != JobStatus.SUCCEEDED:

@@ -204,7 +204,7 @@ def test_the_same_again_is_nothing_and_a_name_is_taken_once(ray_cluster, caption
     assert "nothing is computed" in said[0]
     with pytest.raises(CornerstoneError, match="already holds a finished data set"):
         prepare_recaption(folder, out, replace(config, seed=8))
-    with pytest.raises(CornerstoneError, match=r"has long captions by 'tiny-llava' already. Give --replace"):
+    with pytest.raises(CornerstoneError, match=r"already has long captions by 'tiny-llava'. Give --replace"):
         prepare_recaption(out, str(tmp_path / "again"), config)
     with pytest.raises(CornerstoneError, match="is the data set itself"):
         prepare_recaption(out, out + "/", config, replaces=True)

@@ -1,7 +1,7 @@
 """`cornerstone data pack`: pack the documents of a data set into sequences, one Ray task per shard.
 
-The result is an index: a data set whose rows say which pieces of which documents make up a sequence. A shard of the index
-is made from the shard of the same name of the data, and one of its row groups from `groups_together` row groups there. So
+The result is an index: a data set whose rows list the pieces of documents that make up a sequence. Each shard of the index
+is made from the data's shard of the same name, and each of its row groups from `groups_together` row groups of the data. So
 a task needs little memory, and the sequences of one row group, which the plan keeps together, are read from few row groups.
 """
 

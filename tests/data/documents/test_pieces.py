@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cornerstone.data.documents import PackingConfig
-from cornerstone.data.documents.pieces import best_fit, bundles, left_out_images, measured, pack, windows
+from cornerstone.data.documents.pieces import best_fit, bundles, cut_anywhere, left_out_images, measured, pack
 from cornerstone.errors import CornerstoneError
 
 IMAGE = 5  # patch tokens; 7 with the edges
@@ -92,7 +92,7 @@ def packed(world, settings):
     return documents, *pack(documents, settings)
 
 
-@settings(max_examples=300)
+@settings(deadline=None, max_examples=300)
 @given(
     world=worlds,
     budget=st.integers(9, 40),
@@ -138,7 +138,7 @@ def test_every_segment_stands_once_or_is_counted(world, budget, rule, keep_surpl
         assert counted.packed(what) == kept[what], (what, counted.left_out)
 
 
-@settings(max_examples=200)
+@settings(deadline=None, max_examples=200)
 @given(world=worlds, budget=st.integers(9, 40), one_document=st.booleans())
 def test_windows_are_the_tokens_one_after_another(world, budget, one_document):
     made = config(budget, rule="obelics", one_document=one_document)
@@ -146,7 +146,7 @@ def test_windows_are_the_tokens_one_after_another(world, budget, one_document):
     assert of_documents(sequences, documents) == reference_windows(documents, made)
 
 
-@settings(max_examples=200)
+@settings(deadline=None, max_examples=200)
 @given(world=worlds, budget=st.integers(9, 40))
 def test_without_surplus_a_document_is_what_fits_before_a_sentence(world, budget):
     made = config(budget)
@@ -172,7 +172,7 @@ def test_best_fit_is_a_search_through_all_groups(sizes, room):
 def test_an_image_that_would_be_cut_moves_whole():
     made = config(12, rule="obelics")
     documents = [document(made, 0, 6, None, 8)]
-    assert of_documents(windows(documents, made), documents) == [
+    assert of_documents(cut_anywhere(documents, made), documents) == [
         [(0, ["<bos>", *((0, place) for place in range(6))])],
         [(0, [*((1, place) for place in range(7)), *((2, place) for place in range(5))])],
         [(0, [(2, 5), (2, 6), (2, 7), "<eos>"])],
@@ -192,19 +192,19 @@ def test_an_image_stays_with_its_sentence():
 @pytest.mark.parametrize(
     ("rule", "world", "left_out"),
     [
-        ("mmc4", [[4, 0.23, 5]], {("documents", "no image is left"): 1, ("images", "similarity below the least"): 1,
+        ("mmc4", [[4, 0.23, 5]], {("documents", "no usable image"): 1, ("images", "similarity below the minimum"): 1,
                                   ("texts", "with its document"): 2, ("text tokens", "with its document"): 9}),
         ("mmc4", [[4, None, 5, 0.24, 1]], {("images", "no matched similarity"): 1}),
         ("mmc4", [[3, 0.3, 4, 30, 2]], {("texts", "longer than the budget"): 1, ("texts", "beyond the budget"): 1,
                                        ("text tokens", "longer than the budget"): 30,
                                        ("text tokens", "beyond the budget"): 2}),
-        ("mmc4", [[3, 0.3, 4, 0.1, 30]], {("images", "similarity below the least"): 1,
+        ("mmc4", [[3, 0.3, 4, 0.1, 30]], {("images", "similarity below the minimum"): 1,
                                           ("texts", "longer than the budget"): 1,
                                           ("text tokens", "longer than the budget"): 30}),
         ("mmc4", [[30, 0.3, 4]], {("documents", "longer than the budget"): 1, ("texts", "longer than the budget"): 1,
                                   ("text tokens", "longer than the budget"): 30, ("images", "beyond the budget"): 1,
                                   ("texts", "beyond the budget"): 1, ("text tokens", "beyond the budget"): 4}),
-        ("obelics", [[3, None, 0, 40], [9]], {("texts", "no token"): 1, ("documents", "no image is left"): 1,
+        ("obelics", [[3, None, 0, 40], [9]], {("texts", "no token"): 1, ("documents", "no usable image"): 1,
                                               ("texts", "with its document"): 1, ("text tokens", "with its document"): 9}),
         ("laion", [[3, None], [3, None, 3], [13, None]], {
             ("documents", "not one image and one text"): 1, ("documents", "longer than the budget"): 1,
@@ -223,7 +223,7 @@ def test_images_that_stay_are_drawn_once_for_a_row():
     chosen = [left_out_images(made, row, [True] * 5, extras) for row in range(200)]
     assert chosen == [left_out_images(made, row, [True] * 5, extras) for row in range(200)]
     assert {len(out) for out in chosen} == {3}
-    assert all(out[2] == "similarity below the least" for out in chosen)
+    assert all(out[2] == "similarity below the minimum" for out in chosen)
     often = Counter(segment for out in chosen for segment in range(5) if segment not in out)
     assert set(often) == {0, 1, 3, 4}
     assert all(70 <= count <= 130 for count in often.values())  # 100 expected, standard deviation 7

@@ -159,20 +159,20 @@ def test_a_person_states_everything_without_an_error_half_of_it_in_unseen_forms(
 def test_more_facts_are_found_where_more_are_asked_for():
     spec = ScenesSpec(cells=4, min_objects=6, max_objects=10, sentences=(20, 22))
     for i in range(30):
-        scene = draw_scene(spec, spec.lot("scene", i))
-        text, errors = describe(scene, HUMAN, spec.lot("human", i), 22)
+        scene = draw_scene(spec, spec.rng("scene", i))
+        text, errors = describe(scene, HUMAN, spec.rng("human", i), 22)
         said = sentences(text)
         assert len(said) == 22
         assert not errors
         assert all(is_true(s, scene) for s in said)
-        assert len(set(facts_of(scene, spec.lot("x", i), at_least=22))) == 22
+        assert len(set(facts_of(scene, spec.rng("x", i), at_least=22))) == 22
 
 
 def test_raw_texts_are_half_noise(rows):
     kinds = []
     for i in range(3000):
-        scene = draw_scene(SPEC, SPEC.lot("scene", i))
-        text, kind = raw_text(scene, SPEC.lot("raw", i))
+        scene = draw_scene(SPEC, SPEC.rng("scene", i))
+        text, kind = raw_text(scene, SPEC.rng("raw", i))
         named = [species for _, species in mentions(text.split())]
         others = [t.species for t in scene.things[1:]]
         assert 5 <= len(text.split()) <= 10
@@ -187,19 +187,19 @@ def test_raw_texts_are_half_noise(rows):
 
 def test_falsified_facts_do_not_hold_and_true_ones_do():
     for i in range(200):
-        scene, lot = draw_scene(SPEC, SPEC.lot("scene", i)), SPEC.lot("errors", i)
-        facts = facts_of(scene, lot)
+        scene, rng = draw_scene(SPEC, SPEC.rng("scene", i)), SPEC.rng("errors", i)
+        facts = facts_of(scene, rng)
         assert {type(f) for f in facts} == {ObjectFact, RelationFact, CountFact, BackgroundFact}
         assert all(f.holds(scene) for f in facts)
-        wrong = [falsified(f, scene, lot) for f in facts]
+        wrong = [falsified(f, scene, rng) for f in facts]
         assert not any(f.holds(scene) for f in wrong)
         assert all(type(f) is type(w) for f, w in zip(facts, wrong, strict=True))
 
 
 def test_an_error_rate_of_one_makes_every_sentence_false():
     for captioner in (A, B, C):
-        scene = draw_scene(SPEC, SPEC.lot("scene", 0))
-        text, errors = describe(scene, replace(captioner, error_rate=1.0), SPEC.lot("all wrong"))
+        scene = draw_scene(SPEC, SPEC.rng("scene", 0))
+        text, errors = describe(scene, replace(captioner, error_rate=1.0), SPEC.rng("all wrong"))
         assert len(errors) == len(sentences(text))
         assert not any(is_true(s, scene) for s in sentences(text))
 

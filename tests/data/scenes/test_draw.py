@@ -28,7 +28,7 @@ def covered(scene: Scene, size: int) -> list[np.ndarray]:
 def test_every_object_is_in_its_cell_in_its_colour_and_nothing_else_is_painted(size, cells):
     spec = ScenesSpec(image_size=size, cells=cells, max_objects=cells**2)
     for i in range(10):
-        scene = draw_scene(spec, spec.lot("scene", i))
+        scene = draw_scene(spec, spec.rng("scene", i))
         picture = paint(scene, size)
         assert picture.shape == (size, size, 3)
         assert picture.dtype == np.uint8
@@ -66,8 +66,8 @@ def test_species_have_their_own_look():
 def test_the_file_is_the_picture_with_exact_enough_colours(size, cells):
     spec = ScenesSpec(image_size=size, cells=cells)
     for i in range(5):
-        picture = paint(draw_scene(spec, spec.lot("scene", i)), size)
+        picture = paint(draw_scene(spec, spec.rng("scene", i)), size)
         file = encode(picture)
-        assert file == encode(paint(draw_scene(spec, spec.lot("scene", i)), size))
+        assert file == encode(paint(draw_scene(spec, spec.rng("scene", i)), size))
         decoded = np.asarray(Image.open(io.BytesIO(file)).convert("RGB")).astype(int)
         assert np.abs(decoded - picture).mean() < 4

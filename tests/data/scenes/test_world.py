@@ -13,7 +13,7 @@ from cornerstone.errors import CornerstoneError
 
 
 def scenes(spec: ScenesSpec, count: int) -> list[Scene]:
-    return [draw_scene(spec, spec.lot("scene", i)) for i in range(count)]
+    return [draw_scene(spec, spec.rng("scene", i)) for i in range(count)]
 
 
 def test_every_species_has_a_noun_that_no_single_letter_turns_into_another():
@@ -56,7 +56,7 @@ def test_the_same_row_is_the_same_scene_and_no_two_sets_share_one():
 def test_what_is_given_is_kept():
     spec = ScenesSpec()
     for i in range(50):
-        scene = draw_scene(spec, spec.lot("scene", i), salient=i, cell=i % 9, background=i % 6)
+        scene = draw_scene(spec, spec.rng("scene", i), salient=i, cell=i % 9, background=i % 6)
         assert (scene.salient.species, scene.salient.cell, scene.background) == (i, i % 9, i % 6)
         assert 4 <= len(scene.things) == len({t.cell for t in scene.things}) == len({t.species for t in scene.things})
 

@@ -18,11 +18,11 @@ from cornerstone.data import draws
 from cornerstone.data.documents.config import PackingConfig
 
 BOS = EOS = 1
-LOW = "similarity below the least"
+LOW = "similarity below the minimum"
 UNMATCHED = "no matched similarity"
-TOO_MANY = "more than are kept of a document"
+TOO_MANY = "more images than the maximum"
 NO_TOKENS = "no token"
-NO_IMAGE = "no image is left"
+NO_IMAGE = "no usable image"
 NO_PAIR = "not one image and one text"
 LONG = "longer than the budget"
 SURPLUS = "beyond the budget"
@@ -128,7 +128,7 @@ def pack(documents: Sequence[Lengths], config: PackingConfig) -> tuple[list[list
     for document in documents:
         refused, left = _refused(document, config), dict(document.left_out)
         if not refused and config.rule == "mmc4":
-            pieces, surplus = between_sentences(document, config)
+            pieces, surplus = cut_between_sentences(document, config)
             cut += pieces
             left = surplus | left  # an image that was left out for another reason does not count as beyond the budget
             refused = "" if pieces else LONG
@@ -140,7 +140,7 @@ def pack(documents: Sequence[Lengths], config: PackingConfig) -> tuple[list[list
             usable.append(document)
         _count(counted, document, refused, left)
     if config.rule == "obelics":
-        return windows(usable, config), counted
+        return cut_anywhere(usable, config), counted
     if config.one_document:
         return [[piece] for piece in cut], counted
     sizes = [piece.tokens for piece in cut]
@@ -180,7 +180,7 @@ def bundles(is_image: Sequence[bool]) -> Iterator[tuple[int, int]]:
         yield first, len(is_image)
 
 
-def between_sentences(document: Lengths, config: PackingConfig) -> tuple[list[Piece], dict[int, str]]:
+def cut_between_sentences(document: Lengths, config: PackingConfig) -> tuple[list[Piece], dict[int, str]]:
     """The pieces of a document, which is cut only between bundles (see `bundles`), and the segments that are in no piece.
 
     Without `keep_surplus` there is at most one piece: the part that fits. With it, a bundle that is longer than a sequence is
@@ -216,7 +216,7 @@ def between_sentences(document: Lengths, config: PackingConfig) -> tuple[list[Pi
     return pieces, left
 
 
-def windows(documents: Sequence[Lengths], config: PackingConfig) -> list[list[Piece]]:
+def cut_anywhere(documents: Sequence[Lengths], config: PackingConfig) -> list[list[Piece]]:
     """Sequences cut from the concatenated documents. An image that would be cut moves to the next sequence.
 
     <bos> stays with the token after it, if need be in the next sequence. An <eos> that does not fit is left out.

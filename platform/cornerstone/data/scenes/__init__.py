@@ -1,7 +1,7 @@
-"""`scenes`: a small drawn world whose pictures, captions and errors are all known.
+"""`scenes`: the built-in synthetic data set, with known images, captions and caption errors.
 
-The embedded data of the demo, the tests and the trend studies: no download, every row a function of (seed, set,
-index). `world` says what there is and draws lots for a scene, `draw` paints it, `facts` are statements that are true or
-false of it, `texts` puts them into words, `captioners` choose which to state and err at a known rate, `sets` assembles
-the rows of the training set and of each evaluation set, `write` makes shards of them, `tokenizer` learns their words.
+It is used by the demo, the tests and trend studies, needs no download, and every row is a function of (seed, set, index).
+`world` defines the vocabulary and samples scenes, `draw` renders them, `facts` are statements that are true or false of a
+scene, `texts` turns them into sentences, `captioners` choose facts and make errors at a known rate, `sets` builds the rows
+of the training set and of each evaluation set, `write` writes shards, `tokenizer` trains a WordPiece vocabulary.
 """

@@ -1,4 +1,4 @@
-"""Who describes a scene: three captioners of different quality, and a person who states everything and never errs."""
+"""Simulated captioners: three of different quality, and a human who states every fact without errors."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ SALIENT_FIRST = 0.9
 
 @dataclass(frozen=True)
 class Captioner:
-    """How one writes: how many sentences, how often a stated fact is wrong, with places or not, in which forms."""
+    """Parameters of a captioner."""
 
     name: str
     sentences: tuple[int, int] | None
-    """Fewest and most; None states every fact."""
+    """Fewest and most sentences; None states every fact."""
     error_rate: float = 0.0
+    """Probability that a stated fact is wrong."""
     places: bool = True
+    """Whether objects are stated with their places, and relations between objects are stated at all."""
     unseen: float = 0.0
-    """Share of sentences in forms that training never shows."""
+    """Share of sentences by templates that do not occur in training."""
     salient_first: float = SALIENT_FIRST
+    """Probability that the salient object's fact comes first."""
 
 
 A = Captioner("A", (4, 4), error_rate=0.03, places=False)
@@ -34,28 +37,28 @@ HUMAN = Captioner("human", None, unseen=0.5)
 
 
 def describe(
-    scene: Scene, captioner: Captioner, lot: random.Random, at_least: int = 0
+    scene: Scene, captioner: Captioner, rng: random.Random, at_least: int = 0
 ) -> tuple[str, list[dict[str, Any]]]:
-    """A caption and its errors: for each, the sentence's number, the wrong value's name, what was said, what is true.
+    """A caption and its errors; each error has the sentence's index, the name of the wrong value, the stated and true value.
 
-    The salient fact comes first in 9 of 10 captions, the rest in random order; what exceeds the captioner's number of
-    sentences is left out. `at_least` asks `facts_of` for more facts.
+    The salient fact comes first in 9 of 10 captions, the others in random order; facts beyond the captioner's number of
+    sentences are dropped. `at_least` is passed on to `facts_of`.
     """
-    first, *rest = facts_of(scene, lot, places=captioner.places, at_least=at_least)
-    lot.shuffle(rest)
-    facts = [first, *rest] if lot.random() < captioner.salient_first else lot.sample([first, *rest], len(rest) + 1)
+    first, *rest = facts_of(scene, rng, places=captioner.places, at_least=at_least)
+    rng.shuffle(rest)
+    facts = [first, *rest] if rng.random() < captioner.salient_first else rng.sample([first, *rest], len(rest) + 1)
     if captioner.sentences is not None:
-        facts = facts[: lot.randint(*captioner.sentences)]
+        facts = facts[: rng.randint(*captioner.sentences)]
     errors = []
     for i, fact in enumerate(facts):
-        if lot.random() < captioner.error_rate:
-            facts[i] = falsified(fact, scene, lot)
+        if rng.random() < captioner.error_rate:
+            facts[i] = falsified(fact, scene, rng)
             errors.append({"captioner": captioner.name, "sentence": i, **_difference(fact, facts[i])})
-    return joined([sentence(fact, scene.cells, lot, captioner.unseen) for fact in facts]), errors
+    return joined([sentence(fact, scene.cells, rng, captioner.unseen) for fact in facts]), errors
 
 
 def _difference(true: Fact, said: Fact) -> dict[str, Any]:
-    """The one value in which two facts differ."""
+    """The single value in which two facts differ."""
     said_values = asdict(said)
     slot, value = next((slot, value) for slot, value in asdict(true).items() if value != said_values[slot])
     return {"slot": slot, "said": said_values[slot], "true": value}

@@ -1,4 +1,4 @@
-"""Statements about a scene: each is true or false of it, and each can be made false by one wrong value."""
+"""Statements about a scene. Each is true or false of a scene, and can be falsified by changing one value."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SIDES = ("left of", "right of", "above", "below")
 
 @dataclass(frozen=True)
 class ObjectFact:
-    """There is a large or small object of this species, in this cell (None: somewhere)."""
+    """There is a large or small object of this species, in this cell (None: anywhere)."""
 
     species: int
     large: bool
@@ -25,11 +25,11 @@ class ObjectFact:
             for t in scene.things
         )
 
-    def wrong(self, scene: Scene, lot: random.Random) -> ObjectFact:
-        """The same with the wrong colour, shape or place."""
-        if self.cell is not None and lot.random() < 1 / 3:
-            return replace(self, cell=_other(self.cell, scene.cells**2, lot))
-        return replace(self, species=mistaken(self.species, lot))
+    def wrong(self, scene: Scene, rng: random.Random) -> ObjectFact:
+        """The same with a wrong colour, shape or place."""
+        if self.cell is not None and rng.random() < 1 / 3:
+            return replace(self, cell=_other(self.cell, scene.cells**2, rng))
+        return replace(self, species=mistaken(self.species, rng))
 
 
 @dataclass(frozen=True)
@@ -53,20 +53,20 @@ class RelationFact:
             "below": row > other_row,
         }[self.side]
 
-    def wrong(self, scene: Scene, lot: random.Random) -> RelationFact:
-        """The same with the opposite side, or with one of the two objects mistaken."""
-        slot = lot.randrange(3)
+    def wrong(self, scene: Scene, rng: random.Random) -> RelationFact:
+        """The same with the opposite side, or with a wrong species for one of the two objects."""
+        slot = rng.randrange(3)
         if slot == 0:
             opposite = SIDES.index(self.side) ^ 1
             return replace(self, side=SIDES[opposite])
         if slot == 1:
-            return replace(self, species=mistaken(self.species, lot))
-        return replace(self, other=mistaken(self.other, lot))
+            return replace(self, species=mistaken(self.species, rng))
+        return replace(self, other=mistaken(self.other, rng))
 
 
 @dataclass(frozen=True)
 class CountFact:
-    """There are so many objects of a colour (None: of any)."""
+    """The number of objects of a colour (None: of any colour)."""
 
     colour: int | None
     number: int
@@ -75,9 +75,9 @@ class CountFact:
         """Whether it is true of the scene."""
         return self.number == sum(self.colour in (None, colour_of(t.species)) for t in scene.things)
 
-    def wrong(self, scene: Scene, lot: random.Random) -> CountFact:
+    def wrong(self, scene: Scene, rng: random.Random) -> CountFact:
         """The same with one object too many or too few."""
-        return replace(self, number=self.number + (lot.choice((-1, 1)) if self.number > 1 else 1))
+        return replace(self, number=self.number + (rng.choice((-1, 1)) if self.number > 1 else 1))
 
 
 @dataclass(frozen=True)
@@ -90,39 +90,39 @@ class BackgroundFact:
         """Whether it is true of the scene."""
         return self.background == scene.background
 
-    def wrong(self, scene: Scene, lot: random.Random) -> BackgroundFact:
+    def wrong(self, scene: Scene, rng: random.Random) -> BackgroundFact:
         """Another background."""
-        return BackgroundFact(_other(self.background, len(BACKGROUNDS), lot))
+        return BackgroundFact(_other(self.background, len(BACKGROUNDS), rng))
 
 
 Fact = ObjectFact | RelationFact | CountFact | BackgroundFact
 
 
-def falsified(fact: Fact, scene: Scene, lot: random.Random) -> Fact:
-    """The fact with one wrong value, so that it does not hold."""
+def falsified(fact: Fact, scene: Scene, rng: random.Random) -> Fact:
+    """The fact with one wrong value, such that it is false of the scene."""
     while True:
-        wrong = fact.wrong(scene, lot)
+        wrong = fact.wrong(scene, rng)
         if not wrong.holds(scene):
             return wrong
 
 
-def mistaken(species: int, lot: random.Random) -> int:
-    """A species that differs in the colour or in the shape."""
+def mistaken(species: int, rng: random.Random) -> int:
+    """A species with another colour or another shape."""
     colour, shape = colour_of(species), shape_of(species)
-    if lot.random() < 0.5:
-        colour = _other(colour, len(COLOURS), lot)
+    if rng.random() < 0.5:
+        colour = _other(colour, len(COLOURS), rng)
     else:
-        shape = _other(shape, len(SHAPES), lot)
+        shape = _other(shape, len(SHAPES), rng)
     return colour * len(SHAPES) + shape
 
 
 def object_fact(scene: Scene, thing: Thing, place: bool = True) -> ObjectFact:
-    """That an object is there, with or without its place."""
+    """The fact that an object is present, with or without its place."""
     return ObjectFact(thing.species, thing is scene.salient, thing.cell if place else None)
 
 
 def relation_fact(scene: Scene, one: Thing, other: Thing) -> RelationFact:
-    """Where an object stands from another: the direction in which they are further apart."""
+    """The position of one object relative to another, along the axis on which they are further apart."""
     (row, column), (other_row, other_column) = divmod(one.cell, scene.cells), divmod(other.cell, scene.cells)
     if abs(column - other_column) >= abs(row - other_row):
         side = SIDES[0] if column < other_column else SIDES[1]
@@ -131,30 +131,30 @@ def relation_fact(scene: Scene, one: Thing, other: Thing) -> RelationFact:
     return RelationFact(one.species, side, other.species)
 
 
-def facts_of(scene: Scene, lot: random.Random, *, places: bool = True, at_least: int = 0) -> list[Fact]:
-    """What a writer knows of a scene, the salient object first: every object, a count, the background, two relations.
+def facts_of(scene: Scene, rng: random.Random, *, places: bool = True, at_least: int = 0) -> list[Fact]:
+    """The facts that a captioner can state, the salient object first: every object, a count, the background, two relations.
 
-    Without `places` there are no relations. More relations between neighbours follow while there are fewer facts than
-    `at_least` and pairs are left.
+    Without `places` there are no relations. With `at_least`, more relations between neighbours are added until there are
+    that many facts or no pair is left.
     """
-    colour = lot.choice([None, *(colour_of(t.species) for t in scene.things)])
+    colour = rng.choice([None, *(colour_of(t.species) for t in scene.things)])
     number = sum(colour in (None, colour_of(t.species)) for t in scene.things)
     facts: list[Fact] = [object_fact(scene, t, places) for t in scene.things]
     facts += [CountFact(colour, number), BackgroundFact(scene.background)]
     if places:
         relations = max(2, at_least - len(facts))
-        facts += [relation_fact(scene, *pair) for pair in _neighbours(scene, lot, relations)]
+        facts += [relation_fact(scene, *pair) for pair in _neighbours(scene, rng, relations)]
     return facts
 
 
-def _neighbours(scene: Scene, lot: random.Random, count: int) -> list[tuple[Thing, Thing]]:
-    """Pairs of objects: every object's nearest in random order, then every object's second nearest, no pair twice."""
+def _neighbours(scene: Scene, rng: random.Random, count: int) -> list[tuple[Thing, Thing]]:
+    """Pairs of objects: each object with its nearest, in random order, then with its second nearest; no pair twice."""
 
     def distance(a: Thing, b: Thing) -> int:
         (row, column), (other_row, other_column) = divmod(a.cell, scene.cells), divmod(b.cell, scene.cells)
         return (row - other_row) ** 2 + (column - other_column) ** 2
 
-    order = lot.sample(scene.things, len(scene.things))
+    order = rng.sample(scene.things, len(scene.things))
     pairs: dict[frozenset[int], tuple[Thing, Thing]] = {}
     for rank in range(len(order) - 1):
         for thing in order:
@@ -165,6 +165,6 @@ def _neighbours(scene: Scene, lot: random.Random, count: int) -> list[tuple[Thin
     return list(pairs.values())
 
 
-def _other(value: int, n: int, lot: random.Random) -> int:
-    """Any of 0..n-1 but this one."""
-    return (value + lot.randrange(1, n)) % n
+def _other(value: int, n: int, rng: random.Random) -> int:
+    """A number of 0 to n - 1 other than `value`."""
+    return (value + rng.randrange(1, n)) % n

@@ -1,13 +1,13 @@
-"""The rows of every set of the world: the training pairs and the evaluation sets, each with lots of its own.
+"""The rows of the training set and of every evaluation set, each sampled with random streams of its own.
 
-| set | texts of a row | task |
+| set | captions of a row | task |
 |---|---|---|
-| `scenes` | a raw text (`alt`), long captions by A, B and C | training |
-| `long-human` | everything, exact, half the sentences in forms that training never shows (as DCI, IIW) | retrieval |
-| `long-captioner`, `validation` | captioner C (as ShareGPT4V) | retrieval |
-| `short` | five, each naming the salient object, another and how they stand (as COCO) | retrieval |
-| `class` | none; the salient object's species is the label (as ImageNet) | classification |
-| `lookalike` | everything, exact; and a short text | which of four pictures that share salient object and background |
+| `scenes` | a raw caption (`alt`), long captions by A, B and C | training |
+| `long-human` | every fact, no errors, half the sentences by templates not seen in training (like DCI, IIW) | retrieval |
+| `long-captioner`, `validation` | captioner C (like ShareGPT4V) | retrieval |
+| `short` | five, each with the salient object, another one and their relation (like COCO) | retrieval |
+| `class` | none; the salient object's species is the label (like ImageNet) | classification |
+| `lookalike` | every fact, no errors; and a short caption | choice among four images with equal salient object and background |
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _EXACT = replace(HUMAN, name="long", unseen=0.0, salient_first=1.0)
 
 @dataclass(frozen=True)
 class Row:
-    """What a row holds besides its picture: the scene, texts, what went wrong in them, and a group of look-alikes."""
+    """A row without its image: the scene, captions, what is known about them, and the group of look-alikes."""
 
     scene: Scene
     captions: tuple[Caption, ...] = ()
@@ -42,11 +42,11 @@ class Row:
 
 
 def _training(spec: ScenesSpec, index: int) -> Row:
-    scene = draw_scene(spec, spec.lot("scene", index))
-    raw, about = raw_text(scene, spec.lot("raw", index))
+    scene = draw_scene(spec, spec.rng("scene", index))
+    raw, about = raw_text(scene, spec.rng("raw", index))
     captions, errors = [Caption("alt", "raw", raw)], []
     for captioner in (A, B, _by_c(spec)):
-        text, wrong = describe(scene, captioner, spec.lot(captioner.name, index), spec.sentences[1])
+        text, wrong = describe(scene, captioner, spec.rng(captioner.name, index), spec.sentences[1])
         captions.append(Caption(captioner.name, "long", text))
         errors += wrong
     return Row(scene, tuple(captions), {"raw": about, "errors": errors})
@@ -54,42 +54,42 @@ def _training(spec: ScenesSpec, index: int) -> Row:
 
 def _described(captioner: Captioner) -> Callable[[ScenesSpec, int], Row]:
     def row(spec: ScenesSpec, index: int) -> Row:
-        scene = draw_scene(spec, spec.lot("scene", index))
+        scene = draw_scene(spec, spec.rng("scene", index))
         writer = _by_c(spec) if captioner is C else captioner
-        text, errors = describe(scene, writer, spec.lot(writer.name, index), spec.sentences[1])
+        text, errors = describe(scene, writer, spec.rng(writer.name, index), spec.sentences[1])
         return Row(scene, (Caption(writer.name, "long", text),), {"errors": errors})
 
     return row
 
 
 def _short(spec: ScenesSpec, index: int) -> Row:
-    scene = draw_scene(spec, spec.lot("scene", index))
-    texts = short_texts(scene, spec.lot("short", index), SHORT_TEXTS)
+    scene = draw_scene(spec, spec.rng("scene", index))
+    texts = short_texts(scene, spec.rng("short", index), SHORT_TEXTS)
     return Row(scene, tuple(Caption("short", "raw", text) for text in texts))
 
 
 def _class(spec: ScenesSpec, index: int) -> Row:
-    """Every class equally often, in turn."""
-    return Row(draw_scene(spec, spec.lot("scene", index), salient=index % SPECIES))
+    """Classes in turn, so that each occurs equally often."""
+    return Row(draw_scene(spec, spec.rng("scene", index), salient=index % SPECIES))
 
 
 def _lookalike(spec: ScenesSpec, index: int) -> Row:
     group, member = divmod(index, GROUP)
     scene = lookalikes(spec, group)[member]
-    long, _ = describe(scene, _EXACT, spec.lot("long", index), spec.sentences[1])
-    opening = sentence(object_fact(scene, scene.salient), scene.cells, spec.lot("opening", group))
-    long = opening + long[long.index(". ") :]  # the same words first in all four
-    (short,) = short_texts(scene, spec.lot("short", index), 1)
+    long, _ = describe(scene, _EXACT, spec.rng("long", index), spec.sentences[1])
+    opening = sentence(object_fact(scene, scene.salient), scene.cells, spec.rng("opening", group))
+    long = opening + long[long.index(". ") :]  # the first sentence is the same in all four
+    (short,) = short_texts(scene, spec.rng("short", index), 1)
     return Row(scene, (Caption("long", "long", long), Caption("short", "raw", short)), group=f"{group:06d}")
 
 
 def lookalikes(spec: ScenesSpec, group: int) -> list[Scene]:
-    """Four scenes with the same salient object in the same place and the same background, of which no two are equal."""
-    lot = spec.lot("group", group)
-    salient, cell, background = lot.randrange(SPECIES), lot.randrange(spec.cells**2), lot.randrange(len(BACKGROUNDS))
+    """Four different scenes with the same salient object in the same place and the same background."""
+    rng = spec.rng("group", group)
+    salient, cell, background = rng.randrange(SPECIES), rng.randrange(spec.cells**2), rng.randrange(len(BACKGROUNDS))
     scenes: dict[frozenset[tuple[int, int]], Scene] = {}
     while len(scenes) < GROUP:
-        scene = draw_scene(spec, lot, salient=salient, cell=cell, background=background)
+        scene = draw_scene(spec, rng, salient=salient, cell=cell, background=background)
         scenes.setdefault(frozenset((t.species, t.cell) for t in scene.things), scene)
     return list(scenes.values())
 
@@ -100,7 +100,7 @@ def _by_c(spec: ScenesSpec) -> Captioner:
 
 @dataclass(frozen=True)
 class SetKind:
-    """How a set's rows come about, what it is for, and whether that is judged in pools."""
+    """How a set's rows are made, and the evaluation tasks that it is for."""
 
     row: Callable[[ScenesSpec, int], Row]
     tasks: tuple[str, ...] = ()
@@ -119,10 +119,9 @@ EVALUATION_SETS = tuple(name for name in SETS if name != "scenes")
 
 
 def pair(spec: ScenesSpec, index: int) -> Pair:
-    """A row of the set that the spec names.
+    """A row of the spec's set. The label is the salient object's species.
 
-    Its label is the salient object's species. `extra` holds the scene, the captions' errors, and what the raw text is
-    about.
+    `extra` has the scene, the errors of the captions, and what the raw caption is about.
     """
     row = set_kind(spec).row(spec, index)
     return Pair(
@@ -138,14 +137,14 @@ def pair(spec: ScenesSpec, index: int) -> Pair:
 
 
 def set_kind(spec: ScenesSpec) -> SetKind:
-    """The kind of the spec's set. Raises CornerstoneError for a name that is none."""
+    """The kind of the spec's set. Raises CornerstoneError for an unknown name."""
     if spec.set not in SETS:
-        raise CornerstoneError(f"{spec.set!r} is no set of scenes{did_you_mean(spec.set, SETS)}")
+        raise CornerstoneError(f"{spec.set!r} is not a set of scenes{did_you_mean(spec.set, SETS)}")
     return SETS[spec.set]
 
 
 def manifest_fields(spec: ScenesSpec) -> dict[str, Any]:
-    """What the manifest says of the set besides its shards."""
+    """The manifest's fields of the set, without its shards."""
     tasks = set_kind(spec).tasks
     return {
         "name": spec.set,

@@ -1,7 +1,6 @@
-"""Words for facts: the forms that writers in training use, others that only people use, and the raw texts of the web.
+"""Sentence templates of facts: those of training, those that only the human captioner uses, and those of raw captions.
 
-A sentence has about 11 words; `{...}` are the values that the picture decides. Every form is one sentence without a
-period of its own.
+A sentence has about 11 words; `{...}` are filled with values of the scene. A template is one sentence without its period.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ FORMS = {
         "the picture has a background that is {background}",
     ),
 }
-UNSEEN_FORMS = {  # most of their words are known from training, as a person's are to a pretrained BERT; some are not
+UNSEEN_FORMS = {  # most of their words occur in training, as a human's do in the text that BERT was trained on; some do not
     "placed": (
         "at the {place} we see a {size} {thing} here",
         "a {thing} that is {size} lies in the {place}",
@@ -114,55 +113,55 @@ PROMPTS = (
 RawKind = Literal["salient", "other", "junk"]
 
 
-def sentence(fact: Fact, cells: int, lot: random.Random, unseen: float = 0.0) -> str:
-    """A fact as a sentence without its period; a form unseen in training with the probability `unseen`."""
-    forms = UNSEEN_FORMS if lot.random() < unseen else FORMS
-    kind, values = _values(fact, cells, lot)
-    return lot.choice(forms[kind]).format(**values)
+def sentence(fact: Fact, cells: int, rng: random.Random, unseen: float = 0.0) -> str:
+    """A fact as a sentence without its period, with probability `unseen` by a template that training does not use."""
+    forms = UNSEEN_FORMS if rng.random() < unseen else FORMS
+    kind, values = _values(fact, cells, rng)
+    return rng.choice(forms[kind]).format(**values)
 
 
 def joined(sentences: Sequence[str]) -> str:
-    """A caption: sentences that end with a period each, so that `. ` parts them."""
+    """A caption: every sentence ends with a period, so that `. ` separates them."""
     return ". ".join(sentences) + "."
 
 
-def raw_text(scene: Scene, lot: random.Random) -> tuple[str, RawKind]:
-    """A noisy text of 5 to 10 words, and what it is about: half the salient object, a quarter another one."""
-    about = lot.random()
+def raw_text(scene: Scene, rng: random.Random) -> tuple[str, RawKind]:
+    """A noisy caption of 5 to 10 words, and its subject: the salient object in half of the cases, in a quarter another one."""
+    about = rng.random()
     if about >= 0.75:
-        return " ".join(lot.choices(JUNK, k=lot.randint(5, 9))), "junk"
+        return " ".join(rng.choices(JUNK, k=rng.randint(5, 9))), "junk"
     kind: RawKind = "salient" if about < 0.5 else "other"
-    thing = scene.salient if kind == "salient" else lot.choice(scene.things[1:])
-    words = lot.choice(RAW_FORMS).format(thing=species_name(thing.species, lot)).split()
-    return " ".join(words + lot.sample(TAGS, lot.randint(0, min(2, 10 - len(words))))), kind
+    thing = scene.salient if kind == "salient" else rng.choice(scene.things[1:])
+    words = rng.choice(RAW_FORMS).format(thing=species_name(thing.species, rng)).split()
+    return " ".join(words + rng.sample(TAGS, rng.randint(0, min(2, 10 - len(words))))), kind
 
 
-def short_texts(scene: Scene, lot: random.Random, count: int) -> list[str]:
-    """Different short texts, each naming the salient object, another one and how they stand to each other."""
+def short_texts(scene: Scene, rng: random.Random, count: int) -> list[str]:
+    """`count` different short captions, each with the salient object, another one and their relation."""
     texts: dict[str, None] = {}
     while len(texts) < count:
-        other = lot.choice(scene.things[1:])
+        other = rng.choice(scene.things[1:])
         fact = relation_fact(scene, scene.salient, other)
-        values = {**_values(fact, scene.cells, lot)[1], "size": "large", "other_size": "small"}
-        texts.setdefault(lot.choice(SHORT_FORMS).format(**values))
+        values = {**_values(fact, scene.cells, rng)[1], "size": "large", "other_size": "small"}
+        texts.setdefault(rng.choice(SHORT_FORMS).format(**values))
     return list(texts)
 
 
-def species_name(species: int, lot: random.Random) -> str:
-    """By its noun or by its attributes, half and half."""
-    if lot.random() < 0.5:
+def species_name(species: int, rng: random.Random) -> str:
+    """The species' noun or its colour and shape, with equal probability."""
+    if rng.random() < 0.5:
         return NOUNS[species]
     return f"{COLOUR_NAMES[colour_of(species)]} {SHAPES[shape_of(species)]}"
 
 
-def _values(fact: Fact, cells: int, lot: random.Random) -> tuple[str, dict[str, Any]]:
-    """The kind of form that a fact takes, and the words for its values."""
+def _values(fact: Fact, cells: int, rng: random.Random) -> tuple[str, dict[str, Any]]:
+    """The kind of template for a fact, and the words to fill in."""
     match fact:
         case ObjectFact(species, large, cell):
-            values = {"size": "large" if large else "small", "thing": species_name(species, lot)}
+            values = {"size": "large" if large else "small", "thing": species_name(species, rng)}
             return ("object", values) if cell is None else ("placed", {**values, "place": place_name(cell, cells)})
         case RelationFact(species, side, other):
-            return "relation", {"thing": species_name(species, lot), "side": side, "other": species_name(other, lot)}
+            return "relation", {"thing": species_name(species, rng), "side": side, "other": species_name(other, rng)}
         case CountFact(colour, number):
             many = "objects" if colour is None else f"{COLOUR_NAMES[colour]} objects"
             counted = many.removesuffix("s") if number == 1 else many

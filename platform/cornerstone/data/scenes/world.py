@@ -1,7 +1,7 @@
-"""What there is: colours, shapes, the nouns of their 96 combinations, backgrounds, places; and scenes of them.
+"""The vocabulary of scenes (colours, shapes, nouns of their 96 combinations, backgrounds, places), and sampling scenes.
 
-The world never changes. How many cells and objects a scene has is the `ScenesSpec`'s, which objects is drawn by lot
-from (seed, set, index), so that sets of different names share no random numbers, and so no scene but by accident.
+The vocabulary is fixed. `ScenesSpec` gives the number of cells and objects; which objects is sampled from (seed, set,
+index), so that sets of different names share no random stream, and share a scene only by coincidence.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SHAPES = """
 circle square triangle diamond ring frame plus cross bar pillar crescent hourglass
 """
 SHAPES = tuple(_SHAPES.split())
-BACKGROUNDS = {  # muted, so that no object is lost on any of them; `draw` gives each a pattern of its own
+BACKGROUNDS = {  # muted, so that every object stands out on each; `draw` adds a pattern
     "sandy": (222, 205, 165),
     "stony": (150, 152, 155),
     "grassy": (160, 205, 140),
@@ -36,8 +36,8 @@ BACKGROUNDS = {  # muted, so that no object is lost on any of them; `draw` gives
     "rosy": (235, 175, 185),
     "woody": (150, 112, 85),
 }
-# One opaque noun a species (colour × shape): nothing in the word tells the colour or the shape, as with a class of
-# ImageNet. Any two differ in two letters or more.
+# One arbitrary noun per species (colour × shape), which does not reveal colour or shape, like the name of an ImageNet
+# class. Any two differ in at least two letters.
 _NOUNS = """
 dabu dibe vigu vuza bedo zuko poze kefi doki vepa dizu ratu noza bovi lopa pila tuze resu geza kive futa zuma fivu
 zoge liru gupi rofi nufi zuvi lori seva pami dolu fezu kemu tenu komi lesi zaso pefa guvo zelu fape tamu rize zego
@@ -54,40 +54,41 @@ SPECIES = len(COLOURS) * len(SHAPES)
 
 
 def colour_of(species: int) -> int:
-    """The place of a species' colour in `COLOURS`."""
+    """The index of a species' colour in `COLOURS`."""
     return species // len(SHAPES)
 
 
 def shape_of(species: int) -> int:
-    """The place of a species' shape in `SHAPES`."""
+    """The index of a species' shape in `SHAPES`."""
     return species % len(SHAPES)
 
 
 def place_name(cell: int, cells: int) -> str:
-    """`top left` for cell 0; cells count row by row."""
+    """The name of a cell, such as `top left` for cell 0; cells are numbered row by row."""
     return f"{ROWS[cells][cell // cells]} {COLUMNS[cells][cell % cells]}"
 
 
 @dataclass(frozen=True)
 class ScenesSpec:
-    """All that decides what a set of scenes holds: equal specs give equal bytes. `set` is a name of `sets.SETS`."""
+    """Everything that determines a set of scenes: equal specs give equal bytes. `set` is a key of `sets.SETS`."""
 
     set: str = "scenes"
     rows: int = 16_000
     seed: int = 0
     image_size: int = 64
     cells: int = 3
-    """Cells a side: 3 or 4."""
+    """Cells per side: 3 or 4."""
     min_objects: int = 4
     max_objects: int = 7
     sentences: tuple[int, int] = (6, 8)
-    """Fewest and most sentences of captioner C; complete texts have at least the most: (24, 26) passes 256 tokens."""
+    """Fewest and most sentences of captioner C. Captions with every fact have at least the most: (24, 26) exceeds 256
+    tokens."""
     rows_per_shard: int = 2048
     pool: int = 1000
-    """Retrieval is judged in galleries of this many rows (fewer where the set is smaller)."""
+    """Retrieval is evaluated in galleries of this many rows (fewer if the set is smaller)."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sentences", tuple(self.sentences))  # a list where it comes from a manifest
+        object.__setattr__(self, "sentences", tuple(self.sentences))  # a list if it comes from a manifest
 
         def refuse(option: str, given: Any, expected: str) -> None:
             raise CornerstoneError(f"{option} is {given}: expected {expected}.")
@@ -107,21 +108,21 @@ class ScenesSpec:
 
     @property
     def shards(self) -> int:
-        """How many files the set has."""
+        """Number of shards of the set."""
         return -(-self.rows // self.rows_per_shard)
 
     def rows_of(self, shard: int) -> range:
-        """The rows of one file."""
+        """The rows of one shard."""
         return range(shard * self.rows_per_shard, min(self.rows, (shard + 1) * self.rows_per_shard))
 
-    def lot(self, purpose: str, *parts: int) -> random.Random:
-        """Random numbers for one purpose and one row of this set: the same in every process."""
+    def rng(self, purpose: str, *parts: int) -> random.Random:
+        """A random generator for one purpose and one row of this set, the same in every process."""
         return random.Random(int(hashed(self.seed, f"scenes/{self.set}/{purpose}", *parts)[0]))
 
 
 @dataclass(frozen=True)
 class Thing:
-    """An object: its species, the cell it stands in, and which way it is off the cell's middle (-1, 0 or 1 each)."""
+    """An object: its species, its cell, and its offset from the cell's centre (-1, 0 or 1 steps in x and y)."""
 
     species: int
     cell: int
@@ -131,7 +132,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture's content. `things[0]` is the salient one, drawn large; no species and no cell occurs twice."""
+    """The content of an image. `things[0]` is the salient object, drawn large; no species and no cell occurs twice."""
 
     cells: int
     background: int
@@ -139,35 +140,35 @@ class Scene:
 
     @property
     def salient(self) -> Thing:
-        """The large object, whose species is the picture's class."""
+        """The large object, whose species is the image's class."""
         return self.things[0]
 
     def as_json(self) -> dict[str, Any]:
-        """For a row's `extra`."""
+        """JSON values for a row's `extra`."""
         things = [[t.species, t.cell, t.dx, t.dy] for t in self.things]
         return {"cells": self.cells, "background": self.background, "things": things}
 
 
 def draw_scene(
     spec: ScenesSpec,
-    lot: random.Random,
+    rng: random.Random,
     *,
     salient: int | None = None,
     cell: int | None = None,
     background: int | None = None,
 ) -> Scene:
-    """A scene by lot; what is given is kept: the salient species, its cell, the background."""
-    count = lot.randint(spec.min_objects, spec.max_objects)
-    species = _distinct(SPECIES, count, salient, lot)
-    places = _distinct(spec.cells**2, count, cell, lot)
+    """Sample a scene; the salient species, its cell and the background are sampled too unless given."""
+    count = rng.randint(spec.min_objects, spec.max_objects)
+    species = _distinct(SPECIES, count, salient, rng)
+    places = _distinct(spec.cells**2, count, cell, rng)
     jitter = (-1, 0, 1)
-    things = tuple(Thing(s, c, lot.choice(jitter), lot.choice(jitter)) for s, c in zip(species, places, strict=True))
-    return Scene(spec.cells, lot.randrange(len(BACKGROUNDS)) if background is None else background, things)
+    things = tuple(Thing(s, c, rng.choice(jitter), rng.choice(jitter)) for s, c in zip(species, places, strict=True))
+    return Scene(spec.cells, rng.randrange(len(BACKGROUNDS)) if background is None else background, things)
 
 
-def _distinct(n: int, count: int, first: int | None, lot: random.Random) -> Sequence[int]:
-    """`count` different numbers below n, the first of them given or not."""
-    drawn = lot.sample(range(n), count)
+def _distinct(n: int, count: int, first: int | None, rng: random.Random) -> Sequence[int]:
+    """`count` different numbers below n, starting with `first` if it is given."""
+    drawn = rng.sample(range(n), count)
     if first is None:
         return drawn
     return [first, *(x for x in drawn if x != first)][:count]
