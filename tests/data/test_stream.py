@@ -224,21 +224,22 @@ def test_units_of_any_run(spec, steps, every, workers, start, batch, sizes, row_
 
 
 @pytest.mark.parametrize(
-    ("row_bytes", "workers", "parts"), [(10, 1, 1), (1 << 20, 1, 4), (1 << 20, 2, 2), (40 << 20, 1, 50)]
+    ("row_bytes", "workers", "parts"),
+    [(10, 1, 1), (1 << 20, 1, 4), (1 << 20, 2, 1), (2 << 20, 2, 4), (40 << 20, 1, 50)],
 )
 def test_a_large_share_travels_in_parts(spec, row_bytes, workers, parts):
-    """16 MiB a unit: so several decode actors work on the first batch, and no block is larger than the object store likes."""
+    """16 MiB a unit, up to two units whole: several decode actors work on the first batch, and blocks stay small."""
     layout = Layout(replace(spec, train=Sized(50, row_bytes), plan=replace(spec.plan, batch_size=50)), workers)
     assert len(layout.parts) == parts
     assert sum(rows for _, rows in layout.parts) == layout.share
-    assert max(rows for _, rows in layout.parts) * row_bytes <= max(layout.unit_bytes, row_bytes)
+    assert max(rows for _, rows in layout.parts) * row_bytes <= max(2 * layout.unit_bytes, row_bytes)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_a_share_in_parts_is_the_share_in_one(spec, alone, workers, monkeypatch):
     from cornerstone.data import layout as module
 
-    monkeypatch.setattr(module, "UNIT_ROWS", 2)
+    monkeypatch.setattr(module, "UNIT_ROWS", 1)
     assert len(Layout(spec, workers).parts) > 1
     seen = run(spec, workers)
     assert seen.rows == alone.rows

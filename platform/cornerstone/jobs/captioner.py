@@ -13,6 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import cornerstone.models  # noqa: F401 - repairs torchvision before transformers is imported
+
+# isort: split
 import torch
 from PIL.Image import Image
 from torch import Tensor

@@ -107,7 +107,7 @@ class TowerTraining:
             min_objects=self.min_objects,
             max_objects=self.max_objects,
         )
-        return [draw_scene(spec, spec.lot("scene", int(i))) for i in indices]
+        return [draw_scene(spec, spec.rng("scene", int(i))) for i in indices]
 
 
 class Content(NamedTuple):
