@@ -1,9 +1,9 @@
-# Each target does its own set-up: Python 3.11 or newer and make are all that is needed.
+# Every target creates the environment if needed: only Python 3.11 or newer and make are required.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Prepared data, checkpoints and records of `make demo`; delete the folder to start over.
+# Prepared data, checkpoints and records of `make demo`; delete the folder to start from the beginning.
 DEMO_HOME ?= $(CURDIR)/.cornerstone
 
 .PHONY: demo test test-quick test-gpu test-faults lint install benchmark benchmark-data clean
@@ -11,16 +11,19 @@ DEMO_HOME ?= $(CURDIR)/.cornerstone
 demo: install
 	@CORNERSTONE_HOME="$(DEMO_HOME)" PATH="$(CURDIR)/$(BIN):$$PATH" bash ray_jobs/demo.sh $(ARGS)
 
+# Everything but `test-faults` and `test-gpu`: up to 15 minutes on 2 cores.
 test: install lint
 	$(BIN)/python -m pytest
 
-# Everything that needs neither Ray nor a GPU: minutes.
+# Everything that needs neither Ray nor a GPU: about 3 minutes on 2 cores.
 test-quick: install
 	$(BIN)/python -m pytest -m 'not ray and not faults and not gpu'
 
+# On a machine without a GPU all of these are skipped.
 test-gpu: install
 	$(BIN)/python -m pytest -m gpu
 
+# Kills processes and resumes: about 20 minutes.
 test-faults: install
 	$(BIN)/python -m pytest -m faults
 
