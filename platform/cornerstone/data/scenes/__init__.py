@@ -1,7 +1,8 @@
-"""`scenes`: a small drawn world whose pictures, captions and errors are all known.
+"""The built-in scenes: a synthetic data set whose image content, captions and caption errors are all known.
 
-The embedded data of the demo, the tests and the trend studies: no download, every row a function of (seed, set,
-index). `world` says what there is and draws lots for a scene, `draw` paints it, `facts` are statements that are true or
-false of it, `texts` puts them into words, `captioners` choose which to state and err at a known rate, `sets` assembles
-the rows of the training set and of each evaluation set, `write` makes shards of them, `tokenizer` learns their words.
+It is the data of the demo, the tests and the trend studies. It needs no download: every row is a function of (seed, set,
+index). `world` defines the objects and draws random scenes, `draw` renders them, `facts` are statements that are true or
+false of a scene, `texts` converts facts to sentences, `captioners` choose which facts to state and make errors at a known
+rate, `sets` assembles the rows of the training set and of each evaluation set, `write` writes them as shards, and
+`tokenizer` trains a WordPiece vocabulary on them.
 """

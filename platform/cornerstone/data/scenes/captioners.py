@@ -1,4 +1,4 @@
-"""Who describes a scene: three captioners of different quality, and a person who states everything and never errs."""
+"""Synthetic captioners: three of different quality, and a human who states everything and makes no errors."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ SALIENT_FIRST = 0.9
 
 @dataclass(frozen=True)
 class Captioner:
-    """How one writes: how many sentences, how often a stated fact is wrong, with places or not, in which forms."""
+    """How a captioner writes: number of sentences, rate of wrong facts, with or without places, and sentence forms."""
 
     name: str
     sentences: tuple[int, int] | None
-    """Fewest and most; None states every fact."""
+    """Minimum and maximum number; None: one for every fact."""
     error_rate: float = 0.0
     places: bool = True
     unseen: float = 0.0
-    """Share of sentences in forms that training never shows."""
+    """Fraction of sentences in forms that do not occur in training."""
     salient_first: float = SALIENT_FIRST
 
 
@@ -36,10 +36,10 @@ HUMAN = Captioner("human", None, unseen=0.5)
 def describe(
     scene: Scene, captioner: Captioner, lot: random.Random, at_least: int = 0
 ) -> tuple[str, list[dict[str, Any]]]:
-    """A caption and its errors: for each, the sentence's number, the wrong value's name, what was said, what is true.
+    """A caption and its errors: for each error the sentence number, the name of the wrong value, its wrong and true value.
 
-    The salient fact comes first in 9 of 10 captions, the rest in random order; what exceeds the captioner's number of
-    sentences is left out. `at_least` asks `facts_of` for more facts.
+    The salient fact comes first in 9 of 10 captions, the others in random order; facts beyond the captioner's number of
+    sentences are left out. `at_least` is passed to `facts_of`.
     """
     first, *rest = facts_of(scene, lot, places=captioner.places, at_least=at_least)
     lot.shuffle(rest)

@@ -1,7 +1,6 @@
-"""Pictures of scenes: stencils made once a shape and size, laid over a patterned background.
+"""Renders scenes: masks of shapes, cached by shape and size, are blended over a patterned background.
 
-Pictures are (H, W, 3) bytes. Everything is whole-number arithmetic on fixed stencils, so the same scene gives the same
-bytes on every call.
+Images are (H, W, 3) uint8. All blending is integer arithmetic on fixed masks, so the same scene always gives the same bytes.
 """
 
 from __future__ import annotations
@@ -18,14 +17,15 @@ from cornerstone.data.scenes.world import BACKGROUND_NAMES, BACKGROUNDS, COLOURS
 Bytes = npt.NDArray[np.uint8]
 Polygon = list[tuple[float, float]]
 
-LARGE, SMALL = 0.94, 0.60  # diameters as shares of a cell's free width
-QUALITY = 92  # JPEG without chroma subsampling: a small object keeps its colour, at a quarter of PNG's time to encode
+LARGE, SMALL = 0.94, 0.60  # diameters as fractions of a cell's free width
+# JPEG without chroma subsampling, so that small objects keep their colour; encodes in a quarter of the time of PNG.
+QUALITY = 92
 _OVERSAMPLING = 8
 _INK = np.array(list(COLOURS.values()), dtype=np.int32)
 
 
 def paint(scene: Scene, size: int) -> Bytes:
-    """The picture of a scene, (size, size, 3)."""
+    """The image of a scene, (size, size, 3)."""
     picture = background(scene.background, size).astype(np.int32)
     step = max(1, round(size / 64))
     cell = size / scene.cells
@@ -41,7 +41,7 @@ def paint(scene: Scene, size: int) -> Bytes:
 
 
 def encode(picture: Bytes) -> bytes:
-    """The picture as JPEG."""
+    """The image as JPEG."""
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "JPEG", quality=QUALITY, subsampling=0)
     return file.getvalue()
@@ -53,7 +53,7 @@ def _start(middle: float, diameter: int, size: int) -> int:
 
 @lru_cache(maxsize=64)
 def background(index: int, size: int) -> Bytes:
-    """A background's ground colour under its own faint pattern, (size, size, 3)."""
+    """A background: its base colour with its faint pattern, (size, size, 3)."""
     y, x = np.mgrid[:size, :size] * 64 // size
     patterns = {
         "sandy": (x * 5 + y * 7) % 11 == 0,
@@ -70,7 +70,7 @@ def background(index: int, size: int) -> Bytes:
 
 @lru_cache(maxsize=256)
 def stencil(shape: str, diameter: int) -> npt.NDArray[np.int32]:
-    """How much of each pixel a shape covers, 0 to 255, (diameter, diameter, 1)."""
+    """Anti-aliased mask of a shape: coverage of each pixel, 0 to 255, (diameter, diameter, 1)."""
     side = diameter * _OVERSAMPLING
     image = Image.new("L", (side, side))
     pen = ImageDraw.Draw(image)
@@ -80,9 +80,9 @@ def stencil(shape: str, diameter: int) -> npt.NDArray[np.int32]:
 
 
 def _outline(shape: str) -> list[tuple[int, Polygon]]:
-    """Polygons in [-1, 1]² (y downwards), painted in order: 255 adds, 0 cuts out."""
-    t = 0.36  # half the breadth of the strokes of plus, bar and pillar
-    d = 0.46  # the same for the cross, along the frame's edge
+    """Polygons in [-1, 1]² (y points down), filled in order: 255 adds to the shape, 0 cuts out of it."""
+    t = 0.36  # half the stroke width of plus, bar and pillar
+    d = 0.46  # the same for the cross, along the edge of the square
     plain: dict[str, Polygon] = {
         "circle": _disc(1.0),
         "square": _box(0.92, 0.92),
