@@ -1,4 +1,4 @@
-"""Statements about a scene: each is true or false of it, and each can be made false by one wrong value."""
+"""Facts about a scene: each is true or false of a scene, and each can be made false by changing one value."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SIDES = ("left of", "right of", "above", "below")
 
 @dataclass(frozen=True)
 class ObjectFact:
-    """There is a large or small object of this species, in this cell (None: somewhere)."""
+    """There is a large or small object of this species in this cell (None: in any cell)."""
 
     species: int
     large: bool
@@ -26,7 +26,7 @@ class ObjectFact:
         )
 
     def wrong(self, scene: Scene, lot: random.Random) -> ObjectFact:
-        """The same with the wrong colour, shape or place."""
+        """The same fact with a wrong colour, shape or cell."""
         if self.cell is not None and lot.random() < 1 / 3:
             return replace(self, cell=_other(self.cell, scene.cells**2, lot))
         return replace(self, species=mistaken(self.species, lot))
@@ -54,7 +54,7 @@ class RelationFact:
         }[self.side]
 
     def wrong(self, scene: Scene, lot: random.Random) -> RelationFact:
-        """The same with the opposite side, or with one of the two objects mistaken."""
+        """The same fact with the opposite side, or with a wrong species for one of the two objects."""
         slot = lot.randrange(3)
         if slot == 0:
             opposite = SIDES.index(self.side) ^ 1
@@ -66,7 +66,7 @@ class RelationFact:
 
 @dataclass(frozen=True)
 class CountFact:
-    """There are so many objects of a colour (None: of any)."""
+    """There are `number` objects of a colour (None: of any colour)."""
 
     colour: int | None
     number: int
@@ -76,7 +76,7 @@ class CountFact:
         return self.number == sum(self.colour in (None, colour_of(t.species)) for t in scene.things)
 
     def wrong(self, scene: Scene, lot: random.Random) -> CountFact:
-        """The same with one object too many or too few."""
+        """The same fact with one object too many or too few."""
         return replace(self, number=self.number + (lot.choice((-1, 1)) if self.number > 1 else 1))
 
 
@@ -91,7 +91,7 @@ class BackgroundFact:
         return self.background == scene.background
 
     def wrong(self, scene: Scene, lot: random.Random) -> BackgroundFact:
-        """Another background."""
+        """The same fact with another background."""
         return BackgroundFact(_other(self.background, len(BACKGROUNDS), lot))
 
 
@@ -99,7 +99,7 @@ Fact = ObjectFact | RelationFact | CountFact | BackgroundFact
 
 
 def falsified(fact: Fact, scene: Scene, lot: random.Random) -> Fact:
-    """The fact with one wrong value, so that it does not hold."""
+    """The fact with one value changed so that it is false of the scene."""
     while True:
         wrong = fact.wrong(scene, lot)
         if not wrong.holds(scene):
@@ -107,7 +107,7 @@ def falsified(fact: Fact, scene: Scene, lot: random.Random) -> Fact:
 
 
 def mistaken(species: int, lot: random.Random) -> int:
-    """A species that differs in the colour or in the shape."""
+    """A species that differs in either colour or shape."""
     colour, shape = colour_of(species), shape_of(species)
     if lot.random() < 0.5:
         colour = _other(colour, len(COLOURS), lot)
@@ -117,12 +117,12 @@ def mistaken(species: int, lot: random.Random) -> int:
 
 
 def object_fact(scene: Scene, thing: Thing, place: bool = True) -> ObjectFact:
-    """That an object is there, with or without its place."""
+    """The fact that an object exists, with or without its cell."""
     return ObjectFact(thing.species, thing is scene.salient, thing.cell if place else None)
 
 
 def relation_fact(scene: Scene, one: Thing, other: Thing) -> RelationFact:
-    """Where an object stands from another: the direction in which they are further apart."""
+    """The relation of two objects, along the axis on which they are further apart."""
     (row, column), (other_row, other_column) = divmod(one.cell, scene.cells), divmod(other.cell, scene.cells)
     if abs(column - other_column) >= abs(row - other_row):
         side = SIDES[0] if column < other_column else SIDES[1]
@@ -132,10 +132,10 @@ def relation_fact(scene: Scene, one: Thing, other: Thing) -> RelationFact:
 
 
 def facts_of(scene: Scene, lot: random.Random, *, places: bool = True, at_least: int = 0) -> list[Fact]:
-    """What a writer knows of a scene, the salient object first: every object, a count, the background, two relations.
+    """The facts that a captioner can state, the salient object first: every object, a count, the background, two relations.
 
-    Without `places` there are no relations. More relations between neighbours follow while there are fewer facts than
-    `at_least` and pairs are left.
+    Without `places` there are no relations. More relations between neighbours are added until there are `at_least` facts or
+    no pairs are left.
     """
     colour = lot.choice([None, *(colour_of(t.species) for t in scene.things)])
     number = sum(colour in (None, colour_of(t.species)) for t in scene.things)
@@ -148,7 +148,7 @@ def facts_of(scene: Scene, lot: random.Random, *, places: bool = True, at_least:
 
 
 def _neighbours(scene: Scene, lot: random.Random, count: int) -> list[tuple[Thing, Thing]]:
-    """Pairs of objects: every object's nearest in random order, then every object's second nearest, no pair twice."""
+    """Up to `count` different pairs: each object (in random order) with its nearest, then with its second nearest, ..."""
 
     def distance(a: Thing, b: Thing) -> int:
         (row, column), (other_row, other_column) = divmod(a.cell, scene.cells), divmod(b.cell, scene.cells)
@@ -166,5 +166,5 @@ def _neighbours(scene: Scene, lot: random.Random, count: int) -> list[tuple[Thin
 
 
 def _other(value: int, n: int, lot: random.Random) -> int:
-    """Any of 0..n-1 but this one."""
+    """A random integer in 0..n-1 other than `value`."""
     return (value + lot.randrange(1, n)) % n

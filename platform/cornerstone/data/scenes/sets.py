@@ -1,13 +1,13 @@
-"""The rows of every set of the world: the training pairs and the evaluation sets, each with lots of its own.
+"""The rows of every set of built-in scenes: training pairs and evaluation sets, each with its own random numbers.
 
-| set | texts of a row | task |
+| set | captions of a row | task |
 |---|---|---|
-| `scenes` | a raw text (`alt`), long captions by A, B and C | training |
-| `long-human` | everything, exact, half the sentences in forms that training never shows (as DCI, IIW) | retrieval |
+| `scenes` | a raw caption (`alt`), long captions by A, B and C | training |
+| `long-human` | all facts, no errors, half the sentences in forms that do not occur in training (as DCI, IIW) | retrieval |
 | `long-captioner`, `validation` | captioner C (as ShareGPT4V) | retrieval |
-| `short` | five, each naming the salient object, another and how they stand (as COCO) | retrieval |
-| `class` | none; the salient object's species is the label (as ImageNet) | classification |
-| `lookalike` | everything, exact; and a short text | which of four pictures that share salient object and background |
+| `short` | five, each with the salient object, another one and their relation (as COCO) | retrieval |
+| `class` | none; the label is the species of the salient object (as ImageNet) | classification |
+| `lookalike` | all facts, no errors; and a short caption | which of four images with the same salient object and background |
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _EXACT = replace(HUMAN, name="long", unseen=0.0, salient_first=1.0)
 
 @dataclass(frozen=True)
 class Row:
-    """What a row holds besides its picture: the scene, texts, what went wrong in them, and a group of look-alikes."""
+    """A row without its image: the scene, captions, what is known about them (errors), and the group of look-alikes."""
 
     scene: Scene
     captions: tuple[Caption, ...] = ()
@@ -69,7 +69,7 @@ def _short(spec: ScenesSpec, index: int) -> Row:
 
 
 def _class(spec: ScenesSpec, index: int) -> Row:
-    """Every class equally often, in turn."""
+    """Classes take turns, so that all are equally frequent."""
     return Row(draw_scene(spec, spec.lot("scene", index), salient=index % SPECIES))
 
 
@@ -78,13 +78,13 @@ def _lookalike(spec: ScenesSpec, index: int) -> Row:
     scene = lookalikes(spec, group)[member]
     long, _ = describe(scene, _EXACT, spec.lot("long", index), spec.sentences[1])
     opening = sentence(object_fact(scene, scene.salient), scene.cells, spec.lot("opening", group))
-    long = opening + long[long.index(". ") :]  # the same words first in all four
+    long = opening + long[long.index(". ") :]  # all four captions begin with the same sentence
     (short,) = short_texts(scene, spec.lot("short", index), 1)
     return Row(scene, (Caption("long", "long", long), Caption("short", "raw", short)), group=f"{group:06d}")
 
 
 def lookalikes(spec: ScenesSpec, group: int) -> list[Scene]:
-    """Four scenes with the same salient object in the same place and the same background, of which no two are equal."""
+    """Four different scenes with the same salient object in the same cell and the same background."""
     lot = spec.lot("group", group)
     salient, cell, background = lot.randrange(SPECIES), lot.randrange(spec.cells**2), lot.randrange(len(BACKGROUNDS))
     scenes: dict[frozenset[tuple[int, int]], Scene] = {}
@@ -100,7 +100,7 @@ def _by_c(spec: ScenesSpec) -> Captioner:
 
 @dataclass(frozen=True)
 class SetKind:
-    """How a set's rows come about, what it is for, and whether that is judged in pools."""
+    """How the rows of a set are generated, and its evaluation tasks."""
 
     row: Callable[[ScenesSpec, int], Row]
     tasks: tuple[str, ...] = ()
@@ -119,10 +119,10 @@ EVALUATION_SETS = tuple(name for name in SETS if name != "scenes")
 
 
 def pair(spec: ScenesSpec, index: int) -> Pair:
-    """A row of the set that the spec names.
+    """One row of the set that the spec names.
 
-    Its label is the salient object's species. `extra` holds the scene, the captions' errors, and what the raw text is
-    about.
+    The label is the species of the salient object. `extra` contains the scene, the errors of the captions, and what the raw
+    caption is about.
     """
     row = set_kind(spec).row(spec, index)
     return Pair(
@@ -138,14 +138,14 @@ def pair(spec: ScenesSpec, index: int) -> Pair:
 
 
 def set_kind(spec: ScenesSpec) -> SetKind:
-    """The kind of the spec's set. Raises CornerstoneError for a name that is none."""
+    """The definition of the set that the spec names. Raises CornerstoneError if the name is unknown."""
     if spec.set not in SETS:
-        raise CornerstoneError(f"{spec.set!r} is no set of scenes{did_you_mean(spec.set, SETS)}")
+        raise CornerstoneError(f"Unknown set of scenes {spec.set!r}{did_you_mean(spec.set, SETS)}")
     return SETS[spec.set]
 
 
 def manifest_fields(spec: ScenesSpec) -> dict[str, Any]:
-    """What the manifest says of the set besides its shards."""
+    """The fields of the set's manifest, without its kind and shards."""
     tasks = set_kind(spec).tasks
     return {
         "name": spec.set,

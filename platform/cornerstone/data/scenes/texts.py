@@ -1,7 +1,7 @@
-"""Words for facts: the forms that writers in training use, others that only people use, and the raw texts of the web.
+"""Sentences for facts: the forms that captioners use in training, others that only the human uses, and raw captions.
 
-A sentence has about 11 words; `{...}` are the values that the picture decides. Every form is one sentence without a
-period of its own.
+A sentence has about 11 words; `{...}` are filled from the content of the image. Every form is one sentence without its
+period.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ FORMS = {
         "the picture has a background that is {background}",
     ),
 }
-UNSEEN_FORMS = {  # most of their words are known from training, as a person's are to a pretrained BERT; some are not
+# Most of their words occur in training, a few do not, as with human captions and a pretrained BERT.
+UNSEEN_FORMS = {
     "placed": (
         "at the {place} we see a {size} {thing} here",
         "a {thing} that is {size} lies in the {place}",
@@ -115,19 +116,19 @@ RawKind = Literal["salient", "other", "junk"]
 
 
 def sentence(fact: Fact, cells: int, lot: random.Random, unseen: float = 0.0) -> str:
-    """A fact as a sentence without its period; a form unseen in training with the probability `unseen`."""
+    """A fact as a sentence without its period. With probability `unseen` its form does not occur in training."""
     forms = UNSEEN_FORMS if lot.random() < unseen else FORMS
     kind, values = _values(fact, cells, lot)
     return lot.choice(forms[kind]).format(**values)
 
 
 def joined(sentences: Sequence[str]) -> str:
-    """A caption: sentences that end with a period each, so that `. ` parts them."""
+    """A caption: each sentence ends with a period, so that the caption can be split at `. `."""
     return ". ".join(sentences) + "."
 
 
 def raw_text(scene: Scene, lot: random.Random) -> tuple[str, RawKind]:
-    """A noisy text of 5 to 10 words, and what it is about: half the salient object, a quarter another one."""
+    """A noisy raw caption of 5 to 10 words, and what it is about: half the salient object, a quarter another one."""
     about = lot.random()
     if about >= 0.75:
         return " ".join(lot.choices(JUNK, k=lot.randint(5, 9))), "junk"
@@ -138,7 +139,7 @@ def raw_text(scene: Scene, lot: random.Random) -> tuple[str, RawKind]:
 
 
 def short_texts(scene: Scene, lot: random.Random, count: int) -> list[str]:
-    """Different short texts, each naming the salient object, another one and how they stand to each other."""
+    """`count` different short captions, each with the salient object, another object and their relation."""
     texts: dict[str, None] = {}
     while len(texts) < count:
         other = lot.choice(scene.things[1:])
@@ -149,14 +150,14 @@ def short_texts(scene: Scene, lot: random.Random, count: int) -> list[str]:
 
 
 def species_name(species: int, lot: random.Random) -> str:
-    """By its noun or by its attributes, half and half."""
+    """The name of a species: its noun, or its colour and shape, with equal probability."""
     if lot.random() < 0.5:
         return NOUNS[species]
     return f"{COLOUR_NAMES[colour_of(species)]} {SHAPES[shape_of(species)]}"
 
 
 def _values(fact: Fact, cells: int, lot: random.Random) -> tuple[str, dict[str, Any]]:
-    """The kind of form that a fact takes, and the words for its values."""
+    """The kind of form for a fact, and the words for its values."""
     match fact:
         case ObjectFact(species, large, cell):
             values = {"size": "large" if large else "small", "thing": species_name(species, lot)}
