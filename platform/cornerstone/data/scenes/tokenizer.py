@@ -1,7 +1,7 @@
-"""A WordPiece vocabulary learned from a data set's own texts: BERT's rules, lower case, a few hundred words.
+"""Trains a WordPiece vocabulary on the texts of a data set: BERT's rules, lower case, a few hundred words.
 
-The merges are computed here: the library's trainer breaks ties by the order of a hash table that differs from process
-to process, and a vocabulary is part of what a recipe's hash covers.
+The merges are computed here, because the trainer of `tokenizers` breaks ties by the order of a hash table, which differs
+between processes. The vocabulary must be reproducible, since a recipe's hash depends on it.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _INSIDE = "##"
 def train_wordpiece(texts: Iterable[str], vocab_size: int = 1024) -> str:
     """The text of a `tokenizer.json` whose vocabulary has at most `vocab_size` pieces; equal texts give equal files.
 
-    Every character of the texts and of printable ASCII is a piece, alone and inside a word, so that no word of theirs
-    is ever [UNK]; the rest are merges of the most frequent neighbours. Made for the few words of scenes: time grows
-    with the different words. Raises CornerstoneError where the size has no room for the characters.
+    Every character of the texts and of printable ASCII is a piece, alone and inside a word, so that no word of the texts
+    becomes [UNK]; the other pieces are merges of the most frequent neighbours. Meant for the few words of scenes: the time
+    grows with the number of different words. Raises CornerstoneError if `vocab_size` is too small for the characters.
     """
     words = _words(texts)
     characters = sorted({c for word in words for c in word} | set(_ALPHABET))
     pieces = [*SPECIAL, *characters, *(_INSIDE + c for c in characters)]
     if len(pieces) > vocab_size:
         raise CornerstoneError(
-            f"A vocabulary of {vocab_size} has no room for the texts' {len(characters)} characters: "
-            f"give it {len(pieces)} pieces or more."
+            f"A vocabulary of {vocab_size} pieces is too small for the {len(characters)} characters of the texts: "
+            f"expected {len(pieces)} or more."
         )
     pieces += sorted(_merged(words, vocab_size - len(pieces)))
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
@@ -47,7 +47,7 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int = 1024) -> str:
 
 
 def texts_of(data: DataSet) -> Iterator[str]:
-    """All captions of a data set, then its class prompts filled with its class names."""
+    """All captions of a data set, then its class prompts with each class name filled in."""
     reader = Reader(data, columns=["captions"], keep_groups=1)
     for group in range(len(data.manifest.row_groups)):
         for captions in reader.group(group)["captions"].to_pylist():
@@ -57,7 +57,7 @@ def texts_of(data: DataSet) -> Iterator[str]:
 
 
 def _bert(model: models.WordPiece) -> Tokenizer:
-    """A tokenizer with BERT's rules for case, accents and where words end."""
+    """A tokenizer with BERT's rules for case, accents and word boundaries."""
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -65,7 +65,7 @@ def _bert(model: models.WordPiece) -> Tokenizer:
 
 
 def _words(texts: Iterable[str]) -> Counter[str]:
-    """How often each word occurs, after BERT's normalisation; a mark of punctuation is a word."""
+    """How often each word occurs, after BERT's normalisation. A punctuation mark is a word."""
     rules = _bert(models.WordPiece())
     spaced = Counter(word for text in texts for word in text.split())
     words: Counter[str] = Counter()
@@ -76,7 +76,7 @@ def _words(texts: Iterable[str]) -> Counter[str]:
 
 
 def _merged(words: Counter[str], room: int) -> set[str]:
-    """Up to `room` pieces, each the most frequent pair of neighbours at its time; ties go by the alphabet."""
+    """Up to `room` pieces, each a merge of the pair that is most frequent at that step; ties in alphabetical order."""
     spelled = {word: [word[0], *(_INSIDE + c for c in word[1:])] for word in words}
     pairs: Counter[tuple[str, str]] = Counter()
     for word, count in words.items():

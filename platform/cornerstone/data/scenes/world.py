@@ -1,7 +1,7 @@
-"""What there is: colours, shapes, the nouns of their 96 combinations, backgrounds, places; and scenes of them.
+"""The world of the built-in scenes: colours, shapes, nouns for their 96 combinations, backgrounds, places; random scenes.
 
-The world never changes. How many cells and objects a scene has is the `ScenesSpec`'s, which objects is drawn by lot
-from (seed, set, index), so that sets of different names share no random numbers, and so no scene but by accident.
+The world itself is fixed. `ScenesSpec` sets the number of cells and objects; the objects are drawn with random numbers from
+(seed, set, index). Sets of different names share no random numbers, so they have equal scenes only by chance.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SHAPES = """
 circle square triangle diamond ring frame plus cross bar pillar crescent hourglass
 """
 SHAPES = tuple(_SHAPES.split())
-BACKGROUNDS = {  # muted, so that no object is lost on any of them; `draw` gives each a pattern of its own
+BACKGROUNDS = {  # muted, so that every object is visible on each of them; `draw` adds a pattern to each
     "sandy": (222, 205, 165),
     "stony": (150, 152, 155),
     "grassy": (160, 205, 140),
@@ -36,8 +36,8 @@ BACKGROUNDS = {  # muted, so that no object is lost on any of them; `draw` gives
     "rosy": (235, 175, 185),
     "woody": (150, 112, 85),
 }
-# One opaque noun a species (colour × shape): nothing in the word tells the colour or the shape, as with a class of
-# ImageNet. Any two differ in two letters or more.
+# One noun per species (colour × shape). The word does not reveal the colour or the shape, as with the classes of ImageNet.
+# Any two nouns differ in two letters or more.
 _NOUNS = """
 dabu dibe vigu vuza bedo zuko poze kefi doki vepa dizu ratu noza bovi lopa pila tuze resu geza kive futa zuma fivu
 zoge liru gupi rofi nufi zuvi lori seva pami dolu fezu kemu tenu komi lesi zaso pefa guvo zelu fape tamu rize zego
@@ -54,40 +54,41 @@ SPECIES = len(COLOURS) * len(SHAPES)
 
 
 def colour_of(species: int) -> int:
-    """The place of a species' colour in `COLOURS`."""
+    """The index of a species' colour in `COLOURS`."""
     return species // len(SHAPES)
 
 
 def shape_of(species: int) -> int:
-    """The place of a species' shape in `SHAPES`."""
+    """The index of a species' shape in `SHAPES`."""
     return species % len(SHAPES)
 
 
 def place_name(cell: int, cells: int) -> str:
-    """`top left` for cell 0; cells count row by row."""
+    """The name of a cell, `top left` for cell 0; cells are numbered row by row."""
     return f"{ROWS[cells][cell // cells]} {COLUMNS[cells][cell % cells]}"
 
 
 @dataclass(frozen=True)
 class ScenesSpec:
-    """All that decides what a set of scenes holds: equal specs give equal bytes. `set` is a name of `sets.SETS`."""
+    """Everything that determines a set of scenes: equal specs give equal bytes. `set` is a key of `sets.SETS`."""
 
     set: str = "scenes"
     rows: int = 16_000
     seed: int = 0
     image_size: int = 64
     cells: int = 3
-    """Cells a side: 3 or 4."""
+    """Cells per side: 3 or 4."""
     min_objects: int = 4
     max_objects: int = 7
     sentences: tuple[int, int] = (6, 8)
-    """Fewest and most sentences of captioner C; complete texts have at least the most: (24, 26) passes 256 tokens."""
+    """Minimum and maximum number of sentences of captioner C. Captions with all facts have at least the maximum: (24, 26)
+    gives more than 256 tokens."""
     rows_per_shard: int = 2048
     pool: int = 1000
-    """Retrieval is judged in galleries of this many rows (fewer where the set is smaller)."""
+    """Number of rows among which retrieval is evaluated (fewer if the set is smaller)."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sentences", tuple(self.sentences))  # a list where it comes from a manifest
+        object.__setattr__(self, "sentences", tuple(self.sentences))  # a list if the spec was read from a manifest
 
         def refuse(option: str, given: Any, expected: str) -> None:
             raise CornerstoneError(f"{option} is {given}: expected {expected}.")
@@ -99,29 +100,29 @@ class ScenesSpec:
         if self.cells not in ROWS:
             refuse("cells", self.cells, "3 or 4 cells a side")
         if not 2 <= self.min_objects <= self.max_objects <= self.cells**2:
-            refuse("objects", (self.min_objects, self.max_objects), f"2 <= fewest <= most <= {self.cells**2} cells")
+            refuse("objects", (self.min_objects, self.max_objects), f"2 <= min <= max <= {self.cells**2} cells")
         if not 1 <= self.sentences[0] <= self.sentences[1]:
-            refuse("sentences", self.sentences, "1 <= fewest <= most")
+            refuse("sentences", self.sentences, "1 <= min <= max")
         if self.rows_per_shard < 1 or self.pool < 1:
             refuse("rows_per_shard, pool", (self.rows_per_shard, self.pool), "1 or more")
 
     @property
     def shards(self) -> int:
-        """How many files the set has."""
+        """Number of shards of the set."""
         return -(-self.rows // self.rows_per_shard)
 
     def rows_of(self, shard: int) -> range:
-        """The rows of one file."""
+        """The rows of one shard."""
         return range(shard * self.rows_per_shard, min(self.rows, (shard + 1) * self.rows_per_shard))
 
     def lot(self, purpose: str, *parts: int) -> random.Random:
-        """Random numbers for one purpose and one row of this set: the same in every process."""
+        """A random generator for one purpose and one row of this set: the same in every process."""
         return random.Random(int(hashed(self.seed, f"scenes/{self.set}/{purpose}", *parts)[0]))
 
 
 @dataclass(frozen=True)
 class Thing:
-    """An object: its species, the cell it stands in, and which way it is off the cell's middle (-1, 0 or 1 each)."""
+    """An object: its species, its cell, and its offset from the centre of the cell (-1, 0 or 1 in each direction)."""
 
     species: int
     cell: int
@@ -131,7 +132,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture's content. `things[0]` is the salient one, drawn large; no species and no cell occurs twice."""
+    """The content of an image. `things[0]` is the salient object, drawn large; no species and no cell occurs twice."""
 
     cells: int
     background: int
@@ -139,11 +140,11 @@ class Scene:
 
     @property
     def salient(self) -> Thing:
-        """The large object, whose species is the picture's class."""
+        """The large object, whose species is the class of the image."""
         return self.things[0]
 
     def as_json(self) -> dict[str, Any]:
-        """For a row's `extra`."""
+        """The scene as JSON values, for the `extra` of a row."""
         things = [[t.species, t.cell, t.dx, t.dy] for t in self.things]
         return {"cells": self.cells, "background": self.background, "things": things}
 
@@ -156,7 +157,7 @@ def draw_scene(
     cell: int | None = None,
     background: int | None = None,
 ) -> Scene:
-    """A scene by lot; what is given is kept: the salient species, its cell, the background."""
+    """Draw a random scene. The salient species, its cell and the background can be given instead of drawn."""
     count = lot.randint(spec.min_objects, spec.max_objects)
     species = _distinct(SPECIES, count, salient, lot)
     places = _distinct(spec.cells**2, count, cell, lot)
@@ -166,7 +167,7 @@ def draw_scene(
 
 
 def _distinct(n: int, count: int, first: int | None, lot: random.Random) -> Sequence[int]:
-    """`count` different numbers below n, the first of them given or not."""
+    """`count` different random numbers below n. `first`, if given, is the first of them."""
     drawn = lot.sample(range(n), count)
     if first is None:
         return drawn

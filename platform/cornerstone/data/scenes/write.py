@@ -1,4 +1,4 @@
-"""Scenes as shards. Shards are independent, so that processes here, or Ray tasks elsewhere, write them side by side."""
+"""Writes built-in scenes as shards. Shards are independent, so processes (here) or Ray tasks can write them in parallel."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ Place = Location | str | os.PathLike[str]
 def write_scenes(
     out: Place, *, pairs: int, seed: int = 0, workers: int | None = None, progress: Progress | None = None, **world: Any
 ) -> Manifest:
-    """Write the training pairs `scenes` into a new folder: one raw text and three long captions a picture.
+    """Write the training pairs `scenes` into a new folder: one raw caption and three long captions per image.
 
     `world` are fields of `ScenesSpec` (image_size, cells, min_objects, max_objects, sentences, rows_per_shard).
-    `workers` processes share the shards (None: one a CPU); they import the caller's main module, which therefore needs
-    its `if __name__ == "__main__"`. `progress` is told rows done and rows in all after each shard. Equal arguments give
-    equal bytes, whatever the number of workers. Raises CornerstoneError where the folder already holds a data set.
+    `workers` processes write the shards (None: one per CPU); they import the caller's main module, which therefore needs
+    `if __name__ == "__main__"`. `progress` is called with finished rows and all rows after each shard. Equal arguments give
+    equal bytes, for any number of workers. Raises CornerstoneError if the folder already contains a data set, or if another
+    process is writing to it.
     """
     spec = ScenesSpec(rows=pairs, seed=seed, **world)
     return _write_all([(Location.of(out), spec)], workers, progress)[0]
@@ -47,10 +48,11 @@ def write_evaluation_sets(
     progress: Progress | None = None,
     **world: Any,
 ) -> dict[str, Manifest]:
-    """Write evaluation sets, each into `out/<its name>`; no picture of theirs is a training or pretraining picture.
+    """Write evaluation sets, each into `out/<name of the set>`. None of their images is used for training or pretraining.
 
-    `images` a set, unless `class_images` or `validation_images` say otherwise; look-alikes come in `groups` of four
-    (None: as many as make up `images`). The rest is as in `write_scenes`; `world` also takes `pool`.
+    Each set has `images` images, unless `class_images` or `validation_images` are given; look-alikes are in `groups` of four
+    (None: as many groups as give `images`). The other arguments are as in `write_scenes`; `world` also takes `pool`. Raises
+    CornerstoneError as `write_scenes` does, and if the name of a set is unknown.
     """
     rows = {
         "class": class_images or images,
@@ -59,7 +61,7 @@ def write_evaluation_sets(
     }
     for name in sets:
         if name not in EVALUATION_SETS:
-            raise CornerstoneError(f"{name!r} is no evaluation set of scenes{did_you_mean(name, EVALUATION_SETS)}")
+            raise CornerstoneError(f"Unknown evaluation set of scenes {name!r}{did_you_mean(name, EVALUATION_SETS)}")
     out = Location.of(out)
     specs = [ScenesSpec(set=name, rows=rows.get(name, images), seed=seed, **world) for name in sets]
     manifests = _write_all([(out.join(spec.set), spec) for spec in specs], workers, progress)
@@ -67,17 +69,17 @@ def write_evaluation_sets(
 
 
 def write_scenes_shard(out: Place, index: int, spec: ScenesSpec) -> Shard:
-    """Write one of the set's `spec.shards` files. Depends on nothing but its arguments; safe to call in parallel."""
+    """Write one of the `spec.shards` shards of a set. Depends only on its arguments; safe to call in parallel."""
     shard = write_shard(Location.of(out), index, (pair(spec, row) for row in spec.rows_of(index)))
     if shard is None:
         raise CornerstoneError(
-            f"Shard {index} of {spec.set} has no rows: there are {spec.shards} shards, counted from 0."
+            f"Shard {index} of {spec.set} has no rows: expected 0 to {spec.shards - 1}, since it has {spec.shards} shards."
         )
     return shard
 
 
 def finish_scenes(out: Place, spec: ScenesSpec, shards: Sequence[Shard]) -> Manifest:
-    """Write the manifest over the set's shards, given in their order."""
+    """Write the manifest of a set, given its shards in order."""
     manifest = Manifest(kind="pairs", shards=tuple(shards), **manifest_fields(spec))
     manifest.write(Location.of(out))
     return manifest
@@ -86,7 +88,7 @@ def finish_scenes(out: Place, spec: ScenesSpec, shards: Sequence[Shard]) -> Mani
 def _write_all(
     sets: list[tuple[Location, ScenesSpec]], workers: int | None, progress: Progress | None
 ) -> list[Manifest]:
-    """All shards of all sets, over the workers; then the manifests."""
+    """Write all shards of all sets with `workers` processes, then the manifests."""
     for _, spec in sets:
         set_kind(spec)
     with writing(*(out for out, _ in sets)):
