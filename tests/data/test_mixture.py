@@ -81,7 +81,7 @@ def test_what_cannot_be_mixed_is_said(folders, tmp_path, small_data):
     (tmp_path / "features" / "manifest.json").write_text(
         json.dumps({**json.loads((Path(a) / "manifest.json").read_text()), "kind": "features"})
     )
-    assert "not of features and pairs" in refused((a, "1"), (str(tmp_path / "features"), "1"))
+    assert "Cannot mix features and pairs" in refused((a, "1"), (str(tmp_path / "features"), "1"))
     write_mixture(tmp_path / "there", [(a, "1")])
     with pytest.raises(CornerstoneError, match="already holds a finished data set"):
         write_mixture(tmp_path / "there", [(a, "1")])
