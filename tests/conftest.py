@@ -1,4 +1,4 @@
-"""What all tests share: a home of their own, the real sample data if available, one small Ray, and the marker `ray`."""
+"""Fixtures of all tests: a home of their own, the real sample data if available, one small Ray; sets the marker `ray`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PLATFORM = str(REPOSITORY / "platform")
 SUPPORT = str(REPOSITORY / "tests" / "support")  # modules of the tests that Ray's workers import by name
 START_RAY = ("test_jobs.py", "test_kills.py", "test_import_kills.py")
-"""Files whose tests start Ray in a process of their own, instead of using the fixture `ray_cluster`."""
+"""Files whose tests start Ray in processes of their own, instead of using the fixture `ray_cluster`."""
 
 # Set before cornerstone or Ray is imported: both read these on import, and Ray's workers inherit them.
 _home = tempfile.TemporaryDirectory(prefix="cornerstone-tests-", ignore_cleanup_errors=True)
@@ -36,6 +37,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "ray_cluster" in getattr(item, "fixturenames", ()) or item.path.name in START_RAY:
             item.add_marker(pytest.mark.ray)
+
+
+@pytest.fixture(autouse=True)
+def _ray_is_asked_for(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that starts Ray without the fixture `ray_cluster`: it would be slow, and belong to no tier."""
+    before = _ray_is_up()
+    yield
+    if not before and _ray_is_up() and request.node.get_closest_marker("ray") is None:
+        sys.modules["ray"].shutdown()
+        pytest.fail("this test started Ray: use the fixture `ray_cluster`")
+
+
+def _ray_is_up() -> bool:
+    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
 
 
 @pytest.fixture(scope="session")

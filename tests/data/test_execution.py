@@ -110,6 +110,9 @@ def test_the_executor_does_not_busy_wait(spec, monkeypatch):
         clock[0] += later
         limit.on_execution_step(None)
     assert slept == [0.0, pytest.approx(execution.POLL_INTERVAL - 0.005), 0.0]
+
+
+def test_every_dataset_limits_polling(ray_cluster, spec):
     (build,) = ray_datasets(Layout(spec, 1), lambda: 0, actors=1, cpus_per_actor=0.25).values()
     assert build().context.custom_execution_callback_classes == [execution._PollLimit]
 

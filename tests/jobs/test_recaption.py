@@ -227,7 +227,7 @@ def test_a_name_met_later_stops_the_shard_before_the_model_is_loaded(small_data,
     path = small_data.write(tmp_path / "pairs", pairs, rows_per_shard=4)
     job = prepare_recaption(path, str(tmp_path / "out"), CaptionerConfig(str(llava), max_new_tokens=1))
     actor = _Actor(job)
-    with pytest.raises(CornerstoneError, match=r"already. Give --replace"):
+    with pytest.raises(CornerstoneError, match=r"'tiny-llava'. Give --replace"):
         actor({"shard": np.array([2])})
     assert "captioner" not in vars(actor)
     assert not (tmp_path / "out").exists()
