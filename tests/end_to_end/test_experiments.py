@@ -8,7 +8,9 @@ import shlex
 import pytest
 
 from cornerstone.recipes import preset
+from cornerstone.recipes.lotlip import LotlipConfig
 from cornerstone.recipes.options import parse
+from cornerstone.recipes.siglip import SiglipConfig
 from cornerstone.sweeps.main import ExperimentOptions
 
 from .conftest import REPOSITORY, experiment
@@ -17,6 +19,7 @@ DEFINE = {
     "ablate_corner_tokens": "corner_tokens",
     "ablate_sub_captions": "sub_captions",
     "ablate_token_limit": "token_limit",
+    "compare_losses": "losses",
 }
 
 
@@ -48,7 +51,7 @@ def test_the_command_in_the_docstring_means_something(command):
     recipe, placement = options.resolved()
     sweep = getattr(experiment(name), DEFINE[name])(recipe)
     assert sweep.only(options.only)
-    assert sweep.paper is not None
+    assert (sweep.paper is None) == (name == "compare_losses")  # compares with a figure of another data set
     assert placement.trial_cpus > 0
     assert recipe.data.train == (arguments[arguments.index("--train") + 1] if "--train" in arguments else "")
     if recipe.verdicts:
@@ -64,6 +67,20 @@ def test_table_3_varies_the_corners_the_mask_and_the_weight_of_long_texts():
     weights = {p.name: p.recipe.method.loss.long_weight for p in sweep.points}
     assert weights == {name: 3.0 if name == control else 1.0 for name in found}
     assert sweep.baseline == "0"
+
+
+def test_the_losses_are_compared_with_the_same_towers_data_and_steps():
+    recipe = preset("scenes")
+    sweep = experiment("compare_losses").losses(recipe)
+    softmax, sigmoid = (point.recipe for point in sweep.points)
+    assert [point.name for point in sweep.points] == ["LiT", "SigLIP"]
+    assert [type(recipe.method) for recipe in (softmax, sigmoid)] == [LotlipConfig, SiglipConfig]
+    assert softmax.method.image == sigmoid.method.image
+    for name in ("width", "layers", "heads", "token_limit", "dropout"):
+        assert getattr(softmax.method.text, name) == getattr(sigmoid.method.text, name)
+    assert softmax.method.text.corner_tokens == 0
+    assert (softmax.data, softmax.optimization, softmax.evaluation) == (sigmoid.data, sigmoid.optimization, sigmoid.evaluation)
+    assert all(point.chosen_by == recipe.evaluation.best and len(point.candidates) == 3 for point in sweep.points)
 
 
 def test_figure_4_varies_the_token_limit():
