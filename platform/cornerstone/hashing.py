@@ -3,7 +3,7 @@
 A hash must survive what later versions add. So a field that has its declared default is left out, and a configuration of
 several possible kinds enters by its stable short name (`kind`), never by the module that defines it. The other side of
 that rule: changing a declared default changes what an old hash stands for. `tests/recipes/golden_hashes.json` therefore
-holds the defaults beside the hashes, and a change of either must be typed in by hand.
+holds the defaults of every built-in configuration beside the hashes, and a change of either must be typed in by hand.
 """
 
 from __future__ import annotations
@@ -38,10 +38,17 @@ def content_digest(*parts: str | bytes) -> str:
 def hashed_fields(value: Any, default: Any = None) -> dict[str, Any]:
     """The fields of a dataclass that enter its hash: those that differ from their default, nested ones likewise.
 
-    `default` is the value with which a nested dataclass is compared; None compares each field with its declared default.
-    A class variable `kind` is always included.
+    `default` is the value that the field holding this dataclass has by default; None, or a value of another class, compares
+    each field with its declared default. A class variable `kind` is always included. A dataclass without a kind is included
+    by its class's name if that is not the default's: a subclass at its defaults is another experiment.
     """
-    found: dict[str, Any] = {"kind": value.kind} if hasattr(value, "kind") else {}
+    found: dict[str, Any] = {}
+    if hasattr(value, "kind"):
+        found["kind"] = value.kind
+    elif is_dataclass(default) and type(value) is not type(default):
+        found["class"] = type(value).__name__
+    if not isinstance(value, type(default)):
+        default = None
     for field in fields(value):
         if not field.metadata.get("hashed", True):
             continue

@@ -215,7 +215,7 @@ def test_units_of_any_run(spec, steps, every, workers, start, batch, sizes, row_
             assert spec.evaluates_after(done)
     judged = [unit.step for unit in mine if unit.evaluation is not None]
     assert sorted(set(judged)) == [step for step in range(start, steps) if spec.evaluates_after(step)]
-    assert len(judged) == len(set(judged)) * layout.evaluation_units()
+    assert len(judged) == len(set(judged)) * len(list(layout.evaluation_rounds(0)))
     due = len(set(judged))
     for index, (rows, _) in enumerate(sizes):
         seen = [unit for unit in units if unit.evaluation == index]
@@ -269,12 +269,31 @@ def test_evaluation_rows_are_no_training_rows(spec):
     stream = Stream.local(layout, 0, EVERY - 1)
     stream.batch(EVERY - 1)
     with pytest.raises(
-        CornerstoneError, match=f"expected training rows of step {EVERY} .*, got evaluation rows of step"
+        CornerstoneError, match=f"expected training rows of step {EVERY} .*, got rows of evaluation set 0 of step"
     ):
         stream.batch(EVERY)
     early = Stream.local(layout, 0, 0)
-    with pytest.raises(CornerstoneError, match="expected evaluation rows after step 0, got training rows of step 0"):
+    with pytest.raises(
+        CornerstoneError, match="expected rows of set 0 from row 0 on after step 0, got training rows of step 0"
+    ):
         next(early.evaluation(0))
+
+
+def test_rows_of_another_worker_are_refused(spec):
+    layout = Layout(spec, 2)
+    blocks = [
+        UnitMaker(layout).make(units[turn]) for turn, units in enumerate(layout.rounds(0, spec.steps)) if turn < 2
+    ]
+    stream = Stream(layout, iter(blocks))
+    with pytest.raises(CornerstoneError, match=r"expected rows of worker 0, got .* of worker 1"):
+        [stream.batch(step) for step in range(spec.steps)]
+
+
+def test_a_block_of_an_evaluation_that_comes_twice_is_refused(spec):
+    layout = Layout(spec, 1)
+    first = UnitMaker(layout).make(next(layout.evaluation_rounds(0))[0])
+    with pytest.raises(CornerstoneError, match=r"expected rows of set \d+ from row \d+ on after step 0, got rows of"):
+        list(Stream(layout, iter((first, first))).evaluation(0))
 
 
 def test_a_stream_that_ends_early_says_so(spec):

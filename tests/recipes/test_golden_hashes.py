@@ -6,9 +6,13 @@ import json
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
-from cornerstone.hashing import as_json, declared_default
+from cornerstone.hashing import as_json, declared_default, hashed_fields
 from cornerstone.recipes import PRESETS, DocumentData, LotlipConfig, PairData, Recipe, preset
+from cornerstone.recipes.dual_encoder import DualEncoderConfig
 from cornerstone.recipes.lotlip import with_sub_captions
+from cornerstone.recipes.method import MethodConfig
+from cornerstone.recipes.siglip import SiglipConfig
+from cornerstone.recipes.towers import BertText, CornerText
 
 GOLDEN = json.loads(Path(__file__).with_name("golden_hashes.json").read_text())
 CONTENT = {"data": "0" * 16, "tokenizer": "1" * 16, "image": "2" * 16}
@@ -31,6 +35,10 @@ VARIANTS = {
     "3m, clip norm 0": PAPER.with_optimization(clip_norm=0.0),
     "3m, trained tower": PAPER.with_data(features="online").with_image(locked=False),
 }
+
+
+BUILT_IN = (LotlipConfig, SiglipConfig, PairData, DocumentData, BertText, CornerText)
+"""Every configuration that a recipe may hold: their defaults stand behind hashes."""
 
 
 def defaults(of: type) -> dict[str, object]:
@@ -59,10 +67,34 @@ def test_a_default_stands_behind_hashes_and_does_not_change():
     """A field at its default is left out of the hash: another default would give old hashes another meaning."""
     found = {
         "Recipe": defaults(Recipe),
-        **{c.__name__: defaults(c) for c in (LotlipConfig, PairData, DocumentData)},
+        **{c.__name__: defaults(c) for c in BUILT_IN},
     }
     found["Recipe"].pop("data")
     assert found == GOLDEN["defaults"]
+
+
+def test_every_method_has_its_defaults_in_the_records():
+    methods = [c for c in every_subclass(MethodConfig) if c.__module__.startswith("cornerstone.")]
+    assert {c for c in methods if c is not DualEncoderConfig} <= set(BUILT_IN)
+
+
+def every_subclass(of: type) -> list[type]:
+    return [found for one in of.__subclasses__() for found in (one, *every_subclass(one))]
+
+
+def test_a_subclass_at_its_defaults_is_another_experiment():
+    """CornerText reserves two places of the token limit: its rows and positions are others than BertText's."""
+    siglip = preset("scenes-siglip")
+    text = siglip.method.text
+    corners = CornerText(text.name, text.width, text.layers, text.heads, text.token_limit, text.dropout)
+    assert siglip.with_method(text=corners).hash(CONTENT) != siglip.hash(CONTENT)
+
+
+def test_data_are_compared_with_the_defaults_of_their_own_class():
+    assert hashed_fields(DocumentData(image_size=300), PairData(crop_scale=(0.5, 1.0))) == {
+        "kind": "documents",
+        "image_size": 300,
+    }
 
 
 def test_a_new_field_with_a_default_changes_no_hash():

@@ -98,6 +98,14 @@ def test_a_continued_sweep_is_one_of_the_same_recipes(trials, options, capsys, t
     assert "start a new sweep without --continue" in said
 
 
+def test_a_continued_sweep_is_one_of_the_same_seeds(trials, options, capsys, tmp_path):
+    """The hash does not contain the seed, yet another seed draws other rows: old weights must not go on with them."""
+    main(corners, options)
+    said = failed(capsys, *options, "--recipe.seed", "5", "--continue", sweep_of(tmp_path).sweep)
+    assert "ran '0' with another recipe" in said
+    assert "seed 0; now" in said
+
+
 def test_an_unknown_sweep_is_named(trials, options, capsys):
     assert "No sweep 'yesterday'" in failed(capsys, *options, "--continue", "yesterday")
 

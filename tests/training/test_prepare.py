@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from transformers import BertConfig, BertModel
 
 from cornerstone.data.layout import Layout
 from cornerstone.data.manifest import Manifest
@@ -16,10 +17,11 @@ from cornerstone.data.pairs.views import Wanted
 from cornerstone.data.shards import DataSet, write_row_groups
 from cornerstone.data.storage import Location
 from cornerstone.data.stream import Stream
+from cornerstone.data.texts import plain_tokenizer, vocabulary_size
 from cornerstone.errors import CornerstoneError
 from cornerstone.jobs.built_in_scenes import BuiltInScenes
 from cornerstone.recipes import preset
-from cornerstone.recipes.lotlip import with_sub_captions
+from cornerstone.recipes.lotlip import LotlipConfig, with_sub_captions
 from cornerstone.runtime.home import home
 from cornerstone.training import prepare as prepare_module
 from cornerstone.training import resolve as resolve_module
@@ -83,6 +85,36 @@ def test_the_hash_is_that_of_content_not_of_places(recipe, pairs_folder, tmp_pat
     (copy / "tokenizer.json").write_text(prepared.tokenizer.replace('"five"', '"six"') + " ")
     assert prepare(recipe.with_data(train=str(copy)), quiet).recipe_hash != prepared.recipe_hash
     assert prepare(recipe.with_text(corner_tokens=0), quiet).recipe_hash != prepared.recipe_hash
+
+
+def bert_folder(folder, wordpiece, seed=0, heads=2, safe=True):
+    """A small BERT as people save it, with its weights in safetensors or as pytorch_model.bin."""
+    vocab = vocabulary_size(plain_tokenizer(wordpiece.read_text()))
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": heads, "intermediate_size": 32}
+    torch.manual_seed(seed)
+    bert = BertModel(BertConfig(vocab_size=vocab, max_position_embeddings=64, **sizes))
+    bert.save_pretrained(folder)
+    if not safe:
+        (folder / "model.safetensors").unlink()
+        torch.save(bert.state_dict(), folder / "pytorch_model.bin")
+    return str(folder)
+
+
+def test_a_text_tower_is_its_weights_however_they_are_saved(recipe, wordpiece, tmp_path):
+    def hash_of(name, **how):
+        folder = bert_folder(tmp_path / name, wordpiece, **how)
+        return prepare(recipe.with_text(name=folder), quiet).recipe_hash
+
+    one = hash_of("one")
+    assert hash_of("copy") == hash_of("bin", safe=False) == one
+    assert len({one, hash_of("other", seed=1, safe=False), hash_of("heads", heads=4)}) == 3
+
+
+def test_a_method_that_is_no_dual_encoder_has_no_evaluation_sets(recipe, monkeypatch):
+    monkeypatch.setattr(LotlipConfig, "implementation", "cornerstone.models.method:Method")
+    assert prepare(recipe, quiet).sets == ()
+    with pytest.raises(CornerstoneError, match=r"'lotlip' is no dual encoder, .*: leave out --eval"):
+        prepare(recipe.with_evaluation(sets=(recipe.data.train,)), quiet)
 
 
 def test_other_rows_are_another_experiment(recipe, tmp_path, small_data, wordpiece):

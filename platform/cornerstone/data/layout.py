@@ -23,13 +23,13 @@ BYTES_PER_WORKER = 1 << 20
 LARGEST_UNIT = 96 << 20
 UNIT_ROWS = 1024
 LARGEST_WHOLE = 2
-"""A share of so many units' rows still travels as one: every unit has a cost, and parts are joined by a copy."""
+"""A share of up to so many units is not split: every unit has a cost, and joining parts costs a copy."""
 UNITS_AHEAD = 16
 """Units that may wait for each worker. If steps are slower than decoding, more would only fill the object store."""
 LEAST_AHEAD = 512 << 20
 """With half of it the stream is 8 % slower on two cores."""
 UNITS_PER_EXECUTION = 20_000
-"""An execution keeps about 8 kB of each: 150 MB."""
+"""An execution keeps about 8 kB of each training unit, 150 MB; units of evaluations come on top."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Layout:
         """Steps that one block serves: several if shares are small, since every block has a cost of its own."""
         if len(self.parts) > 1:
             return 1
-        span = min(self.spec.steps, self.spec.every or self.spec.steps)
+        span = min(self.spec.steps, self.spec.every or self.spec.steps)  # eighths: decode actors share even a short run
         return max(1, min(self._fitting(self.spec.train) // self.share, math.ceil(span / 8)))
 
     @property
@@ -125,11 +125,12 @@ class Layout:
                 yield [Unit(worker, step, end, first, rows) for worker in range(self.workers)]
             step = end
             if self.spec.evaluates_after(step - 1):
-                yield from self._evaluation(step - 1)
+                yield from self.evaluation_rounds(step - 1)
         if start == stop:  # nothing of the run is left, but Ray Data cannot stream nothing
             yield [Unit(worker, start, start, 0, 0) for worker in range(self.workers)]
 
-    def _evaluation(self, step: int) -> Iterator[list[Unit]]:
+    def evaluation_rounds(self, step: int) -> Iterator[list[Unit]]:
+        """The units of the evaluation after `step`, one for each worker at a time."""
         for index, source in enumerate(self.spec.evaluations):
             size = self._fitting(source)
             for first in range(0, source.rows, size * self.workers):
@@ -145,8 +146,3 @@ class Layout:
         if self.spec.every and self.spec.evaluations:
             stops.append((step // self.spec.every + 1) * self.spec.every)
         return min(stops)
-
-    def evaluation_units(self) -> int:
-        """Units that each worker gets in one evaluation; the same number for all."""
-        sources = self.spec.evaluations
-        return sum(math.ceil(source.rows / (self._fitting(source) * self.workers)) for source in sources)

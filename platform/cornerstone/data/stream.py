@@ -1,7 +1,7 @@
-"""A worker's end of the stream: its batches in order, each one checked to be the one that was asked for.
+"""A worker's end of the stream: its batches in order, each one checked to hold the rows that were asked for.
 
-Evaluations ride in the same stream, at the steps after which they are due: no second execution has to wait for a free CPU,
-and their first block is ready when the last training batch has been used.
+Evaluation rows are sent in the same stream, at the steps after which they are due: no second execution has to wait for a
+free CPU, and their first block is ready when the last training batch has been used.
 """
 
 from __future__ import annotations
@@ -105,6 +105,7 @@ class Stream:
     def __init__(self, layout: Layout, blocks: Blocks, arrival: Arrival | None = None) -> None:
         self.layout, self._arrival = layout, arrival
         self._pieces = _pieces(blocks)
+        self._worker: int | None = None  # whose rows these are, by the first block
 
     @property
     def seconds_to_first_block(self) -> float | None:
@@ -131,22 +132,29 @@ class Stream:
 
     def evaluation(self, step: int) -> Iterator[tuple[int, Batch]]:
         """This worker's share of the evaluation after `step`: the place of a set and some of its rows, set by set."""
-        for _ in range(self.layout.evaluation_units()):
+        for units in self.layout.evaluation_rounds(step):
             piece = self._next()
-            if piece.unit.evaluation is None or piece.step != step:
-                raise self._out_of_step(f"evaluation rows after step {step}", piece)
-            yield piece.unit.evaluation, self.layout.spec.evaluations[piece.unit.evaluation].batch(step, piece.table)
+            wanted = units[piece.unit.worker]
+            if piece.unit != wanted or wanted.evaluation is None:
+                raise self._out_of_step(
+                    f"rows of set {wanted.evaluation} from row {wanted.first} on after step {step}", piece
+                )
+            yield wanted.evaluation, self.layout.spec.evaluations[wanted.evaluation].batch(step, piece.table)
 
     def _next(self) -> _Piece:
         piece = next(self._pieces, None)
         if piece is None:
             raise CornerstoneError("The stream ended before the run did: see the log of the decode actors above.")
+        if self._worker is None:
+            self._worker = piece.unit.worker
+        if piece.unit.worker != self._worker:
+            raise self._out_of_step(f"rows of worker {self._worker}", piece)
         return piece
 
     def _out_of_step(self, wanted: str, piece: _Piece) -> CornerstoneError:
         """Training on other rows than planned would go unnoticed: refuse them."""
-        kind = "training" if piece.unit.evaluation is None else "evaluation"
-        got = f"{kind} rows of step {piece.step} from place {piece.unit.first} on"
+        kind = "training rows" if piece.unit.evaluation is None else f"rows of evaluation set {piece.unit.evaluation}"
+        got = f"{kind} of step {piece.step} from place {piece.unit.first} on, of worker {piece.unit.worker}"
         return CornerstoneError(
             f"The stream is out of step: expected {wanted}, got {got}. Resume from the last checkpoint."
         )

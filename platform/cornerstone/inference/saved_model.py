@@ -201,7 +201,7 @@ def _load_weights(place: Location, module: nn.Module, tower: TimmTower | None) -
         if tower is not None:
             visual = {name: value for name, value in tensors.items() if name.startswith(VISUAL)}
             tower.load_state_dict({name.removeprefix(VISUAL): value for name, value in visual.items()})
-            if not any(name.startswith(VISUAL) for name in module.state_dict()):  # locked: kept aside
+            if not any(name.startswith(VISUAL) for name in module.state_dict()):  # locked: not a registered parameter
                 tensors = {name: value for name, value in tensors.items() if name not in visual}
         module.load_state_dict(tensors)
     except RuntimeError as error:

@@ -31,8 +31,8 @@ F = TypeVar("F", bound=tuple[Any, ...])
 class DualEncoder(Method[PairBatch, F]):
     """An image tower, a text tower and a temperature. Methods add `forward`, `losses`, and the temperature's range.
 
-    A locked image tower is kept aside: it moves and changes its type with the module, but its weights are not among the
-    module's parameters or state, so that nothing shards, saves or updates them. A trained one is an ordinary part.
+    A locked image tower is held outside the registered parameters: it moves and changes its type with the module, but
+    nothing shards, saves or updates its weights. A trained one is an ordinary part.
     """
 
     config: DualEncoderConfig
@@ -43,6 +43,7 @@ class DualEncoder(Method[PairBatch, F]):
         """All that is drawn belongs to `seed`, and the number of corners shifts nothing else.
 
         `bert`, a `BertConfig.to_dict`, stands for the text tower that the recipe names: its weights are then to be loaded.
+        A subclass takes the same arguments, because `rebuilt` opens saved models with them.
         """
         super().__init__()
         tower = inputs.image_tower

@@ -74,11 +74,9 @@ def method_config(saved: Mapping[str, Any], config_class: str = "") -> MethodCon
     """
     kind = str(saved["kind"])
     if kind not in _KNOWN:
-        try:
-            import_module(f"cornerstone.recipes.{kind.replace('-', '_')}")
-        except ImportError:
-            if config_class:
-                _imported(config_class)
+        _import_built_in(kind)
+    if kind not in _KNOWN and config_class:
+        _imported(config_class)
     if kind not in _KNOWN:
         raise CornerstoneError(f"The method {kind!r} is not known here: install what defines it.")
     return from_json(_KNOWN[kind], {name: value for name, value in saved.items() if name != "kind"})
@@ -96,9 +94,19 @@ def from_json(cls: type[C], saved: Mapping[str, Any]) -> C:
         hint = hints.get(name)
         if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, Mapping):
             values[name] = from_json(hint, value)
-        elif name in names:  # version 1 wrote 10.0 as 10
+        elif name in names:  # early files store whole floats as integers
             values[name] = tuple(value) if isinstance(value, list) else float(value) if hint is float else value
     return cls(**values)
+
+
+def _import_built_in(kind: str) -> None:
+    """Import the configuration of a built-in method; nothing if there is none of this kind."""
+    module = f"cornerstone.recipes.{kind.replace('-', '_')}"
+    try:
+        import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
 
 
 def _imported(place: str) -> Any:

@@ -1,6 +1,6 @@
-"""The recipe: all that decides which numbers an experiment should give, as frozen dataclasses.
+"""The recipe: all that decides which numbers an experiment gives, as frozen dataclasses.
 
-Where it runs is not in it (see `placement.py`). Two runs with the same hash are the same experiment, whatever machine,
+Where it runs is not in it (see `placement.py`). Two runs with the same hash are the same experiment, whatever seed, machine,
 number of workers or folder they used.
 """
 

@@ -55,7 +55,7 @@ class BertText:
     """A BERT whose [CLS] is the text's feature."""
 
     format: ClassVar[str] = "sentences"
-    """How a text's sentences become token ids; a name in `cornerstone.data.text_format.FORMATS`."""
+    """How a text's sentences become token ids; a name in `cornerstone.data.texts.FORMATS`."""
 
     name: str = "bert-base-uncased"
     """A Hugging Face BERT by name or folder, or a run's folder `model`, whose weights are loaded; empty for a new one of

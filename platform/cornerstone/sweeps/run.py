@@ -134,14 +134,16 @@ class SweepRun:
                 f"{did_you_mean(planned.point.chosen_by, valid) if valid else ': there is no evaluation set.'}"
             )
         before = self.known.get(planned.key)
-        if before and (before.recipe_hash, before.eval_hash) != (ready.recipe_hash, ready.eval_hash):
+        run = before.run if before else uuid.uuid4().hex
+        record = TrialRecord(planned.row, planned.seed, run, ready.recipe_hash, ready.eval_hash, planned.recipe.seed)
+        if before and before.identity != record.identity:
             raise CornerstoneError(
-                f"Sweep {self.state.sweep} ran {planned.row!r} with another recipe (hash {before.recipe_hash}, now "
-                f"{ready.recipe_hash}): give the same options as then, or start a new sweep without --continue."
+                f"Sweep {self.state.sweep} ran {planned.row!r} with another recipe (hash {before.recipe_hash}, seed "
+                f"{before.recipe_seed}; now {record.recipe_hash}, seed {record.recipe_seed}): give the "
+                f"same options as then, or start a new sweep without --continue."
             )
         self.known.pop(planned.key, None)
-        run = before.run if before else uuid.uuid4().hex
-        self.records.append(TrialRecord(planned.row, planned.seed, run, ready.recipe_hash, ready.eval_hash))
+        self.records.append(record)
         return driver.Trial(planned.row, planned.seed, Job(ready, self.placement, Identity(run=run)))
 
     def _write(self) -> None:

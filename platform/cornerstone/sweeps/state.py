@@ -22,13 +22,20 @@ STOPPED = "stopped before it had a result"
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial: its row's name, the seed's number, its run's UUID, and the hashes that identify its numbers."""
+    """One trial: its row's name, the seed's number, its run's UUID, and the hashes and the seed that identify its numbers."""
 
     point: str
     seed: int
     run: str
     recipe_hash: str
     eval_hash: str
+    recipe_seed: int = 0
+    """The seed of its recipe: the experiment's own seed plus the number."""
+
+    @property
+    def identity(self) -> tuple[str, str, int]:
+        """What a continued trial must have in common with its first start."""
+        return self.recipe_hash, self.eval_hash, self.recipe_seed
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Packed documents become a source. A method on documents is evaluated zero-shot on pairs if it has both towers."""
+"""Packed documents become a source. A dual encoder on documents is evaluated zero-shot on pairs."""
 
 from __future__ import annotations
 

@@ -67,12 +67,12 @@ class Preparer:
         data = self.shared.once(
             ("data", recipe.data.train, recipe.data.kind), lambda: Mixture.open(recipe.data.train, kind.manifest_kind)
         )
-        Plan(
-            data.parts, recipe.optimization.batch_size, recipe.seed, recipe.data.limit_rows
-        )  # refuses too large a batch
+        _check_batch(recipe, data)
         tokenizer = self._tokenizer(recipe, data)
         sets = self.shared.once(("sets", recipe.evaluation.sets), lambda: open_sets(recipe.evaluation.sets))
         _check_best(recipe, sets)
+        if sets:
+            _check_dual_encoder(recipe)
         width, tower_digest = self.shared.tower(recipe.method.image_tower) if recipe.method.image_tower else (0, "")
         sources: Sources = kind(recipe, data, tokenizer, sets, self.shared)
         return Prepared(
@@ -80,7 +80,7 @@ class Preparer:
             data=data,
             train=sources.train,
             tokenizer=tokenizer,
-            vocab_size=self.shared.once(("vocabulary", tokenizer), lambda: vocabulary_size(plain_tokenizer(tokenizer))),
+            vocab_size=self._vocab_size(tokenizer),
             sets=sets,
             evaluations=sources.evaluations,
             content=self._content(recipe, data, tokenizer, tower_digest),
@@ -95,10 +95,11 @@ class Preparer:
             content["image"] = tower_digest
         text = recipe.method.text_tower
         if text is not None and text.name and Location.of(text.name).exists():
-            content["text"] = self.shared.once(
-                ("text tower", text.name), lambda: _digest_of_weights(Location.of(text.name))
-            )
+            content["text"] = self.shared.text_tower(text, self._vocab_size(tokenizer))
         return content
+
+    def _vocab_size(self, tokenizer: str) -> int:
+        return self.shared.once(("vocabulary", tokenizer), lambda: vocabulary_size(plain_tokenizer(tokenizer)))
 
     def _tokenizer(self, recipe: Recipe, data: Mixture) -> str:
         def load() -> str:
@@ -125,9 +126,20 @@ def prepare(recipe: Recipe, say: Say = print) -> Prepared:
     return Preparer(say).prepare(recipe)
 
 
-def _digest_of_weights(folder: Location) -> str:
-    files = sorted(f for f in folder.list() if f.endswith(".safetensors"))
-    return content_digest(*(folder.join(f).read_bytes() for f in files))
+def _check_batch(recipe: Recipe, data: Mixture) -> None:
+    """Raise CornerstoneError if the data have fewer rows than a batch: making the plan finds out."""
+    Plan(data.parts, recipe.optimization.batch_size, recipe.seed, recipe.data.limit_rows)
+
+
+def _check_dual_encoder(recipe: Recipe) -> None:
+    """Raise CornerstoneError if the method cannot be evaluated: the tasks compare encoded images and texts."""
+    from cornerstone.models.dual_encoder import DualEncoder
+    from cornerstone.recipes.method import implementation_of
+
+    if not issubclass(implementation_of(recipe.method), DualEncoder):
+        raise CornerstoneError(
+            f"The method {recipe.method.kind!r} is no dual encoder, so no evaluation set suits it: leave out --eval."
+        )
 
 
 def _check_best(recipe: Recipe, sets: tuple[EvaluationSet, ...]) -> None:

@@ -21,7 +21,7 @@ from cornerstone.training.prepare import prepare
 
 Say = Callable[..., None]
 EXPERIMENT = "train"
-HASH = "recipe_hash"  # a file in the run's folder, which a resumed run must match
+IDENTITY = "recipe_hash"  # a file in the run's folder: hash and seed, which a resumed run must match
 
 
 def train_one(options: RunOptions, resume: str, console: Console) -> Outcome:
@@ -57,18 +57,18 @@ def train_one(options: RunOptions, resume: str, console: Console) -> Outcome:
 
 
 def _check_same_recipe(job: Job, resume: str) -> None:
-    """Raise CornerstoneError if the run to resume does not exist, or had another recipe: its metrics belong to one recipe."""
-    path = job.identity.folder.join(HASH)
+    """Raise CornerstoneError if the run to resume does not exist, or had another recipe or seed: its metrics belong to one."""
+    path, now = job.identity.folder.join(IDENTITY), f"{job.prepared.recipe_hash} seed {job.recipe.seed}"
     if not resume:
-        path.write_text(job.prepared.recipe_hash)
+        path.write_text(now)
         return
     if not path.exists():
         raise CornerstoneError(
             f"No run {resume!r} under {home().join('runs')}: --resume takes the id that was printed at its start."
         )
     before = path.read_text()
-    if before != job.prepared.recipe_hash:
+    if before != now:
         raise CornerstoneError(
-            f"Run {resume} was started with another recipe (hash {before}, now {job.prepared.recipe_hash}): give the same "
+            f"Run {resume} was started with another recipe or seed (hash {before}, now {now}): give the same "
             f"options again, or start a new run without --resume."
         )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
-from cornerstone.recipes.towers import ImageTower
+from cornerstone.hashing import canonical_json, content_digest
+from cornerstone.recipes.towers import BertText, ImageTower
 
 Say = Callable[[str], None]
 T = TypeVar("T")
@@ -32,6 +33,10 @@ class Shared:
         """Length of an image tower's feature, and a digest of its weights ("" if it starts at random and is trained)."""
         return self.once(("image tower", config), lambda: describe_tower(config))
 
+    def text_tower(self, config: BertText, vocab_size: int) -> str:
+        """A digest of the weights of a text tower that is read from a folder."""
+        return self.once(("text tower", config.name, vocab_size), lambda: digest_of_text_tower(config, vocab_size))
+
 
 def describe_tower(config: ImageTower) -> tuple[int, str]:
     """Length of the tower's feature, and a digest of its weights ("" if it starts at random and is trained)."""
@@ -39,3 +44,13 @@ def describe_tower(config: ImageTower) -> tuple[int, str]:
 
     tower = build_image_tower(config)
     return tower.width, state_hash(tower) if config.pretrained or config.locked else ""
+
+
+def digest_of_text_tower(config: BertText, vocab_size: int) -> str:
+    """A digest of a text tower's weights and of what its folder's configuration says beside their shapes."""
+    from cornerstone.models.bert import build_bert
+    from cornerstone.models.image_tower import state_hash
+
+    bert = build_bert(config, vocab_size, seed=0)
+    beside = {name: getattr(bert.config, name) for name in ("num_attention_heads", "hidden_act", "layer_norm_eps")}
+    return content_digest(state_hash(bert), canonical_json(beside))

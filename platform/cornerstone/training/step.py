@@ -22,7 +22,7 @@ from cornerstone.models.method import Losses, Method
 Features = tuple[Any, ...]
 Forward = Callable[[Batch], Features]
 Backward = Callable[[Tensor, bool], None]
-"""Called with a scalar to go backward from, and whether it is the step's last one."""
+"""Called with a scalar to go backward from, and whether this is the step's last backward call."""
 
 
 def forward_backward(
@@ -64,7 +64,15 @@ def _total(losses: Losses) -> Tensor:
 
 
 def _shared(feature: Tensor) -> bool:
-    """Whether all rows share it, as the temperature: shape (1,). Features of rows have two dimensions or more."""
+    """Whether all rows share it, as the temperature: shape (1,). Features of rows have two dimensions or more.
+
+    Raises ValueError for any other vector: it could be one number a row, of which only the first micro-batch's would count.
+    """
+    if feature.ndim < 2 and feature.numel() != 1:
+        raise ValueError(
+            f"A feature has shape {tuple(feature.shape)}: with micro-batches, `forward` must give (rows, ...) of two or more "
+            f"dimensions, or (1,) for what all rows share."
+        )
     return feature.ndim < 2
 
 
@@ -89,8 +97,8 @@ def _joined(cached: list[Features]) -> tuple[Features, list[list[slice]]]:
 def _surrogate(features: Features, again: Features, rows: list[slice], first: bool) -> Tensor:
     """A scalar whose gradient is the loss's gradient through one micro-batch's features.
 
-    The first micro-batch speaks for the values that all share; the others add 0 times theirs, so that every parameter is
-    part of every graph, which sharded gradients rely on.
+    Only the first micro-batch sends back the gradient of shared values; the others add 0 times theirs, so that every
+    parameter is part of every graph, which sharded gradients rely on.
     """
     terms = []
     for leaf, feature, place in zip(features, again, rows, strict=True):
