@@ -1,14 +1,10 @@
-"""One process of the GPU tests that need `torch.distributed`.
+"""What the GPU tests run, on a given device; as a program, the process of those that need DeepSpeed.
 
-gpu_worker.py FOLDER 0 1 zero        DeepSpeed at every ZeRO stage on one GPU
-gpu_worker.py FOLDER RANK 2 gather   the gather and its gradient, one process a GPU
-
-NCCL on GPUs, gloo elsewhere.
+gpu_worker.py FOLDER cuda|cpu      DeepSpeed at some ZeRO stages, one process
 """
 
 from __future__ import annotations
 
-import os
 import pickle
 import sys
 from pathlib import Path
@@ -16,27 +12,36 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from cornerstone.data.layout import Layout, StreamSpec
 from cornerstone.data.stream import Stream
 from cornerstone.models.image_tower import build_image_tower
 from cornerstone.models.lotlip import Lotlip
 from cornerstone.models.method import Inputs
-from cornerstone.objectives.gather import gather
 from cornerstone.recipes.lotlip import LotlipConfig
 from cornerstone.recipes.recipe import Optimization
 from cornerstone.training.deepspeed_engine import DeepSpeedEngine
 from cornerstone.training.engine import PlainEngine, Precision, pick_device
 
-STAGES = range(4)
-VOCABULARY, STEPS, ROWS, WIDTH = 512, 3, 3, 5
+VOCABULARY, STEPS, MICRO_BATCH = 512, 3, 4
 
 
-def build(config: LotlipConfig, seed: int = 0) -> Lotlip:
-    """The method, its image tower trained too, on this process's device."""
+def build(config: LotlipConfig, device: torch.device, seed: int = 0) -> Lotlip:
+    """The method with a trained image tower; its weights are drawn on the CPU, so they are the same on every device."""
     tower = build_image_tower(config.image, seed=seed)
-    return Lotlip.build(config, Inputs(VOCABULARY, tower.width, tower), seed).to(pick_device())
+    return Lotlip.build(config, Inputs(VOCABULARY, tower.width, tower), seed).to(device)
+
+
+def plain(
+    config: LotlipConfig,
+    optimization: Optimization,
+    device: torch.device,
+    precision: Precision = "fp32",
+    micro_batch: int = 0,
+    seed: int = 0,
+) -> PlainEngine:
+    """The method under PyTorch alone."""
+    return PlainEngine(build(config, device, seed), optimization, precision, micro_batch)
 
 
 def steps(engine: Any, spec: StreamSpec, learning_rate: float, start: int = 0) -> dict[str, Any]:
@@ -47,64 +52,62 @@ def steps(engine: Any, spec: StreamSpec, learning_rate: float, start: int = 0) -
         for step in range(start, STEPS)
     ]
     return {
-        "losses": [float(sum(report.parts.values())) for report in reports],
+        "losses": [float(report.loss) for report in reports],
         "norms": [float(report.grad_norm) for report in reports],
         "weights": {name: value.detach().float().cpu() for name, value in engine.weights().items()},
     }
 
 
-def plain(config: LotlipConfig, optimization: Optimization, precision: Precision = "fp32") -> PlainEngine:
-    """The method under PyTorch alone."""
-    return PlainEngine(build(config), optimization, precision)
+def repeated(engine: Any, spec: StreamSpec, learning_rate: float, times: int) -> list[float]:
+    """The losses of as many steps on the first batch."""
+    batch = Stream.local(Layout(spec, 1), 0, 0).batch(0).to(engine.device)
+    return [float(engine.step(batch, learning_rate).loss) for _ in range(times)]
+
+
+def resumed(first: Any, second: Any, spec: StreamSpec, learning_rate: float, folder: Path) -> dict[str, Any]:
+    """`steps` by `first`, whose checkpoint after one step `second` loads and resumes."""
+    folder.mkdir()
+    first.step(Stream.local(Layout(spec, 1), 0, 0).batch(0).to(first.device), learning_rate)
+    first.save(str(folder), 1)
+    return steps(second, spec, learning_rate, start=second.load(str(folder)))
 
 
 def run_zero(folder: Path) -> dict[int, dict[str, Any]]:
-    """By stage: all steps, and all steps with a checkpoint after the first one, loaded by another engine."""
+    """By stage: all steps, all steps with micro-batches, in bf16, and with a checkpoint after the first step."""
     given = pickle.loads((folder / "given.pkl").read_bytes())
     config, spec, optimization = given["config"], given["spec"], given["optimization"]
     results = {}
-    for stage in STAGES:
+    for stage in given["stages"]:
 
-        def engine(seed: int, stage: int = stage) -> DeepSpeedEngine:
-            return DeepSpeedEngine(build(config, seed), optimization, stage, Layout(spec, 1).share)
+        def engine(seed: int = 0, stage: int = stage, **options: Any) -> DeepSpeedEngine:
+            model = build(config, pick_device(), seed)
+            return DeepSpeedEngine(model, optimization, stage, Layout(spec, 1).share, **options)
 
-        whole = steps(engine(0), spec, optimization.learning_rate)
-        first, second = engine(0), engine(1)
-        stream = Stream.local(Layout(spec, 1), 0, 0)
-        first.step(stream.batch(0).to(first.device), optimization.learning_rate)
-        checkpoint = folder / f"checkpoint-{stage}"
-        checkpoint.mkdir()
-        first.save(str(checkpoint), 1)
-        resumed = steps(second, spec, optimization.learning_rate, start=second.load(str(checkpoint)))
-        results[stage] = {"whole": whole, "resumed": resumed, "device": str(first.device)}
+        def run(**options: Any) -> dict[str, Any]:
+            return steps(engine(**options), spec, optimization.learning_rate)
+
+        results[stage] = {
+            "whole": run(),
+            "micro_batches": run(micro_batch=MICRO_BATCH),
+            "bf16": run(precision="bf16"),
+            "resumed": resumed(
+                engine(), engine(seed=1), spec, optimization.learning_rate, folder / f"checkpoint-{stage}"
+            ),
+            "device": str(pick_device()),
+        }
     return results
 
 
-def share_of(rank: int) -> Tensor:
-    """A worker's rows."""
-    return torch.arange(ROWS * WIDTH, dtype=torch.float32).reshape(ROWS, WIDTH) + 100 * rank
-
-
-def run_gather(rank: int, workers: int) -> dict[str, Tensor]:
-    """What a worker gathers, and the gradient of its rows; worker w weighs row i of all with (w + 1) · i."""
-    local = share_of(rank).to(pick_device()).requires_grad_()
-    everything = gather(local)
-    weights = (rank + 1) * torch.arange(workers * ROWS, device=local.device)
-    (everything * weights[:, None]).sum().backward()
-    return {"gathered": everything.detach().cpu(), "gradient": local.grad.cpu()}
-
-
-def main(folder: Path, rank: int, workers: int, what: str) -> None:
-    """Join the group, run, and save what came out."""
-    os.environ["LOCAL_RANK"] = str(rank)
-    if torch.cuda.is_available():
-        torch.cuda.set_device(rank)
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, init_method=f"file://{folder}/meeting", rank=rank, world_size=workers)
-    result = run_zero(folder) if what == "zero" else run_gather(rank, workers)
-    torch.save(result, folder / f"result-{rank}.pt")
+def main(folder: Path, device: str) -> None:
+    """Join a group of one, run, and save the result."""
+    torch.set_num_threads(1)
+    torch.backends.cudnn.allow_tf32 = False  # as in the tests
+    assert pick_device().type == device
+    backend = {"cuda": "nccl", "cpu": "gloo"}[device]
+    dist.init_process_group(backend, init_method=f"file://{folder}/meeting", rank=0, world_size=1)
+    torch.save(run_zero(folder), folder / "result-0.pt")
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    main(Path(sys.argv[1]), sys.argv[2])
