@@ -79,7 +79,11 @@ def test_the_losses_are_compared_with_the_same_towers_data_and_steps():
     for name in ("width", "layers", "heads", "token_limit", "dropout"):
         assert getattr(softmax.method.text, name) == getattr(sigmoid.method.text, name)
     assert softmax.method.text.corner_tokens == 0
-    assert (softmax.data, softmax.optimization, softmax.evaluation) == (sigmoid.data, sigmoid.optimization, sigmoid.evaluation)
+    assert (softmax.data, softmax.optimization, softmax.evaluation) == (
+        sigmoid.data,
+        sigmoid.optimization,
+        sigmoid.evaluation,
+    )
     assert all(point.chosen_by == recipe.evaluation.best and len(point.candidates) == 3 for point in sweep.points)
 
 
