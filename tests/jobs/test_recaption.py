@@ -204,7 +204,7 @@ def test_the_same_again_is_nothing_and_a_name_is_taken_once(ray_cluster, caption
     assert "nothing is computed" in said[0]
     with pytest.raises(CornerstoneError, match="already holds a finished data set"):
         prepare_recaption(folder, out, replace(config, seed=8))
-    with pytest.raises(CornerstoneError, match=r"already has long captions by 'tiny-llava'. Give --replace"):
+    with pytest.raises(CornerstoneError, match=r"has long captions by 'tiny-llava' already. Give --replace"):
         prepare_recaption(out, str(tmp_path / "again"), config)
     with pytest.raises(CornerstoneError, match="is the data set itself"):
         prepare_recaption(out, out + "/", config, replaces=True)
@@ -227,7 +227,7 @@ def test_a_name_met_later_stops_the_shard_before_the_model_is_loaded(small_data,
     path = small_data.write(tmp_path / "pairs", pairs, rows_per_shard=4)
     job = prepare_recaption(path, str(tmp_path / "out"), CaptionerConfig(str(llava), max_new_tokens=1))
     actor = _Actor(job)
-    with pytest.raises(CornerstoneError, match=r"'tiny-llava'. Give --replace"):
+    with pytest.raises(CornerstoneError, match=r"'tiny-llava' already. Give --replace"):
         actor({"shard": np.array([2])})
     assert "captioner" not in vars(actor)
     assert not (tmp_path / "out").exists()
