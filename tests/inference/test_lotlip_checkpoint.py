@@ -45,7 +45,7 @@ def build(state, about, vocab_size, tower=None):
         text=CornerText(name="", corner_tokens=weights.corners, token_limit=48),
         loss=LotlipLoss(reduction="mean"),
     )
-    model = Lotlip(config, Inputs(vocab_size, 64, tower), bert=bert)
+    model = Lotlip(config, Inputs(vocab_size, 64, tower), text_tower=bert)
     model.load_state_dict(weights.method)
     return model.eval()
 

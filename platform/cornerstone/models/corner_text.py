@@ -19,37 +19,24 @@ of `CLS, corner 1 .. m, text`: text is shifted by m positions whether or not its
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import BertModel
-from transformers.models.bert.modeling_bert import BertLayer
+from transformers.models.bert.modeling_bert import BertLayer  # its parts are called one by one, see `_run`
 
 from cornerstone.errors import CornerstoneError
+from cornerstone.models.bert import bert_from, build_bert
+from cornerstone.models.text_tower import TextFeatures, TextTower
+from cornerstone.recipes.towers import BertText, CornerText
 
 ROUND = 8  # texts are trimmed to the longest, rounded up: few shapes, little padding
 _CORNER_SEED = 0x63_6F_72_6E
 _PROJECTION_SEED = 0x70_72_6F_6A
 _INITIAL_STD = 0.02
-
-
-class TextFeatures(NamedTuple):
-    """What a text tower gives. Pooled and extra features are projected and L2-normalised, in fp32 at least."""
-
-    pooled_BD: Tensor
-    """The text's feature."""
-    extra_BmD: Tensor | None
-    """Of each reserved token, if asked for."""
-    tokens_BTE: Tensor | None
-    """The last hidden state of [CLS] and the text's tokens, if asked for; what lies beyond a text's length is arbitrary."""
-
-    @property
-    def all_BMD(self) -> Tensor:
-        """The pooled feature, then the extra ones."""
-        pooled_B1D = self.pooled_BD[:, None]
-        return pooled_B1D if self.extra_BmD is None else torch.cat([pooled_B1D, self.extra_BmD], dim=1)
 
 
 class _Attention(NamedTuple):
@@ -60,7 +47,7 @@ class _Attention(NamedTuple):
     mask: Tensor | None
 
 
-class CornerBert(nn.Module):
+class CornerBert(TextTower):
     """Texts to features: hidden state → BERT's own pooler → one shared linear without bias → L2 norm; CLS and corners.
 
     The corners' rows are drawn N(0, 0.02) by a generator of their own, one row after the other: their number shifts no
@@ -78,10 +65,24 @@ class CornerBert(nn.Module):
         rows = [_INITIAL_STD * torch.randn(inside, generator=generator) for _ in range(corners)]
         self.corners = nn.Parameter(torch.stack(rows)) if rows else None
 
+    @classmethod
+    def build(
+        cls, config: BertText, vocab_size: int, width: int, seed: int, described: Mapping[str, Any] | None = None
+    ) -> Self:
+        """The tower of a recipe. `described` is a `BertConfig.to_dict`."""
+        bert = build_bert(config, vocab_size, seed) if described is None else bert_from(described)
+        masked = config.corner_mask if isinstance(config, CornerText) else True
+        return cls(bert, corners=config.reserved_tokens, masked=masked, width=width, seed=seed)
+
     @property
     def reserved_tokens(self) -> int:
-        """Places of the token limit that the tower fills itself."""
+        """The corner tokens."""
         return self.count
+
+    def described(self) -> dict[str, Any]:
+        """BERT's own configuration."""
+        described: dict[str, Any] = self.bert.config.to_dict()
+        return described
 
     def forward(
         self,

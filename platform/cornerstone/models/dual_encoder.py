@@ -17,13 +17,11 @@ from torch import Tensor, nn
 
 from cornerstone.data.pairs.batch import PairBatch
 from cornerstone.errors import CornerstoneError
-from cornerstone.models.bert import bert_from, build_bert
-from cornerstone.models.corner_text import CornerBert
 from cornerstone.models.image_tower import TimmTower
 from cornerstone.models.method import Inputs, Method
+from cornerstone.models.text_tower import build_text_tower
 from cornerstone.objectives.contrastive import at_least_fp32
 from cornerstone.recipes.dual_encoder import DualEncoderConfig
-from cornerstone.recipes.towers import CornerText
 
 F = TypeVar("F", bound=tuple[Any, ...])
 
@@ -38,11 +36,11 @@ class DualEncoder(Method[PairBatch, F]):
     config: DualEncoderConfig
 
     def __init__(
-        self, config: DualEncoderConfig, inputs: Inputs, seed: int = 0, *, bert: Mapping[str, Any] | None = None
+        self, config: DualEncoderConfig, inputs: Inputs, seed: int = 0, *, text_tower: Mapping[str, Any] | None = None
     ) -> None:
         """All that is drawn belongs to `seed`, and the number of corners shifts nothing else.
 
-        `bert`, a `BertConfig.to_dict`, stands for the text tower that the recipe names: its weights are then to be loaded.
+        `text_tower`, its `described()`, stands for the text tower that the recipe names: its weights are then to be loaded.
         A subclass takes the same arguments, because `rebuilt` opens saved models with them.
         """
         super().__init__()
@@ -62,11 +60,7 @@ class DualEncoder(Method[PairBatch, F]):
             self._aside = (tower.lock(),)  # in a tuple, so that nn.Module does not register it
         else:
             self.visual = tower
-        encoder = build_bert(config.text, inputs.vocab_size, seed) if bert is None else bert_from(bert)
-        masked = config.text.corner_mask if isinstance(config.text, CornerText) else True
-        self.text = CornerBert(
-            encoder, corners=config.text.reserved_tokens, masked=masked, width=inputs.image_width, seed=seed
-        )
+        self.text = build_text_tower(config.text, inputs.vocab_size, inputs.image_width, seed, text_tower)
         initial, _ = self.scale_range
         self.logit_scale = nn.Parameter(torch.tensor([math.log(initial)]))  # (1,): DeepSpeed cannot shard a scalar
 
@@ -133,11 +127,11 @@ class DualEncoder(Method[PairBatch, F]):
         return {
             "vocab_size": self.inputs.vocab_size,
             "image_width": self.inputs.image_width,
-            "bert": self.text.bert.config.to_dict(),
+            "bert": self.text.described(),
         }
 
     @classmethod
     def rebuilt(cls, config: Any, described: Mapping[str, Any], image_tower: TimmTower | None) -> Self:
         """The module of a saved model, its weights still to be loaded."""
         inputs = Inputs(described["vocab_size"], described["image_width"], image_tower)
-        return cls(config, inputs, bert=described["bert"])
+        return cls(config, inputs, text_tower=described["bert"])

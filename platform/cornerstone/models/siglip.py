@@ -41,9 +41,9 @@ class Siglip(DualEncoder[Features]):
     config: SiglipConfig
 
     def __init__(
-        self, config: SiglipConfig, inputs: Inputs, seed: int = 0, *, bert: Mapping[str, Any] | None = None
+        self, config: SiglipConfig, inputs: Inputs, seed: int = 0, *, text_tower: Mapping[str, Any] | None = None
     ) -> None:
-        super().__init__(config, inputs, seed, bert=bert)
+        super().__init__(config, inputs, seed, text_tower=text_tower)
         self.logit_bias = nn.Parameter(torch.tensor([config.loss.initial_bias]))
 
     @property

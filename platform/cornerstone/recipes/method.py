@@ -63,7 +63,7 @@ class MethodConfig:
 
 def implementation_of(config: MethodConfig) -> Any:
     """The module class of a configuration. CornerstoneError if it cannot be imported."""
-    return _imported(config.implementation)
+    return imported(config.implementation)
 
 
 def method_config(saved: Mapping[str, Any], config_class: str = "") -> MethodConfig:
@@ -76,7 +76,7 @@ def method_config(saved: Mapping[str, Any], config_class: str = "") -> MethodCon
     if kind not in _KNOWN:
         _import_built_in(kind)
     if kind not in _KNOWN and config_class:
-        _imported(config_class)
+        imported(config_class)
     if kind not in _KNOWN:
         raise CornerstoneError(f"The method {kind!r} is not known here: install what defines it.")
     return from_json(_KNOWN[kind], {name: value for name, value in saved.items() if name != "kind"})
@@ -109,7 +109,8 @@ def _import_built_in(kind: str) -> None:
             raise
 
 
-def _imported(place: str) -> Any:
+def imported(place: str) -> Any:
+    """What "package.module:Class" names. CornerstoneError if it cannot be imported."""
     module, _, name = place.partition(":")
     try:
         return getattr(import_module(module), name)

@@ -54,6 +54,8 @@ class ImageTower:
 class BertText:
     """A BERT whose [CLS] is the text's feature."""
 
+    implementation: ClassVar[str] = "cornerstone.models.corner_text:CornerBert"
+    """Its module class, a `cornerstone.models.text_tower.TextTower`."""
     format: ClassVar[str] = "sentences"
     """How a text's sentences become token ids; a name in `cornerstone.data.texts.FORMATS`."""
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 from cornerstone.data.documents.config import SpecialIds
 from cornerstone.data.documents.source import PackedSource
 from cornerstone.data.images import Transform
+from cornerstone.data.manifest import Kind
 from cornerstone.data.mixture import Mixture
 from cornerstone.data.pairs.image_input import DecodedImages
 from cornerstone.data.pairs.source import PairEvaluation
@@ -21,7 +22,7 @@ from cornerstone.training.shared import Shared
 class DocumentSources:
     """The sources of a recipe that is trained on packed documents."""
 
-    manifest_kind: ClassVar = "packing"
+    manifest_kind: ClassVar[Kind] = "packing"
     stored_features = False
 
     def __init__(

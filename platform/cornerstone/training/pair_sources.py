@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from cornerstone.data.images import Transform
 from cornerstone.data.manifest import FILE as MANIFEST
+from cornerstone.data.manifest import Kind
 from cornerstone.data.mixture import Mixture
 from cornerstone.data.pairs.drawing import TextDraws
 from cornerstone.data.pairs.feature_store import FeatureKeys, check_store
@@ -29,7 +30,7 @@ from cornerstone.training.shared import Shared
 class PairSources:
     """The sources of a recipe that is trained on pairs."""
 
-    manifest_kind: ClassVar = "pairs"
+    manifest_kind: ClassVar[Kind] = "pairs"
 
     def __init__(
         self, recipe: Recipe, data: Mixture, tokenizer: str, sets: tuple[EvaluationSet, ...], shared: Shared

@@ -6,8 +6,10 @@ points of a sweep: each data set, tokenizer, tower and feature store is opened, 
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
+from cornerstone.data.documents.config import SpecialIds
+from cornerstone.data.manifest import Kind
 from cornerstone.data.mixture import Mixture
 from cornerstone.data.plan import Plan
 from cornerstone.data.source import Source
@@ -31,6 +33,14 @@ from cornerstone.training.shared import Say, Shared
 class Sources(Protocol):
     """How one kind of data becomes sources; made for one recipe."""
 
+    manifest_kind: ClassVar[Kind]
+    """What the manifest of a training folder must say that it holds."""
+
+    def __init__(
+        self, recipe: Recipe, data: Mixture, tokenizer: str, sets: tuple[EvaluationSet, ...], shared: Shared
+    ) -> None:
+        """Open, or compute, what the recipe needs of its data."""
+
     @property
     def train(self) -> Source[Any]:
         """The rows that are trained on."""
@@ -46,9 +56,14 @@ class Sources(Protocol):
         """Whether stored features stand for the image tower."""
         ...
 
+    @staticmethod
+    def special_ids(tokenizer: str) -> SpecialIds | None:
+        """Of documents: the ids that stand between the words."""
+        ...
 
-KINDS: dict[str, Any] = {PairData.kind: PairSources, DocumentData.kind: DocumentSources}
-"""What makes the sources of each kind of data. Its `manifest_kind` says what its training folder must hold."""
+
+KINDS: dict[str, type[Sources]] = {PairData.kind: PairSources, DocumentData.kind: DocumentSources}
+"""What makes the sources of each kind of data."""
 
 
 class Preparer:
@@ -74,7 +89,7 @@ class Preparer:
         if sets:
             _check_dual_encoder(recipe)
         width, tower_digest = self.shared.tower(recipe.method.image_tower) if recipe.method.image_tower else (0, "")
-        sources: Sources = kind(recipe, data, tokenizer, sets, self.shared)
+        sources = kind(recipe, data, tokenizer, sets, self.shared)
         return Prepared(
             recipe=recipe,
             data=data,

@@ -1,0 +1,70 @@
+"""The contract of a text tower, and how its configuration finds its module.
+
+To add one: its configuration in `recipes/towers.py`, whose `implementation` names the module and whose `format` names how
+texts become token ids (`data/texts.py`), and its module beside `corner_text.py`.
+
+B texts, T their tokens, m reserved tokens, M = 1 + m, E width inside, D width of the features.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from cornerstone.recipes.method import imported
+from cornerstone.recipes.towers import BertText
+
+
+class TextFeatures(NamedTuple):
+    """What a text tower gives. Pooled and extra features are projected and L2-normalised, in fp32 at least."""
+
+    pooled_BD: Tensor
+    """The text's feature."""
+    extra_BmD: Tensor | None
+    """Of each reserved token, if asked for."""
+    tokens_BTE: Tensor | None
+    """The last hidden state of [CLS] and the text's tokens, if asked for; what lies beyond a text's length is arbitrary."""
+
+    @property
+    def all_BMD(self) -> Tensor:
+        """The pooled feature, then the extra ones."""
+        pooled_B1D = self.pooled_BD[:, None]
+        return pooled_B1D if self.extra_BmD is None else torch.cat([pooled_B1D, self.extra_BmD], dim=1)
+
+
+class TextTower(nn.Module, ABC):
+    """Token ids to features. The tower fills `reserved_tokens` places of the token limit itself."""
+
+    @classmethod
+    @abstractmethod
+    def build(
+        cls, config: Any, vocab_size: int, width: int, seed: int, described: Mapping[str, Any] | None = None
+    ) -> Self:
+        """The tower of a recipe, its features `width` long. With `described` a saved one, its weights still to be loaded."""
+
+    @property
+    @abstractmethod
+    def reserved_tokens(self) -> int:
+        """Places of the token limit that the tower fills itself."""
+
+    @abstractmethod
+    def described(self) -> dict[str, Any]:
+        """What `build` needs to make it again without the folder or the hub that it came from."""
+
+    @abstractmethod
+    def forward(
+        self, ids_BT: Tensor, length_B: Tensor, *, extra: bool = True, tokens: bool = False, buckets: int = 1
+    ) -> TextFeatures:
+        """Features of texts; `extra` and `tokens` ask for more than the pooled one. `buckets`: length buckets of a batch."""
+
+
+def build_text_tower(
+    config: BertText, vocab_size: int, width: int, seed: int, described: Mapping[str, Any] | None = None
+) -> TextTower:
+    """The tower that a configuration names. CornerstoneError if it cannot be imported or built."""
+    tower: TextTower = imported(config.implementation).build(config, vocab_size, width, seed, described)
+    return tower
