@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from transformers import BertConfig, BertModel
 
 from cornerstone.data.layout import Layout
 from cornerstone.data.manifest import Manifest
@@ -89,6 +88,9 @@ def test_the_hash_is_that_of_content_not_of_places(recipe, pairs_folder, tmp_pat
 
 def bert_folder(folder, wordpiece, seed=0, heads=2, safe=True):
     """A small BERT as people save it, with its weights in safetensors or as pytorch_model.bin."""
+    import cornerstone.models  # noqa: F401, I001 - repairs torchvision before transformers is imported
+    from transformers import BertConfig, BertModel
+
     vocab = vocabulary_size(plain_tokenizer(wordpiece.read_text()))
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": heads, "intermediate_size": 32}
     torch.manual_seed(seed)
