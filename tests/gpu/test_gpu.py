@@ -1,6 +1,6 @@
 """What only a GPU can show: bf16, NCCL, DeepSpeed's CUDA path, evaluation and checkpoints there. Run by `make test-gpu`.
 
-Every test takes a device. On `cpu` it belongs to the ordinary tests and shows only that the test itself runs.
+Every test takes a device. On `cpu`, on any machine, it shows only that the test itself runs.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ from cornerstone.recipes.lotlip import LotlipConfig
 from cornerstone.recipes.recipe import Optimization
 from cornerstone.recipes.towers import CornerText, ImageTower
 
+pytestmark = pytest.mark.gpu
 GPUS = torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def devices(gpus: int) -> list:
     """The CPU, and a GPU if there are as many."""
     reason = "needs a CUDA GPU" if gpus == 1 else f"needs {gpus} CUDA GPUs, found {GPUS}"
-    return ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(gpus > GPUS, reason=reason)])]
+    return ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(gpus > GPUS, reason=reason))]
 
 
 SIZE, BATCH = 32, 8
