@@ -19,7 +19,7 @@ test: install lint
 test-quick: install
 	$(BIN)/python -m pytest -m 'not ray and not faults and not gpu'
 
-# On a machine without a GPU all of these are skipped.
+# Without a GPU the tests run on the CPU, and those of the GPU are skipped with a reason.
 test-gpu: install
 	$(BIN)/python -m pytest -m gpu
 
