@@ -1,7 +1,7 @@
 """Part `first`: time to the first block and to the first whole batch, for a small and a large share on one worker.
 
-A share above 16 MiB travels in parts, so that all decode actors work on the first batch and no block is large. The first
-block of a large batch should arrive as early as that of a small one; the whole batch needs all of its rows decoded.
+A share above two units (32 MiB) travels in parts, so that all decode actors work on the first batch and no block is large.
+The first block of a large batch should arrive as early as that of a small one; the whole batch needs all rows decoded.
 """
 
 from __future__ import annotations
