@@ -109,7 +109,7 @@ def test_real_documents(test_data, wordpiece, tmp_path, capsys, rule):
     config = PackingConfig(token_budget=8192, image_tokens=16, rule=rule)
     opened = PackedSequences([str(tmp_path / "data")], [str(tmp_path / "packed")], wordpiece.read_text(), config)
     rows = np.arange(said["packed"]["rows"])
-    table = opened.take(rows, np.zeros_like(rows), 0)
+    table = opened.take(rows, np.zeros_like(rows))
     real = sum((np.asarray(document) >= 0).sum() for document in table["document"].to_pylist())
     assert real == said["packed"]["tokens"]
     left = sum(said["packed"]["left_out"].get("images", {}).values())
