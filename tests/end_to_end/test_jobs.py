@@ -219,8 +219,8 @@ def test_a_stopped_job_says_how_to_go_on_and_does(installed):
         time.sleep(0.2)
     output = client.get_job_logs("stopped")
     assert client.get_job_status("stopped") == JobStatus.STOPPED
-    assert "Stopped. What is finished is kept; go on with:\n" in output
-    command = output.partition("go on with:\n")[2].splitlines()[0].strip()
+    assert "Stopped. Finished trials are kept; continue with:\n" in output
+    command = output.partition("continue with:\n")[2].splitlines()[0].strip()
     assert command.startswith(f"python experiments/ablate_corner_tokens.py --preset smoke --only 0 --steps {steps}")
     (run,) = set(installed.home.glob("checkpoints/*")) - before
     journal = installed.home / "runs" / run.name / "journal.jsonl"
