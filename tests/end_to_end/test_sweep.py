@@ -210,7 +210,7 @@ def test_a_point_that_fails_stops_no_other_and_numbers_repeat(client, swept, tmp
     assert "failed" in (broken.folder / "table.csv").read_text()
 
     again, once = broken.result("0"), swept.result("0")
-    assert again.metrics == once.metrics  # started anew, to the last bit
+    assert again.metrics == once.metrics  # started again; equal to the last bit
     assert broken.trial("0").recipe_hash == swept.trial("0").recipe_hash
     losses = [[line.metrics.get("train/loss") for line in s.journal("0")] for s in (broken, swept)]
     assert losses[0] == losses[1]

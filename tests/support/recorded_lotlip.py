@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from recording import KILLED, MENDED, RecordedConfig
+from recording import KILLED, REPAIRED, RecordedConfig
 
 from cornerstone.data.pairs.batch import PairBatch
 from cornerstone.models.lotlip import Features, Lotlip
@@ -30,7 +30,7 @@ class RecordedLotlip(Lotlip):
             _wait_for_checkpoint(config)
             (folder / KILLED).touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        if batch.step == config.raise_at and not (folder / MENDED).exists():
+        if batch.step == config.raise_at and not (folder / REPAIRED).exists():
             _wait_for_checkpoint(config)
             raise ArithmeticError(f"no way on from step {batch.step}")
         time.sleep(config.pause)

@@ -16,7 +16,7 @@ from cornerstone.data.source import MASKED
 from cornerstone.recipes import LotlipConfig
 from cornerstone.training.job import Job
 
-KILLED, MENDED = "killed", "mended"
+KILLED, REPAIRED = "killed", "repaired"
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class RecordedConfig(LotlipConfig):
     kill_rank: int = 1
     """Which one."""
     raise_at: int = -1
-    """Every worker raises in this step, until the folder holds a file `mended`."""
+    """Every worker raises in this step, until the folder holds a file `repaired`."""
     nan_at: int = -1
     """The loss of this step is not a number."""
     pause: float = 0.0

@@ -35,7 +35,7 @@ class TokenMeanConfig(MethodConfig):
     width: int = 8
     seen: str = ""
     raise_at: int = -1
-    """Every worker raises in this step, until the folder holds a file `mended`."""
+    """Every worker raises in this step, until the folder holds a file `repaired`."""
 
 
 class Features(NamedTuple):
@@ -90,7 +90,7 @@ class TokenMean(Method[SequenceBatch, Features]):
         if not self.config.seen or not self.training:
             return
         folder, rank = Path(self.config.seen), dist.get_rank() if dist.is_initialized() else 0
-        if batch.step == self.config.raise_at and not (folder / "mended").exists():
+        if batch.step == self.config.raise_at and not (folder / "repaired").exists():
             raise ArithmeticError(f"no way on from step {batch.step}")
         rows = [*zip(batch.row.tolist(), batch.epoch.tolist(), strict=True)]
         line = {"pid": os.getpid(), "step": batch.step, "workers": workers(), "rows": rows}

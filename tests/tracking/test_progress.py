@@ -30,10 +30,10 @@ def printed(monkeypatch):
     return show
 
 
-def test_the_first_line_has_the_time_to_the_first_batch_and_later_ones_the_wait(printed):
-    status = {"step": 1, "steps": 220, "loss": 4.21, "waits": 0.0, "left": None, "first_batch": 3.84}
+def test_the_first_line_has_the_time_to_the_first_block_and_later_ones_the_wait(printed):
+    status = {"step": 1, "steps": 220, "loss": 4.21, "waits": 0.0, "left": None, "first_block": 3.84}
     printed(state="starting its workers")
-    assert printed(**status)[1:] == [f"{NAME}: step 1 of 220, loss 4.210 (first batch after 3.8 s)"]
+    assert printed(**status)[1:] == [f"{NAME}: step 1 of 220, loss 4.210 (first block after 3.8 s)"]
     assert len(printed(5, **{**status, "step": 9})) == 2  # not every status is a line
     lines = printed(11, **{**status, "step": 30, "waits": 0.31, "left": 75.0})
     assert lines[2:] == [f"{NAME}: step 30 of 220, loss 4.210, 31% waiting for data, 75 s left"]

@@ -159,7 +159,7 @@ def test_what_was_quarantined_before_a_restart_is_not_written_again(tmp_path):
 
 
 def test_what_another_worker_quarantined_before_a_restart_is_not_written_again(tmp_path):
-    """The rows of a step are dealt anew if the run goes on with another number of workers."""
+    """The rows of a step are divided differently if the run is resumed with another number of workers."""
     watch = quarantine(tmp_path, known=[(7, ROW)])
     observe(watch, 5, Rows(10, [bad_row(7)]))
     assert not (tmp_path / "runs").exists()
@@ -259,7 +259,7 @@ def test_progress_is_sent_at_most_once_a_second_and_at_the_end(now):
     assert sent[-1] == {"state": "evaluated after step 40"}
 
 
-def test_the_time_to_the_first_batch_is_sent_and_written_once(now):
+def test_the_time_to_the_first_block_is_sent_and_written_once(now):
     class Started:
         seconds_to_first_block = None
 
@@ -273,7 +273,7 @@ def test_the_time_to_the_first_batch_is_sent_and_written_once(now):
         stream.seconds_to_first_block = 3.25
         for observer in (progress, meter):
             observer.after_step(step, Rows(10), report(), clock)
-    assert sent[0]["first_batch"] == 3.25
+    assert sent[0]["first_block"] == 3.25
     assert [metrics.get("train/seconds_to_first_block") for metrics in written] == [3.25, None, None]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from recording import MENDED, RecordedConfig, counted, lines
+from recording import REPAIRED, RecordedConfig, counted, lines
 
 import cornerstone
 from cornerstone.errors import CornerstoneError
@@ -179,7 +179,7 @@ def test_another_number_of_workers_goes_on_with_the_rows_that_are_due(undisturbe
     assert [line["step"] for line in lines(seen, 0)] == [*range(9), EVALUATION]  # one restart
     assert latest_step(job) == EVALUATION
 
-    (seen / MENDED).touch()
+    (seen / REPAIRED).touch()
     resumed = run(replace(job, placement=replace(job.placement, workers=1)))
     assert [(line["step"], line["workers"]) for line in lines(seen, 0)][10:] == [
         (s, 1) for s in range(EVALUATION, STEPS)

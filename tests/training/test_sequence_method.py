@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from recording import MENDED, counted, lines
+from recording import REPAIRED, counted, lines
 from token_mean import TokenMeanConfig
 
 import cornerstone
@@ -68,7 +68,7 @@ def test_it_trains_through_ray_resumes_and_sees_every_row_once(recipe, tmp_path)
     job = Job(prepare(failing), placement, Identity())
     with pytest.raises(Exception, match="no way on from step 5"):
         launch(job, print)
-    (tmp_path / MENDED).touch()
+    (tmp_path / REPAIRED).touch()
     outcome = launch(replace(job, placement=replace(placement, workers=1)), print)
 
     plan = planned(job.prepared)

@@ -153,8 +153,10 @@ def _report(report: ImportReport) -> None:
     say(f"{report.rows:,} rows in {report.folder} (content {report.manifest.content_hash}), {report.seconds:.0f} s")
     if report.kept:
         say(f"{report.kept:,} tasks had been finished by an interrupted import and were reused")
-    if report.mended:
-        say(f"{report.mended:,} texts contained invalid UTF-8: each such byte is replaced by \N{REPLACEMENT CHARACTER}")
+    if report.repaired_texts:
+        say(
+            f"{report.repaired_texts:,} texts contained invalid UTF-8: each such byte is replaced by \N{REPLACEMENT CHARACTER}"
+        )
     if report.quarantined:
         reasons = ", ".join(f"{count:,} × {reason}" for reason, count in report.reasons.items())
         say(f"{report.quarantined:,} left out: {reasons}; see {report.folder}/quarantine.jsonl")

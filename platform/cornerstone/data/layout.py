@@ -11,10 +11,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING
 
 from cornerstone.data.plan import Plan, share_size
 from cornerstone.data.source import Source
+
+if TYPE_CHECKING:
+    from cornerstone.data.batch import Batch
 
 UNIT_BYTES = 16 << 20
 """Decoded bytes of a unit: large enough to hide the 10 ms that each one costs."""
@@ -36,10 +39,10 @@ UNITS_PER_EXECUTION = 20_000
 class StreamSpec:
     """What a run streams; it travels to every decode actor once."""
 
-    train: Source[Any]
+    train: Source[Batch]
     plan: Plan
     steps: int
-    evaluations: tuple[Source[Any], ...] = ()
+    evaluations: tuple[Source[Batch], ...] = ()
     every: int = 0
     """Steps between evaluations; 0 evaluates at the end alone."""
 
@@ -84,7 +87,7 @@ class Layout:
         """Decoded bytes that a unit should not exceed."""
         return min(max(UNIT_BYTES, self.workers * BYTES_PER_WORKER), LARGEST_UNIT)
 
-    def _fitting(self, source: Source[Any]) -> int:
+    def _fitting(self, source: Source[Batch]) -> int:
         """Rows of a source that fit a unit."""
         return max(min(UNIT_ROWS, self.unit_bytes // source.row_bytes), 1)
 

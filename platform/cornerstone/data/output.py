@@ -37,7 +37,7 @@ class Done:
     """A finished task: its shards in order, and what the task reports (plain JSON values)."""
 
     shards: tuple[Shard, ...]
-    told: dict[str, Any] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
 
 
 def refuse_existing(folder: Location) -> None:
@@ -73,17 +73,17 @@ def finished(folder: Location, task: str, settings: str) -> Done | None:
     if not place.exists():
         return None
     found = json.loads(place.read_text())
-    if found["settings"] != settings:
+    if found["settings"] != settings or "report" not in found:  # an older version called it otherwise
         return None
     shards = tuple(Shard(**{**shard, "row_groups": tuple(shard["row_groups"])}) for shard in found["shards"])
     filesystem, root = folder.resolve()
     whole = (filesystem.get_file_info(f"{root}/{shard.file}").size == shard.bytes for shard in shards)
-    return Done(shards, found["told"]) if all(whole) else None
+    return Done(shards, found["report"]) if all(whole) else None
 
 
 def finish(folder: Location, task: str, settings: str, done: Done) -> None:
     """Record that a task is finished, after its last shard was closed."""
-    content = {"settings": settings, "shards": [asdict(shard) for shard in done.shards], "told": done.told}
+    content = {"settings": settings, "shards": [asdict(shard) for shard in done.shards], "report": done.report}
     folder.join(task + RECORD).write_text(json.dumps(content) + "\n")
 
 

@@ -141,7 +141,7 @@ class Plan:
 
     @cached_property
     def _sizes(self) -> list[int]:
-        return [sum(map(sum, part.shards)) for part in self.parts]
+        return [part.rows for part in self.parts]
 
     @cached_property
     def _passes(self) -> list[_Passes]:

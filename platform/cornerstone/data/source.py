@@ -1,4 +1,4 @@
-"""The seam of the data plane: a source owns its rows and its batch; plan, layout, stream and execution know no more.
+"""The interface between a kind of data and the code that orders and moves rows. Only a source knows what a row contains.
 
 A source is made in the driver, small and picklable. A decode actor opens it and takes rows as an Arrow table; the training
 worker has it make a batch of the tensors that a method's `forward` reads. No torch is imported here.
@@ -39,6 +39,11 @@ class Part:
 
     shards: tuple[tuple[int, ...], ...]
     weight: Fraction = Fraction(1)
+
+    @property
+    def rows(self) -> int:
+        """Its rows, each counted once."""
+        return sum(map(sum, self.shards))
 
 
 class Rows(Protocol):

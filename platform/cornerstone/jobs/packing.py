@@ -100,7 +100,7 @@ def write_packing(
     total, written = _Counts(), list[Shard]()
     with writing(out):
         for done in map_tasks(work, items, failed=failed, progress=progress):
-            total.add(_Counts.from_record(done.told))
+            total.add(_Counts.from_record(done.report))
             written += done.shards
         if not written:
             raise CornerstoneError(_why_empty(data, total.counted, config))

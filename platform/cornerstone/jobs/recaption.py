@@ -235,7 +235,7 @@ def _recaption(
             f"{len(shards) - len(done)} shards of {job.out} were changed during the run: run the same command again."
         )
     parent = job.data.manifest
-    counted = {name: sum(one.told[name] for one in done) for name in ("undecodable", "without_text")}
+    counted = {name: sum(one.report[name] for one in done) for name in ("undecodable", "without_text")}
     source = {**job.source_entry, **counted, "settings": job.settings(parent.content_hash)}
     manifest = replace(parent, shards=tuple(shard for one in done for shard in one.shards), source=source)
     tokenizer = job.data.location.join(TOKENIZER)

@@ -36,7 +36,7 @@ class ProgressSender:
     """Sends a trial's status to the actor; a call never waits.
 
     Keys of a status: `notice` (a text that is printed once), `state`, and, with the state "training", `step`, `steps`, `loss`,
-    `waits`, `left`, `first_batch`.
+    `waits`, `left`, `first_block`.
     """
 
     def __init__(self, actor: Any, run: str) -> None:
@@ -58,7 +58,7 @@ class ProgressPrinter:
         self._printed: dict[str, tuple[str, float]] = {}  # the state of each trial's last line, and when it was printed
         self._lines: dict[str, str] = {}
         self._notices: set[tuple[str, str]] = set()
-        self._with_first_batch: set[str] = set()
+        self._with_first_block: set[str] = set()
 
     def __enter__(self) -> ProgressPrinter:
         self._thread.start()
@@ -104,9 +104,9 @@ class ProgressPrinter:
         text += f", loss {status['loss']:.3f}" if "loss" in status else ""
         text += f", {status['waits']:.0%} waiting for data" if status.get("waits", 0) >= WAIT_SHARE else ""
         text += f", {_duration(status['left'])} left" if status.get("left") else ""
-        if status.get("first_batch") is not None and run not in self._with_first_batch:
-            self._with_first_batch.add(run)
-            text += f" (first batch after {status['first_batch']:.1f} s)"
+        if status.get("first_block") is not None and run not in self._with_first_block:
+            self._with_first_block.add(run)
+            text += f" (first block after {status['first_block']:.1f} s)"
         return text
 
 

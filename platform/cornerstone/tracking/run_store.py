@@ -45,7 +45,7 @@ def run_folder(home: Location | str, run: str) -> Location:
 class RunStore:
     """One rank's part of a run's store. Every rank opens its own and writes only its own files.
 
-    Rank 0 writes the journal, the recipe and the evaluations; every rank writes its quarantine. `say` is told once that an
+    Rank 0 writes the journal, the recipe and the evaluations; every rank writes its quarantine. `say` is called once if an
     upload failed; `problem` is the reason while the home does not have everything, or while the journal cannot be sent.
 
     Raises CornerstoneError if the home is a storage URI that cannot be read.

@@ -148,7 +148,7 @@ class Quarantine:
             self._compare()
 
     def after_evaluation(self, step: int, metrics: Metrics, clock: Clock) -> None:
-        """Nothing: an evaluation counts its own bad rows."""
+        """Nothing: bad rows of evaluation sets are counted by the evaluator, as `eval/<set>/rows_left_out`."""
 
     def _append(self, step: int, new: Sequence[Bad]) -> None:
         if not new:
@@ -208,7 +208,7 @@ class ProgressReporter:
                 "steps": self._steps,
                 "loss": float(torch.stack(list(report.parts.values())).sum()),
                 "left": None if pace is None else pace * (self._steps - step - 1),
-                "first_batch": self._stream.seconds_to_first_block if self._stream is not None else None,
+                "first_block": self._stream.seconds_to_first_block if self._stream is not None else None,
             }
         )
 

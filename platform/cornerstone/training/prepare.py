@@ -6,7 +6,7 @@ points of a sweep: each data set, tokenizer, tower and feature store is opened, 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from cornerstone.data.documents.config import SpecialIds
 from cornerstone.data.manifest import Kind
@@ -29,6 +29,9 @@ from cornerstone.training.prepared import Prepared
 from cornerstone.training.resolve import resolved
 from cornerstone.training.shared import Say, Shared
 
+if TYPE_CHECKING:
+    from cornerstone.data.batch import Batch
+
 
 class Sources(Protocol):
     """How one kind of data becomes sources; made for one recipe."""
@@ -42,12 +45,12 @@ class Sources(Protocol):
         """Open, or compute, what the recipe needs of its data."""
 
     @property
-    def train(self) -> Source[Any]:
+    def train(self) -> Source[Batch]:
         """The rows that are trained on."""
         ...
 
     @property
-    def evaluations(self) -> tuple[Source[Any], ...]:
+    def evaluations(self) -> tuple[Source[Batch], ...]:
         """The rows of each evaluation set."""
         ...
 

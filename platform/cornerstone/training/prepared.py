@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cornerstone.data.documents.config import SpecialIds
 from cornerstone.data.layout import StreamSpec
@@ -14,6 +14,9 @@ from cornerstone.data.texts import TextInput
 from cornerstone.evaluation.sets import EvaluationSet, eval_hash
 from cornerstone.recipes.recipe import Recipe
 
+if TYPE_CHECKING:
+    from cornerstone.data.batch import Batch
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -22,12 +25,12 @@ class Prepared:
     recipe: Recipe
     """With absolute paths, and the built-in data's if it names none."""
     data: Mixture
-    train: Source[Any]
+    train: Source[Batch]
     tokenizer: str
     """The text of a `tokenizer.json`."""
     vocab_size: int
     sets: tuple[EvaluationSet, ...]
-    evaluations: tuple[Source[Any], ...]
+    evaluations: tuple[Source[Batch], ...]
     """The source of each set."""
     content: dict[str, str]
     """Digests of what paths stand for; see `Recipe.hash`."""

@@ -92,8 +92,8 @@ class PackedSequences:
     ) -> None:
         self.configs = [config] * len(indexes) if isinstance(config, PackingConfig) else list(config)
         if len(sizes := {(one.token_budget, one.image_tokens) for one in self.configs}) > 1:
-            told = " and ".join(f"{budget:,} tokens with {image} an image" for budget, image in sorted(sizes))
-            raise CornerstoneError(f"Sequences of {told} cannot be read together: pack all with the same numbers.")
+            named = " and ".join(f"{budget:,} tokens with {image} an image" for budget, image in sorted(sizes))
+            raise CornerstoneError(f"Sequences of {named} cannot be read together: pack all with the same numbers.")
         self.config, self.transform, self.seed = self.configs[0], transform, seed
         self.ids = ids or SpecialIds.of(tokenizer)
         self.schema = packed_schema(self.config, transform)

@@ -45,7 +45,7 @@ class PackedSource:
     @property
     def rows(self) -> int:
         """Sequences of all packings."""
-        return sum(sum(map(sum, part.shards)) for part in self.parts)
+        return sum(part.rows for part in self.parts)
 
     @property
     def row_bytes(self) -> int:

@@ -132,8 +132,8 @@ class ImportReport:
     """The result of an import.
 
     `reasons` counts quarantined rows by kind, `captions` counts captions by role (for documents: segments by kind). `kept`
-    is the number of tasks that an interrupted import had finished. `mended` is the number of texts in which invalid UTF-8
-    was replaced by �.
+    is the number of tasks that an interrupted import had finished. `repaired_texts` counts texts in which invalid UTF-8 was
+    replaced by �.
     """
 
     folder: str
@@ -143,7 +143,7 @@ class ImportReport:
     captions: dict[str, int]
     seconds: float
     kept: int = 0
-    mended: int = 0
+    repaired_texts: int = 0
 
     @property
     def rows(self) -> int:
@@ -158,17 +158,22 @@ class _Outcome:
     shards: list[Shard] = field(default_factory=list)
     quarantined: list[Quarantined] = field(default_factory=list)
     captions: Counter[str] = field(default_factory=Counter)
-    mended: int = 0
+    repaired_texts: int = 0
     kept: bool = False
 
     def done(self) -> Done:
         quarantined = [[one.key, one.reason] for one in self.quarantined]
-        return Done(tuple(self.shards), {"quarantined": quarantined, "captions": self.captions, "mended": self.mended})
+        return Done(
+            tuple(self.shards),
+            {"quarantined": quarantined, "captions": self.captions, "repaired_texts": self.repaired_texts},
+        )
 
     @staticmethod
     def of(done: Done) -> _Outcome:
-        quarantined = [Quarantined(key, reason) for key, reason in done.told["quarantined"]]
-        return _Outcome(list(done.shards), quarantined, Counter(done.told["captions"]), done.told["mended"], kept=True)
+        quarantined = [Quarantined(key, reason) for key, reason in done.report["quarantined"]]
+        return _Outcome(
+            list(done.shards), quarantined, Counter(done.report["captions"]), done.report["repaired_texts"], kept=True
+        )
 
 
 @dataclass
@@ -179,7 +184,7 @@ class _Total:
     reasons: Counter[str] = field(default_factory=Counter)
     captions: Counter[str] = field(default_factory=Counter)
     rows: int = 0
-    mended: int = 0
+    repaired_texts: int = 0
     kept: int = 0
 
     def add(self, task: int, outcome: _Outcome) -> None:
@@ -187,7 +192,7 @@ class _Total:
         self.reasons.update(quarantined.reason.partition(":")[0] for quarantined in outcome.quarantined)
         self.captions += outcome.captions
         self.rows += sum(shard.rows for shard in outcome.shards)
-        self.mended += outcome.mended
+        self.repaired_texts += outcome.repaired_texts
         self.kept += outcome.kept
 
     def ordered(self) -> tuple[Shard, ...]:
@@ -256,7 +261,7 @@ def run_import(
                 "order": plan.order,
                 "quarantined": total.reasons.total(),
                 "reasons": dict(total.reasons),
-                "mended": total.mended,
+                "repaired_texts": total.repaired_texts,
             },
         )
         manifest.write(out)
@@ -268,7 +273,7 @@ def run_import(
         captions=dict(total.captions),
         seconds=time.monotonic() - started,
         kept=total.kept,
-        mended=total.mended,
+        repaired_texts=total.repaired_texts,
     )
 
 
@@ -358,5 +363,5 @@ def _records(
         else:
             outcome.captions.update(caption.role for caption in record.captions)
             texts_of = [caption.text for caption in record.captions]
-        outcome.mended += sum(REPLACED in text for text in texts_of)
+        outcome.repaired_texts += sum(REPLACED in text for text in texts_of)
         yield record

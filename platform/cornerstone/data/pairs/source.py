@@ -41,7 +41,7 @@ class PairSource:
     @property
     def rows(self) -> int:
         """Rows of all folders."""
-        return sum(sum(map(sum, part.shards)) for part in self.parts)
+        return sum(part.rows for part in self.parts)
 
     @property
     def row_bytes(self) -> int:
