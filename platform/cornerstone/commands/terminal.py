@@ -19,11 +19,13 @@ say = partial(console.print, markup=False, highlight=False)  # names and paths m
 
 def show_metrics(metrics: dict[str, float], path: str) -> None:
     """Print metrics as a table; with a path, write them to a JSON file too."""
+    from cornerstone.evaluation.judged import LEFT_OUT
+
     table = Table(box=None)
     table.add_column("metric")
     table.add_column("value", justify="right")
     for name, value in metrics.items():
-        table.add_row(name, f"{value:.0f}" if name.endswith("rows_left_out") else f"{value:.2f} %")
+        table.add_row(name, f"{value:.0f}" if name.endswith(LEFT_OUT) else f"{value:.2f} %")
     console.print(table)
     if path:
         from cornerstone.data.storage import Location
