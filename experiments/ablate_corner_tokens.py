@@ -1,6 +1,7 @@
 """LoTLIP, Table 3: how many corner tokens does the text encoder need, and does the attention mask matter?
 
-    make demo                                                        scenes on 2 cores, under 10 minutes: no conclusions
+    make demo                                                        points 0, 2 and the control on scenes, 2 cores, 6 minutes
+    python experiments/ablate_corner_tokens.py                       all points on scenes, 2 cores, about 15 minutes
     python experiments/ablate_corner_tokens.py --preset scenes-long --seeds 8
                                                                      scenes on 2 cores, about 7 h: enough for conclusions
     ray job submit --runtime-env ray_jobs/runtime_env.yaml -- python experiments/ablate_corner_tokens.py \\
@@ -14,8 +15,16 @@ tokens, but with the weight that 2 corner tokens give.
 
 from cornerstone.recipes import Recipe
 from cornerstone.recipes.lotlip import with_long_loss_times
-from cornerstone.sweeps import Point, Sweep, main
+from cornerstone.sweeps import Claim, Point, Sweep, main
 from cornerstone.sweeps.papers.lotlip import TABLE_3
+
+CLAIM = Claim(
+    point="2",
+    subject="2 corner tokens",
+    control="0, long loss × 3",
+    control_subject="the control without corner tokens, but with their weight of long captions,",
+    explanation="the larger weight of the long captions",
+)
 
 
 def corner_tokens(recipe: Recipe) -> Sweep:
@@ -28,7 +37,7 @@ def corner_tokens(recipe: Recipe) -> Sweep:
     without = point(0)
     control = Point("0, long loss × 3", with_long_loss_times(without.recipe, 3))
     points = [without, *(point(m) for m in (1, 2, 3, 4)), point(2, mask=False), control]
-    return Sweep(points, baseline="0", paper=TABLE_3)
+    return Sweep(points, baseline="0", paper=TABLE_3, claim=CLAIM)
 
 
 if __name__ == "__main__":

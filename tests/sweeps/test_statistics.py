@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cornerstone.sweeps.statistics import estimate, holm, paired_difference, query_error, smallest_detectable
+from cornerstone.sweeps.statistics import estimate, holm, paired_difference, query_error, smallest_detectable, wilson
 
 
 def test_estimate():
@@ -92,3 +92,16 @@ def test_holm():
     assert holm({"only": 0.03}) == {"only": 0.03}
     assert holm({"a": 0.9, "b": 0.8}) == {"a": 1.0, "b": 1.0}
     assert holm({}) == {}
+
+
+@pytest.mark.parametrize(("right", "queries"), [(0, 124), (124, 124), (3, 10), (500, 1000)])
+def test_wilson_equals_scipys_interval(right, queries):
+    reference = stats.binomtest(right, queries).proportion_ci(0.95, method="wilson")
+    low, high = wilson(100 * right / queries, queries, z=float(stats.norm.ppf(0.975)))
+    assert (low, high) == pytest.approx((100 * reference.low, 100 * reference.high))
+
+
+def test_no_right_answer_has_an_error():
+    assert query_error(0.0, 124) == pytest.approx(0.4, abs=0.01)
+    assert query_error(50.0, 1000) == pytest.approx(100 * math.sqrt(0.25 / 1000), rel=1e-3)
+    assert math.isnan(query_error(50.0, 0))

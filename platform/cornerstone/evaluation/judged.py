@@ -54,6 +54,13 @@ def queries_of(results: Iterable[Judged]) -> dict[str, int]:
     }
 
 
+def chance_of(results: Iterable[Judged]) -> dict[str, float]:
+    """For each `eval/<set>/<metric>` that is a share of queries what a random choice would reach, in percent."""
+    return {
+        metric_name(judged.set, name): value for judged in results for name, value in judged.measured.chance.items()
+    }
+
+
 def per_query_table(results: Iterable[Judged]) -> pa.Table:
     """One row for each query of each metric: its index, the image or group it belongs to, and whether it was correct.
 

@@ -26,13 +26,15 @@ class Measured:
 
     `metrics` are in the units that the task declares. `correct` holds, for each metric that is a share of queries, one
     bool per query, for paired statistics; `cluster` holds under the same names the image or group of each query, which
-    is the unit that a bootstrap must draw. `counts` says how many items were measured and how many were left out.
+    is the unit that a bootstrap must draw. `chance` holds, again under these names, what a random choice would reach, in
+    percent. `counts` says how many items were measured and how many were left out.
     """
 
     metrics: dict[str, float]
     counts: dict[str, int]
     correct: dict[str, Tensor] = field(default_factory=dict, repr=False)
     cluster: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    chance: dict[str, float] = field(default_factory=dict)
 
 
 def normalised(features: Tensor) -> Tensor:

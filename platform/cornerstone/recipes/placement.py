@@ -16,7 +16,7 @@ class Placement:
     gpus_per_worker: int = 0
     cpus_per_worker: float = 0.5
     threads_per_worker: int = 0
-    """PyTorch's threads in a worker without a GPU; 0 shares the machine's cores among the workers on it."""
+    """PyTorch's threads in a worker without a GPU; 0 shares the machine's cores among the workers of all trials on it."""
     micro_batch: int = 0
     """Most rows of a forward pass on a worker; 0 for its whole share. Micro-batches need less memory, cost a second forward
     pass, and change no number beyond rounding."""

@@ -14,7 +14,7 @@ from cornerstone.recipes.towers import BertText, CornerText, ImageTower
 
 
 def scenes() -> Recipe:
-    """A minute a trial on two cores, from stored features: shows the whole path, not the trend."""
+    """Some two minutes a trial on two cores, from stored features: shows the direction of large effects."""
     return Recipe(
         name="scenes",
         method=LotlipConfig(
@@ -24,7 +24,7 @@ def scenes() -> Recipe:
         ),
         data=PairData(features="stored", crop_scale=(1.0, 1.0)),
         optimization=Optimization(
-            steps=220, batch_size=128, learning_rate=2e-3, warmup_steps=25, weight_decay=0.1, betas=(0.9, 0.98)
+            steps=900, batch_size=128, learning_rate=2e-3, warmup_steps=100, weight_decay=0.1, betas=(0.9, 0.98)
         ),
         evaluation=Evaluation(best="eval/validation/i2t_r1"),
         verdicts="scenes-long",

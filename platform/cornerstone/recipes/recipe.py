@@ -77,7 +77,7 @@ class Recipe:
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = field(default=0, metadata=NOT_HASHED)
     verdicts: str = field(default="", metadata=NOT_HASHED)
-    """The preset to use for verdicts, if this one is too short for any."""
+    """The preset to use for conclusions, if this one is too short for them."""
 
     def __post_init__(self) -> None:
         self.method.check(self.data)

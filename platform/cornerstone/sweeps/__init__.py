@@ -4,6 +4,6 @@ An experiment file names its points and calls `main`; it is the only file that a
 """
 
 from cornerstone.sweeps.main import main
-from cornerstone.sweeps.points import Candidate, FollowUp, Point, Sweep
+from cornerstone.sweeps.points import Candidate, Claim, FollowUp, Point, Sweep
 
-__all__ = ["Candidate", "FollowUp", "Point", "Sweep", "main"]
+__all__ = ["Candidate", "Claim", "FollowUp", "Point", "Sweep", "main"]

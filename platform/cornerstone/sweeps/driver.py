@@ -56,6 +56,8 @@ def run_trials(
     if waiting:
         progress = ProgressActor.remote()  # type: ignore[attr-defined]
         names = [(trial.job.identity.run, trial.name) for trial in trials]
+        placement = replace(placement, concurrent_trials=min(trials_at_a_time(placement), len(waiting)))
+        waiting = [replace(trial, job=replace(trial.job, placement=placement)) for trial in waiting]
         opened = [_opened(trial, state.sweep, records, parent) for trial in waiting]
         try:
             with ProgressPrinter(progress, names, console):
@@ -123,6 +125,7 @@ def _trial(config: dict[str, Any], trials: tuple[Trial, ...], state: SweepState,
             best_checkpoint=outcome.best_checkpoint,
             unsent=outcome.unsent,
             queries=outcome.queries,
+            chance=outcome.chance,
             seconds=time.monotonic() - start,
         )
         tell({"state": f"done in {result.seconds:.0f} s"})

@@ -1,10 +1,16 @@
-"""A `ResultTable` as a terminal table, as Markdown and as CSV."""
+"""A `ResultTable` as a terminal table, as Markdown and as CSV.
+
+Every cell is one line: a metric has a column for its value, one for the difference to the baseline if there is any, and
+one for the paper's number if the paper prints it.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -20,49 +26,65 @@ _NOTHING = "–"
 _BETWEEN = 3  # characters of a column besides its text: a blank on both sides and the divider
 
 
+@dataclass(frozen=True)
 class _Shown:
-    """The table cut into blocks of columns that fit the terminal's width."""
+    """A column as it is shown: its header, which may have two lines, and a line for each row."""
+
+    header: str
+    cells: tuple[str, ...]
+    style: str = ""
+
+    @property
+    def width(self) -> int:
+        return max(map(len, (*self.header.split("\n"), *self.cells)))
+
+
+class _Terminal:
+    """The table cut into blocks of columns that fit the terminal's width; a metric's columns stay together."""
 
     def __init__(self, table: ResultTable) -> None:
         self.table = table
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        table = self.table
-        cells = [_cells(row) for row in table.rows]
-        headers = [_header(table, column) for column in table.named]
-        widths = [max([_width(header), *(_width_of(row[i]) for row in cells)]) for i, header in enumerate(headers)]
-        names = [len(_name(table, row)) for row in table.rows]
-        room = options.max_width - sum(n + _BETWEEN for n in (max(names, default=0), len("seeds"))) - 1
-        for number, block in enumerate(_blocks(widths, room)):
+        table, groups = self.table, _groups(self.table)
+        yield from _lines(console, table.warnings, "bold yellow")
+        names = [_name(table, row) for row in table.rows]
+        room = options.max_width - sum(n + _BETWEEN for n in (max(map(len, names), default=0), len("seeds"))) - 1
+        for number, block in enumerate(_blocks(groups, room)):
             title = table.title if number == 0 else f"{table.title} (continued)"
-            shown = Table(title=escape(title), title_justify="left", show_lines=True, box=box.HORIZONTALS)
+            shown = Table(title=escape(title), title_justify="left", box=box.HORIZONTALS)
             shown.add_column("point", no_wrap=True)
             shown.add_column("seeds", justify="right")
-            for i in block:
-                shown.add_column(escape(headers[i]), justify="right", width=widths[i])
-            for row, lines in zip(table.rows, cells, strict=True):
-                texts = [Text("\n").join(map(_styled, lines[i])) for i in block]
-                shown.add_row(escape(_name(table, row)), str(row.seeds), *texts, style="red" if row.problem else None)
+            for column in block:
+                shown.add_column(escape(column.header), justify="right", no_wrap=True, style=column.style)
+            for place, row in enumerate(table.rows):
+                cells = [_styled(column.cells[place]) for column in block]
+                shown.add_row(escape(names[place]), str(row.seeds), *cells, style="red" if row.problem else None)
             yield shown
         if table.paper is not None and _apart(table):
             yield _paper_rich(table.paper, table)
-        for line in table.footer:
-            yield Padding(Text(f"• {line}"), (0, 0, 0, 1))
+        yield from _lines(console, table.verdict, "bold")
+        yield from _lines(console, table.footer)
 
 
 def to_rich(table: ResultTable) -> RenderableType:
-    """Each cell has up to three lines: the value, its difference to the baseline, the paper's number."""
-    return _Shown(table)
+    """Warnings, the table, the verdict and the notes."""
+    return _Terminal(table)
 
 
 def to_markdown(table: ResultTable) -> str:
-    """A GitHub table with the same cells, and the notes as a list."""
-    header = ["point", "seeds", *(_header(table, column).replace("\n", "<br>") for column in table.named)]
-    rows = [[_name(table, row), str(row.seeds), *map("<br>".join, _cells(row))] for row in table.rows]
-    parts = [f"### {table.title}", _grid(header, rows)]
+    """A GitHub table with the same cells. It has no HTML, which MLflow's page would show as text."""
+    columns = [column for group in _groups(table) for column in group]
+    header = ["point", "seeds", *(column.header for column in columns)]
+    rows = [
+        [_name(table, row), str(row.seeds), *(column.cells[place] for column in columns)]
+        for place, row in enumerate(table.rows)
+    ]
+    parts = [f"### {table.title}", *(f"**{line}**" for line in table.warnings), _grid(header, rows)]
     if table.paper is not None and _apart(table):
         header, rows = _paper_rows(table.paper, table)
         parts += [f"**{table.paper.title}** (as printed)", _grid(header, rows)]
+    parts += [f"**{line}**" for line in table.verdict]
     return "\n\n".join([*parts, "\n".join(f"- {line}" for line in table.footer)]) + "\n"
 
 
@@ -87,20 +109,36 @@ def _plain(number: float | None) -> str:
     return "" if number is None or math.isnan(number) else f"{number:.6g}"
 
 
-def _cells(row: Row) -> list[list[str]]:
-    """The lines of each cell. A row without any number gives the reason in its first cell."""
-    if row.problem and not row.seeds:
-        return [[row.problem], *([_NOTHING] for _ in row.cells[1:])]
-    return [_lines(cell) for cell in row.cells]
+def _groups(table: ResultTable) -> list[list[_Shown]]:
+    """The columns of each metric."""
+    return [_group(table, place, column) for place, column in enumerate(table.named)]
 
 
-def _lines(cell: Cell) -> list[str]:
-    lines = [_number(cell.value.mean, cell.shown_error)]
-    if cell.difference is not None:
-        lines.append(f"Δ {_number(cell.difference.mean, cell.difference.error, '+')}{'*' if cell.differs else ''}")
-    if cell.paper is not None:
-        lines.append(f"paper {cell.paper:.2f}")
-    return lines
+def _group(table: ResultTable, place: int, column: Column) -> list[_Shown]:
+    cells = [row.cells[place] for row in table.rows]
+    values = tuple(_value(row, place) for row in table.rows)
+    group = [_Shown("\n".join(column.label.split(" ", 1)), values)]
+    if any(cell.difference is not None for cell in cells):
+        group.append(_Shown("Δ", tuple(map(_difference, cells))))
+    printed = table.paper_column(column.metric)
+    if printed is not None:
+        numbers = tuple(_NOTHING if cell.paper is None else f"{cell.paper:.2f}" for cell in cells)
+        group.append(_Shown(f"paper\n{printed}", numbers, "dim"))
+    return group
+
+
+def _value(row: Row, place: int) -> str:
+    """The value of a row's cell; a row without any number says in its first cell that it failed, or was not run."""
+    if row.problem and not row.seeds and place == 0:
+        return row.problem.partition(" (")[0]
+    cell = row.cells[place]
+    return _number(cell.value.mean, cell.shown_error)
+
+
+def _difference(cell: Cell) -> str:
+    if cell.difference is None:
+        return _NOTHING
+    return f"{_number(cell.difference.mean, cell.difference.error, '+')}{'*' if cell.differs else ''}"
 
 
 def _number(mean: float, error: float, sign: str = "") -> str:
@@ -109,15 +147,15 @@ def _number(mean: float, error: float, sign: str = "") -> str:
     return f"{mean:{sign}.2f}" + ("" if math.isnan(error) else f" ±{error:.2f}")
 
 
-def _styled(line: str) -> Text:
-    if line.startswith("paper"):
-        return Text(line, style="dim")
-    return Text(line, style="bold" if line.endswith("*") else "")
+def _styled(cell: str) -> Text:
+    return Text(cell, style="bold" if cell.endswith("*") else "")
 
 
-def _header(table: ResultTable, column: Column) -> str:
-    printed = table.paper_column(column.metric)
-    return f"{column.label}\n({printed})" if printed else column.label
+def _lines(console: Console, lines: Sequence[str], style: str = "") -> RenderResult:
+    """Lines of text. A console that does not wrap (a log) gets each of them whole."""
+    for line in lines:
+        text = Text(f"• {line}", style=style)
+        yield text if console.soft_wrap else Padding(text, (0, 0, 0, 1))
 
 
 def _name(table: ResultTable, row: Row) -> str:
@@ -145,23 +183,14 @@ def _paper_rich(paper: PaperTable, table: ResultTable) -> Table:
     return shown
 
 
-def _blocks(widths: list[int], room: int) -> list[list[int]]:
-    """The columns' indices, split into blocks that fit into `room` characters."""
-    blocks: list[list[int]] = [[]]
-    for place in range(len(widths)):
-        if blocks[-1] and sum(widths[i] + _BETWEEN for i in (*blocks[-1], place)) > room:
+def _blocks(groups: list[list[_Shown]], room: int) -> list[list[_Shown]]:
+    """The columns in blocks that fit into `room` characters."""
+    blocks: list[list[_Shown]] = [[]]
+    for group in groups:
+        if blocks[-1] and sum(column.width + _BETWEEN for column in (*blocks[-1], *group)) > room:
             blocks.append([])
-        blocks[-1].append(place)
+        blocks[-1] += group
     return blocks
-
-
-def _width(text: str) -> int:
-    return max(map(len, text.split("\n")))
-
-
-def _width_of(lines: list[str]) -> int:
-    """The width of a cell's longest line; a longer reason wraps."""
-    return max(min(len(line), 15) for line in lines)
 
 
 def _grid(header: list[str], rows: list[list[str]]) -> str:

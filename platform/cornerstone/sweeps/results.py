@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import pyarrow as pa
 from rich.console import Console
 
 from cornerstone.evaluation.judged import metric_name
 from cornerstone.evaluation.sets import EvaluationSet
+from cornerstone.runtime.home import home
 from cornerstone.sweeps.plot import plot
 from cornerstone.sweeps.points import Sweep
 from cornerstone.sweeps.rendering import to_csv, to_markdown, to_rich
 from cornerstone.sweeps.state import SweepState, TrialResult
 from cornerstone.sweeps.table import Column, ResultTable
+from cornerstone.sweeps.verdict import MEASURES, verdict
 from cornerstone.tracking.mlflow_records import Records
+from cornerstone.tracking.run_store import evaluations, read_evaluation, run_folder
 from cornerstone.training.prepared import Prepared
 
 
@@ -67,24 +72,40 @@ class Results:
             points=rows or list(prepared),
             baselines=_baselines(sweep),
             notes=list(dict.fromkeys([*sweep.notes, *notes, *own_notes])),
+            warnings=list(dict.fromkeys(warning for ready in prepared.values() for warning in self._warnings(ready))),
+            verdict=self._verdict(sweep, sets, {column.metric for column in columns}),
         )
 
-    def _notes(self, prepared: Prepared) -> Iterator[str]:
+    def _warnings(self, prepared: Prepared) -> Iterator[str]:
+        """What a reader must know before reading the numbers."""
         recipe = prepared.recipe
         if recipe.verdicts:
             command = f"python experiments/{self.experiment}.py --preset {recipe.verdicts} --seeds 8"
             yield (
-                f"This table shows that everything runs, not the trend: {recipe.optimization.steps:,} steps are too few to "
-                f"draw conclusions from any row. For conclusions run: {command}"
+                f"{recipe.optimization.steps:,} steps show how the parts work together and the direction of large effects. "
+                f"For conclusions run: {command}"
             )
+
+    def _verdict(self, sweep: Sweep, sets: Sequence[EvaluationSet], shown: Container[str]) -> list[str]:
+        if sweep.claim is None:
+            return []
+        metrics = [metric for metric in MEASURES[sweep.claim.measure](sets) if metric in shown]
+        return verdict(sweep.claim, sweep.baseline, self.results, metrics, self._queries)
+
+    def _queries(self, run: str) -> pa.Table | None:
+        folder = run_folder(home(), run)
+        return read_evaluation(folder) if evaluations(folder) else None
+
+    def _notes(self, prepared: Prepared) -> Iterator[str]:
         if prepared.stored_features:
             yield "Stored features: every image was seen through one fixed crop, not through random crops."
         for judged in prepared.sets:
             yield from judged.task.notes(judged)
 
     def show(self, console: Console) -> None:
-        """Print the table; in a log it is at least 200 characters wide."""
-        wide = console if console.is_terminal else Console(width=max(200, console.width), soft_wrap=True)
+        """Print the table. In a log it is 200 characters wide, unless COLUMNS says how wide the reader's terminal is."""
+        width = console.width if os.environ.get("COLUMNS") else max(200, console.width)
+        wide = console if console.is_terminal else Console(width=width, soft_wrap=True)
         wide.print()
         wide.print(to_rich(self.table))
 

@@ -40,7 +40,7 @@ class TrialRecord:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """How a trial ended. `error` is empty if it finished. Files of older versions have no `queries`."""
+    """How a trial ended. `error` is empty if it finished. Files of older versions have no `queries` and no `chance`."""
 
     point: str
     seed: int
@@ -54,6 +54,8 @@ class TrialResult:
     unsent: int = 0
     queries: dict[str, int] = field(default_factory=dict)
     """The number of queries that each metric was measured on."""
+    chance: dict[str, float] = field(default_factory=dict)
+    """What a random choice would reach, in percent."""
 
     @property
     def finished(self) -> bool:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from scipy import optimize, stats
 
 NAN = float("nan")
@@ -90,9 +92,49 @@ def smallest_detectable(seeds: int, power: float = 0.8, level: float = 0.05) -> 
 
 
 def query_error(percentage: float, queries: int) -> float:
-    """The binomial standard error of a share of queries, both in percent; the only error that one seed can give."""
-    share = percentage / 100
-    return 100 * math.sqrt(max(share * (1 - share), 0.0) / queries) if queries > 0 else NAN
+    """The binomial error of a share of queries, both in percent; the only error that one seed can give.
+
+    Half of Wilson's interval of one standard error: that of 0 of 124 is 0.4, where the usual formula gives 0.
+    """
+    low, high = wilson(percentage, queries, z=1.0)
+    return (high - low) / 2
+
+
+def wilson(percentage: float, queries: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's score interval of a share of queries, in percent; NaN without queries. z = 1.96 gives 95 %."""
+    if queries <= 0:
+        return NAN, NAN
+    share, weight = percentage / 100, z * z / queries
+    centre = (share + weight / 2) / (1 + weight)
+    half = math.sqrt(max(share * (1 - share), 0.0) * weight + weight * weight / 4) / (1 + weight)
+    return 100 * max(centre - half, 0.0), 100 * min(centre + half, 1.0)
+
+
+def clustered_difference(point: pa.Table, baseline: pa.Table, metrics: Sequence[str]) -> Estimate:
+    """The mean over `metrics` of the difference between two models' shares of correct queries, in percentage points.
+
+    Takes two tables of per-query results (`evaluation.judged.SCHEMA`). The standard error is over the queries, which are the
+    same for both models. Queries of one image or group are not independent, also across the metrics of a set: their
+    deviations are added up first (the cluster-robust variance). NaN if the tables have other queries.
+    """
+    total, deviations = 0.0, dict[tuple[str, int], float]()
+    for metric in metrics:
+        _, name, kind = metric.split("/")
+        ours, theirs = (_queries(table, name, kind) for table in (point, baseline))
+        if ours.num_rows == 0 or not ours.select(["query", "cluster"]).equals(theirs.select(["query", "cluster"])):
+            return Estimate(NAN, NAN, 1)
+        d = 100.0 * (ours["correct"].to_numpy().astype(float) - theirs["correct"].to_numpy().astype(float))
+        total += float(d.mean())
+        cluster, places = np.unique(ours["cluster"].to_numpy(), return_inverse=True)
+        for one, value in zip(cluster.tolist(), np.bincount(places, d - d.mean()).tolist(), strict=True):
+            deviations[name, one] = deviations.get((name, one), 0.0) + value / len(d)
+    variance = sum(value * value for value in deviations.values()) / len(metrics) ** 2
+    return Estimate(total / len(metrics), math.sqrt(variance), 1)
+
+
+def _queries(table: pa.Table, name: str, kind: str) -> pa.Table:
+    chosen = pc.and_(pc.equal(table["set"], name), pc.equal(table["metric"], kind))
+    return table.filter(chosen).sort_by("query").combine_chunks()
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

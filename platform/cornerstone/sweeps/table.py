@@ -42,8 +42,16 @@ class TrialNumbers(Protocol):
         """The number of queries that a metric was measured on; empty if it is not known."""
 
     @property
+    def chance(self) -> Mapping[str, float]:
+        """What a random choice would reach in a metric, in percent."""
+
+    @property
     def error(self) -> str:
         """Why it has no metrics; empty if it finished."""
+
+    @property
+    def run(self) -> str:
+        """The UUID of its run."""
 
 
 class Column(NamedTuple):
@@ -93,7 +101,7 @@ class ResultTable:
     `columns` are (metric, label[, unit]); the first one is the primary metric. A row without a column's metric has an
     empty cell. `points` gives the order of the rows and names those that are expected; without it they are in the order
     of the records. Each row is compared with `baseline`, or with the row that `baselines` names for it. `notes` are
-    printed below the table.
+    printed below the table, `warnings` above it, and `verdict` between the table and the notes.
     """
 
     title: str
@@ -104,6 +112,8 @@ class ResultTable:
     points: Sequence[str] = ()
     baselines: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+    verdict: Sequence[str] = ()
 
     @cached_property
     def named(self) -> list[Column]:
@@ -159,6 +169,7 @@ class ResultTable:
             units = "/".join(dict.fromkeys(column.unit for column in self.named))
             lines.append(f"Mean ± standard error over up to {self.seeds} seeds, in {units}.")
             lines += self._about_differences()
+        lines += self._about_chance()
         for row in self.rows:
             if row.problem:
                 lines.append(f"{row.point!r}: {row.problem}.")
@@ -223,6 +234,17 @@ class ResultTable:
         if known:
             lines.append(f"Smallest difference that is detected with 80 % power at the 5 % level: {', '.join(known)}.")
         return lines
+
+    def _about_chance(self) -> list[str]:
+        """What a random choice would reach, for each column."""
+        found: dict[str, list[str]] = {}
+        for column in self.named:
+            values = {f"{r.chance[column.metric]:.3g} %" for r in self.records if column.metric in r.chance}
+            for value in sorted(values):
+                found.setdefault(value, []).append(column.label)
+        if not found:
+            return []
+        return ["By chance: " + "; ".join(f"{value} in {', '.join(labels)}" for value, labels in found.items()) + "."]
 
     def _about_paper(self) -> list[str]:
         if self.paper is None:

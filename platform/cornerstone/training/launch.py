@@ -29,6 +29,8 @@ class Outcome:
     problem: str = ""
     queries: dict[str, int] = field(default_factory=dict)
     """The number of queries behind each metric."""
+    chance: dict[str, float] = field(default_factory=dict)
+    """What a random choice would reach."""
 
 
 def latest_step(job: Job) -> int:
@@ -96,6 +98,7 @@ def launch(job: Job, tell: Tell) -> Outcome:
         unsent=returned["unsent"],
         problem=returned["problem"],
         queries=returned["queries"],
+        chance=returned["chance"],
     )
 
 

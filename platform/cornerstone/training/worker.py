@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -10,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import ray
 import ray.train
 import torch
 import torch.distributed as dist
@@ -19,7 +21,7 @@ from cornerstone.data.batch import Batch
 from cornerstone.data.execution import ray_stream
 from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation.evaluator import evaluate
-from cornerstone.evaluation.judged import metrics_of, per_query_table, queries_of
+from cornerstone.evaluation.judged import chance_of, metrics_of, per_query_table, queries_of
 from cornerstone.inference.saved_model import save_model
 from cornerstone.models.dual_encoder import DualEncoder
 from cornerstone.models.image_tower import TimmTower, build_image_tower
@@ -40,10 +42,11 @@ EVALUATED = "evaluated.json"
 
 
 class Evaluated(NamedTuple):
-    """The last evaluation: its metrics, and on how many queries each was measured."""
+    """The last evaluation: its metrics, on how many queries each was measured, and what chance gives."""
 
     metrics: Metrics
     queries: dict[str, int]
+    chance: dict[str, float] = {}  # noqa: RUF012 - never changed; checkpoints of older versions have none
 
 
 def run_worker(job: Job, tell: Tell) -> dict[str, Any]:
@@ -129,8 +132,14 @@ def _advice(job: Job) -> str:
 
 
 def _threads(job: Job, workers_here: int) -> int:
-    """Ray gives a worker of half a CPU one thread; share the machine's cores among the workers on it instead."""
-    return job.placement.threads_per_worker or max(1, len(os.sched_getaffinity(0)) // max(workers_here, 1))
+    """Ray gives a worker of half a CPU one thread; share the machine's cores among the workers on it instead.
+
+    A sweep's concurrent trials are assumed to be spread evenly over the machines.
+    """
+    machines = len({node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]})
+    trials_here = math.ceil((job.placement.concurrent_trials or 1) / max(machines, 1))
+    cores = len(os.sched_getaffinity(0))
+    return job.placement.threads_per_worker or max(1, cores // max(workers_here * trials_here, 1))
 
 
 def _resume(engine: DeepSpeedEngine, checkpoint: ray.train.Checkpoint) -> Evaluated:
@@ -163,7 +172,7 @@ def _evaluate(
         model.train()
     if store.rank == 0:
         store.write_evaluation(done, per_query_table(results))
-    return Evaluated(metrics_of(results), queries_of(results))
+    return Evaluated(metrics_of(results), queries_of(results), chance_of(results))
 
 
 def _save(engine: DeepSpeedEngine, rank: int, done: int, evaluated: Evaluated) -> None:

@@ -26,7 +26,7 @@ def test_equals_the_loop(chunk):
     assert result.correct["accuracy"].tolist() == expected
     assert 0 < sum(expected) < len(expected)
     assert result.metrics["accuracy"] == pytest.approx(100 * sum(expected) / len(expected))
-    assert result.metrics["chance"] == pytest.approx(25)
+    assert result.chance["accuracy"] == pytest.approx(25)
     assert result.counts == {"images": 8, "groups": 2, "images_left_out": 3}
     assert result.cluster["accuracy"].tolist() == [0 if groups[n] == "a" else 1 for n in judged]
 
@@ -49,7 +49,7 @@ def test_a_text_that_a_group_shares_gives_chance_accuracy():
     shared = features(100, seed=2).repeat_interleave(4, 0)
     result = choose_among_lookalikes(features(400), shared, groups)
     assert (
-        result.metrics["accuracy"] == result.metrics["chance"] == 25
+        result.metrics["accuracy"] == result.chance["accuracy"] == 25
     )  # one image of four is nearest, for all four texts
 
 

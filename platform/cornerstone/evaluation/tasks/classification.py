@@ -74,4 +74,5 @@ def classify(image_ND: Tensor, prompt_CPD: Tensor, label_N: Tensor, *, chunk: in
         counts={"images": len(kept), "classes": classes, "images_without_label": len(image_ND) - len(kept)},
         correct=correct,
         cluster={name: kept.cpu() for name in correct},
+        chance={f"top{k}": 100 * min(k / classes, 1.0) for k in AT},
     )

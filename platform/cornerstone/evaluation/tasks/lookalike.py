@@ -40,6 +40,13 @@ class Lookalike(Task):
         """One set with all three texts of each row."""
         return {"": tuple(TEXTS.values())}
 
+    def notes(self, judged: EvaluationSet) -> tuple[str, ...]:
+        """What is compared."""
+        return (
+            f"{judged.name}: how often a text is nearer to its own image than to the other images of its group, which look "
+            f"alike; by its long text, its short one, and the first sentence of the long one alone.",
+        )
+
     def judge(self, judged: EvaluationSet, encoded: Encoded, encode_texts: EncodeTexts) -> Measured:
         """Judge each kind of text by itself, on the rows that have it."""
         result = Measured({}, {})
@@ -51,6 +58,7 @@ class Lookalike(Task):
             metric = f"{kind}_accuracy"
             result.metrics[metric] = measured.metrics["accuracy"]
             result.correct[metric] = measured.correct["accuracy"]
+            result.chance[metric] = measured.chance["accuracy"]
             result.cluster[metric] = owner_N[measured.cluster["accuracy"]]
             result.counts.update({f"{kind}_{name}": count for name, count in measured.counts.items()})
         return result
@@ -63,8 +71,7 @@ def choose_among_lookalikes(
 
     `groups` names each image's group, None or "" for none. Images without a group, or alone in theirs, are left out. If
     all images of a group have the same text, no model can be better than chance. Ties count as wrong; similarities are
-    in fp32. `chance` is the accuracy, in percent, of a uniformly random choice. `cluster` gives each query the index of
-    its group's first image.
+    in fp32. `cluster` gives each query the index of its group's first image.
     """
     if not len(image_ND) == len(text_ND) == len(groups):
         raise CornerstoneError(
@@ -78,7 +85,7 @@ def choose_among_lookalikes(
     image_ND, text_ND = normalised(image_ND), normalised(text_ND)
     correct_K = torch.cat([_nearest(image_ND, text_ND, part, member_NS) for part in judged_K.split(chunk)])
     return Measured(
-        metrics={"accuracy": percent(correct_K), "chance": 100 * float((1 / size_N[judged_K].double()).mean())},
+        metrics={"accuracy": percent(correct_K)},
         counts={
             "images": len(judged_K),
             "groups": len(member_NS[judged_K, 0].unique()),
@@ -86,6 +93,7 @@ def choose_among_lookalikes(
         },
         correct={"accuracy": correct_K},
         cluster={"accuracy": member_NS[judged_K, 0]},
+        chance={"accuracy": 100 * float((1 / size_N[judged_K].double()).mean())},
     )
 
 

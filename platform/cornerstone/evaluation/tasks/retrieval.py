@@ -5,6 +5,8 @@ Shape legend: N images, T texts, K the largest number of texts of an image, D fe
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,9 +51,7 @@ class Retrieval(Task):
 
     def notes(self, judged: EvaluationSet) -> tuple[str, ...]:
         """Recall over a pool is higher than over a whole set: the pool's size must be known."""
-        if not judged.pool:
-            return ()
-        return (f"Retrieval in pools of {judged.pool:,} images: R@1 by chance is {100 / judged.pool:g} %.",)
+        return (f"Retrieval in pools of {judged.pool:,} images.",) if judged.pool else ()
 
 
 def retrieve(
@@ -85,10 +85,15 @@ def retrieve(
     pools = max(1, n // size)
     hits: dict[str, list[Tensor]] = {f"{way}_r{k}": [] for way in ("i2t", "t2i") for k in AT}
     clusters: dict[str, list[Tensor]] = {"i2t": [], "t2i": []}
+    chances: dict[str, list[Callable[[int], float]]] = {"i2t": [], "t2i": []}
     for start in range(0, pools * size, size):
         images = torch.arange(start, min(start + size, n), device=text_TD.device)
         members = torch.nonzero((owner_T >= start) & (owner_T < start + size)).flatten()
-        found = _judge(image_ND[images], text_TD[members], owner_T[members] - start, id_T[members], chunk)
+        owners = owner_T[members] - start
+        found = _judge(image_ND[images], text_TD[members], owners, id_T[members], chunk)
+        texts_of_each = torch.bincount(owners).tolist()
+        chances["i2t"].append(_chance([count for count in texts_of_each if count], len(members)))
+        chances["t2i"].append(_chance([1], len(images)))
         for way, (rank, query) in found.items():
             clusters[way].append(query + start)
             for k in AT:
@@ -105,7 +110,19 @@ def retrieve(
         },
         correct={name: torch.cat(parts).cpu() for name, parts in hits.items()},
         cluster={name: torch.cat(clusters[name[:3]]).cpu() for name in hits},
+        chance={f"{way}_r{k}": sum(lucky(k) for lucky in chances[way]) / pools for way in chances for k in AT},
     )
+
+
+def _chance(right: Sequence[int], gallery: int) -> Callable[[int], float]:
+    """Recall at k, in percent, of a random order of the gallery, for queries with so many right items."""
+
+    def lucky(k: int) -> float:
+        k = min(k, gallery)
+        missed = [math.comb(gallery - r, k) / math.comb(gallery, k) for r in right]
+        return 100 * (1 - sum(missed) / max(len(missed), 1))
+
+    return lucky
 
 
 def _judge(
