@@ -211,11 +211,19 @@ def test_a_model_is_evaluated_and_its_numbers_written(capsys, model, pairs_folde
     path = tmp_path / "new" / "numbers.json"
     said = run(capsys, "evaluate", model, "--data", f"dci={pairs_folder}", "--json", path)
     numbers = json.loads(path.read_text())
-    assert list(numbers) == [f"eval/{s}/{w}_r{k}" for s in ("dci", "dci-short") for w in ("i2t", "t2i") for k in (1, 5)]
+    details = numbers.pop("details")
+    names = [f"eval/{s}/{w}_r{k}" for s in ("dci", "dci-short") for w in ("i2t", "t2i") for k in (1, 5)]
+    assert list(numbers) == list(details) == names
     assert all(0 <= value <= 100 for value in numbers.values())
     assert f"eval/dci/i2t_r5 {numbers['eval/dci/i2t_r5']:.2f} %" in said
+    first = details["eval/dci/i2t_r1"]
+    assert 0 <= first["low"] <= numbers["eval/dci/i2t_r1"] <= first["high"] < 100
+    assert first["high"] > first["low"]  # also if no query was answered
     run(capsys, "evaluate", model / "model", "--task", "classification", "--data", pairs_folder, "--json", path)
-    assert set(json.loads(path.read_text())) == {"eval/pairs/top1", "eval/pairs/top5"}
+    numbers = json.loads(path.read_text())
+    assert set(numbers) == {"eval/pairs/top1", "eval/pairs/top5", "details"}
+    assert numbers["details"]["eval/pairs/top1"]["queries"] == 50
+    assert numbers["details"]["eval/pairs/top1"]["chance"] == pytest.approx(25)
 
 
 def test_a_model_that_cannot_be_evaluated_is_an_error(capsys, model, pairs_folder, tmp_path):
@@ -225,6 +233,8 @@ def test_a_model_that_cannot_be_evaluated_is_an_error(capsys, model, pairs_folde
         capsys, "evaluate", model, "--task", "lookalike", "--data", pairs_folder
     )
     assert "--task" in exits(capsys, "evaluate", model, "--task", "chess", "--data", pairs_folder, status=2)
+    for device in ("cuda:99", "gpu"):
+        assert "--device" in exits(capsys, "evaluate", model, "--data", pairs_folder, "--device", device)
 
 
 def test_error_messages_may_contain_brackets(capsys):

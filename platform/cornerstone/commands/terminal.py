@@ -6,11 +6,15 @@ import atexit
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from cornerstone.evaluation.judged import Judged
 
 LINE_EVERY = 30.0  # seconds between progress lines in a log
 console = Console() if sys.stdout.isatty() else Console(soft_wrap=True, width=200)  # a log has no width
@@ -28,9 +32,42 @@ def show_metrics(metrics: dict[str, float], path: str) -> None:
         table.add_row(name, f"{value:.0f}" if name.endswith(LEFT_OUT) else f"{value:.2f} %")
     console.print(table)
     if path:
-        from cornerstone.data.storage import Location
+        _write_json(path, metrics)
 
-        Location.of(path).write_text(json.dumps(metrics, indent=1) + "\n")  # creates the folder if it is missing
+
+def show_results(results: Iterable[Judged], path: str) -> None:
+    """Print each metric of an evaluation with its 95 % interval, its queries, and what a random choice would reach.
+
+    Wilson's interval treats the queries as independent, although those of one image are not. With a path, the metrics are
+    written to a JSON file, the rest under `details`.
+    """
+    from cornerstone.evaluation.judged import LEFT_OUT, chance_of, metrics_of, queries_of
+    from cornerstone.sweeps.statistics import wilson
+
+    results = list(results)
+    metrics, queries, chance = metrics_of(results), queries_of(results), chance_of(results)
+    details: dict[str, dict[str, float]] = {}
+    table = Table(box=None)
+    table.add_column("metric")
+    for header in ("value", "95 % interval", "queries", "by chance"):
+        table.add_column(header, justify="right")
+    for name, value in metrics.items():
+        if name not in queries:
+            table.add_row(name, f"{value:.0f}" if name.endswith(LEFT_OUT) else f"{value:.2f} %")
+            continue
+        low, high = wilson(value, queries[name])
+        details[name] = {"queries": queries[name], "low": low, "high": high, "chance": chance[name]}
+        between, lucky = f"{low:.2f} to {high:.2f}", f"{chance[name]:.3g} %"
+        table.add_row(name, f"{value:.2f} %", between, f"{queries[name]:,}", lucky)
+    console.print(table)
+    if path:
+        _write_json(path, {**metrics, "details": details})
+
+
+def _write_json(path: str, content: Mapping[str, Any]) -> None:
+    from cornerstone.data.storage import Location
+
+    Location.of(path).write_text(json.dumps(content, indent=1) + "\n")  # creates the folder if it is missing
 
 
 def _lines(what: str) -> Callable[..., None]:

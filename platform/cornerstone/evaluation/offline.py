@@ -3,38 +3,93 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from cornerstone.data.batch import Batch
 from cornerstone.data.images import Transform
-from cornerstone.data.pairs.image_input import DecodedImages
+from cornerstone.data.manifest import FILE as MANIFEST
+from cornerstone.data.pairs.feature_store import FeatureKeys, FeatureType, check_store, store_width
+from cornerstone.data.pairs.image_input import DecodedImages, ImageInput, StoredFeatures
+from cornerstone.data.shards import DataSet
+from cornerstone.data.storage import Location
+from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation.evaluator import evaluate
 from cornerstone.evaluation.judged import Judged
 from cornerstone.evaluation.tasks import EvaluationSet
 from cornerstone.inference.saved_model import SavedModel
+from cornerstone.models.image_tower import state_hash
+from cornerstone.runtime.home import home
 
 ROWS_AT_ONCE = 128
 Track = Callable[[Iterable[int], str], Iterable[int]]
 
 
 def evaluate_model(
-    model: SavedModel, sets: Sequence[EvaluationSet], track: Track = lambda steps, name: steps
+    model: SavedModel,
+    sets: Sequence[EvaluationSet],
+    track: Track = lambda steps, name: steps,
+    *,
+    features: Sequence[str] = (),
 ) -> tuple[Judged, ...]:
     """The result of every set; `track(steps, set name)` may show progress.
 
-    Raises CornerstoneError for a model that does not encode images and texts.
+    With `features`, folders of stored features, one for each set, no image is read. Raises CornerstoneError for a model that
+    does not encode images and texts, and for features of other rows or of another tower.
     """
     encoder, texts = model.encoder, model.text_input
-    images = DecodedImages(Transform(model.image_size, train=False))
+    images: ImageInput = DecodedImages(Transform(model.image_size, train=False))
+    stores = _stores_of(model, sets, features)
+    if stores:
+        images = StoredFeatures((), store_width(DataSet.open(next(iter(stores.values())), "features").manifest))
     assert texts is not None, "a dual encoder has a text tower"
 
     def batches() -> Iterator[tuple[int, Batch]]:
         for place, judged in enumerate(sets):
-            source = judged.source(images, texts)
+            source = judged.source(images, texts, stores.get(judged.folder, ""))
             opened = source.open()
             for first in track(range(0, judged.rows, ROWS_AT_ONCE), judged.name):
                 rows = np.arange(first, min(first + ROWS_AT_ONCE, judged.rows))
                 yield place, source.batch(0, opened.take(rows, np.zeros_like(rows)))
 
     return evaluate(encoder, batches(), sets, texts.open(), model.device)
+
+
+def stores_in_home(model: SavedModel, sets: Sequence[EvaluationSet]) -> list[str]:
+    """The features that the model's own run was evaluated on, if they are in the home; [] if it read images.
+
+    Stored features are rounded to fp16: from images the same model gives slightly other numbers.
+    """
+    data = model.recipe.get("data", {})
+    if data.get("features") != "stored" or model.module.image_tower is None:
+        return []
+    keys = _keys_of(model, data.get("feature_dtype", "float16"))
+    found = [home().join("features", replace(keys, data=judged.content_hash).digest()) for judged in sets]
+    return list(dict.fromkeys(store.uri for store in found)) if all(s.join(MANIFEST).exists() for s in found) else []
+
+
+def _keys_of(model: SavedModel, dtype: FeatureType) -> FeatureKeys:
+    """What the features of this model's image tower depend on; `data` is left open."""
+    tower = model.module.image_tower
+    assert tower is not None
+    return FeatureKeys("", state_hash(tower), Transform(model.image_size, train=False).key(), dtype)
+
+
+def _stores_of(model: SavedModel, sets: Sequence[EvaluationSet], features: Sequence[str]) -> dict[str, str]:
+    """The feature store of each set by its folder; {} without features."""
+    if not features:
+        return {}
+    model.image_size  # noqa: B018 - raises if there is no image tower
+    opened = {s.manifest.keys.get("data"): s for s in (DataSet.open(folder, "features") for folder in features)}
+    stores = {}
+    for judged in sets:
+        store = opened.get(judged.content_hash)
+        if store is None:
+            raise CornerstoneError(
+                f"None of the features given is of the rows of {judged.name} ({judged.folder}): compute them with "
+                f"`cornerstone features {judged.folder} --out DIR`, or leave out --features."
+            )
+        keys = _keys_of(model, store.manifest.keys["dtype"])
+        stores[judged.folder] = check_store(Location.of(store.location), replace(keys, data=judged.content_hash))
+    return {folder: store.location.uri for folder, store in stores.items()}
