@@ -8,7 +8,6 @@ a change of the machine's speed shows. Prints a Markdown table for docs/benchmar
 
 from __future__ import annotations
 
-import functools
 import os
 import platform
 import statistics
@@ -16,6 +15,7 @@ import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,14 +23,16 @@ from benchmarks.report import console
 from cornerstone.data.batch import Batch
 from cornerstone.data.layout import Layout
 from cornerstone.data.stream import Stream
+from cornerstone.models.method import Method
 from cornerstone.recipes import Placement, preset
 from cornerstone.recipes.options import RunOptions
 from cornerstone.runtime.cluster import connect
+from cornerstone.runtime.device import device_named
 from cornerstone.tracking.journal import read_journal
 from cornerstone.tracking.run_store import JOURNAL
 from cornerstone.training.build import build_method, length_buckets
 from cornerstone.training.deepspeed_engine import DeepSpeedEngine
-from cornerstone.training.engine import Engine, PlainEngine, pick_device
+from cornerstone.training.engine import Engine, PlainEngine
 from cornerstone.training.job import Identity
 from cornerstone.training.prepare import prepare
 from cornerstone.training.prepared import Prepared
@@ -70,15 +72,20 @@ def main() -> None:
     recipe = preset("scenes").with_steps(STEPS)
     placement = Placement()
     torch.set_num_threads(os.cpu_count() or 1)
+    device = device_named()
     with connect(console.print):
         prepared = prepare(recipe, console.print)
         options = RunOptions(recipe=recipe.with_evaluation(every=0), placement=placement)
 
         def local_batches() -> Callable[[int], Batch]:
-            return Stream.local(Layout(prepared.stream(), 1), 0, 0).batch
+            stream = Stream.local(Layout(prepared.stream(), 1), 0, 0)
+            return lambda step: stream.batch(step).to(device)
 
         batches = list(map(local_batches(), range(STEPS)))
-        method = functools.partial(build_method, prepared, None, length_buckets(placement, pick_device()))
+
+        def method() -> Method[Any, Any]:
+            return build_method(prepared, None, length_buckets(placement, device)).to(device)
+
         os.environ |= {
             "RANK": "0",
             "WORLD_SIZE": "1",
@@ -95,7 +102,7 @@ def main() -> None:
                 f"bare loop, DeepSpeed ZeRO-{placement.zero_stage}": bare(
                     prepared,
                     batches.__getitem__,
-                    DeepSpeedEngine(method(), optimization, placement.zero_stage, len(batches[0])),
+                    DeepSpeedEngine(method(), optimization, placement.zero_stage, len(batches[0]), device=device),
                 ),
             }
 

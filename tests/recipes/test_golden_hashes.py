@@ -27,7 +27,7 @@ VARIANTS = {
     "scenes, 1 sub-caption": with_sub_captions(SCENES, 1),
     "scenes, 16 tokens": SCENES.with_text(token_limit=16),
     "scenes, seed 7": SCENES.with_seed(7),
-    "scenes, 900 steps": SCENES.with_steps(900),
+    "scenes, 220 steps": SCENES.with_steps(220),
     "3m, online": PAPER.with_data(features="online"),
     "3m, fp32": replace(PAPER, precision="fp32"),
     "3m, one captioner": PAPER.with_data(captioners=("sharegpt4v",)),

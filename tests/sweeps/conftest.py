@@ -24,7 +24,7 @@ def trials(tmp_path, monkeypatch, tracking):
     monkeypatch.setenv("CORNERSTONE_HOME", str(tmp_path))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking)
     monkeypatch.setattr("cornerstone.runtime.cluster.connect", lambda say: contextlib.nullcontext())
-    monkeypatch.setattr("cornerstone.runtime.cluster.require", lambda placement, say: None)
+    monkeypatch.setattr("cornerstone.runtime.cluster.require", lambda placement, say: placement.on_cluster(0))
     monkeypatch.setattr("sys.argv", ["ablate.py", "--seeds", "2"])
     before = signal.getsignal(signal.SIGTERM)
 

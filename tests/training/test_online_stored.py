@@ -16,8 +16,7 @@ from cornerstone.data.shards import DataSet
 from cornerstone.data.storage import Location
 from cornerstone.data.stream import Stream
 from cornerstone.errors import CornerstoneError
-from cornerstone.jobs.features import FeatureJob, _Tower, write_features
-from cornerstone.jobs.shard_jobs import run_actors
+from cornerstone.jobs.features import FeatureJob, _Work, _write_shards, write_features
 from cornerstone.recipes import CornerText, ImageTower, LotlipConfig, Optimization, PairData, Recipe
 from cornerstone.training.build import build_method, build_tower
 from cornerstone.training.engine import PlainEngine
@@ -106,8 +105,7 @@ def test_an_interrupted_store_goes_on_after_its_finished_shards(ray_cluster, sha
     whole, cut = (FeatureJob(data, Location.of(tmp_path / name).make(), keys) for name in ("whole", "cut"))
     write_features([whole], config, transform, width=32)
 
-    some = [{"job": 0, "shard": index} for index in (0, 3)]
-    run_actors(_Tower, ([cut], config, transform, 1), some, actors=1, gpus_per_actor=0, failed="")
+    _write_shards(_Work((cut,), config, transform), [(0, 0), (0, 3)], 32, 1, 0.0, None)
     assert cut.waiting() == [1, 2, 4, 5, 6]
     with pytest.raises(CornerstoneError, match="is unfinished"):
         check_store(cut.out, keys)

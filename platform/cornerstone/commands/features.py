@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from cornerstone.commands.terminal import bar, say
+
+if TYPE_CHECKING:
+    from cornerstone.recipes.recipe import Recipe
+
+
+def _precision_of(recipe: Recipe) -> Literal["fp32", "bf16"]:
+    """What the preset says; presets of other data than pairs say nothing."""
+    from cornerstone.recipes.pairs import PairData
+
+    return recipe.data.feature_precision if isinstance(recipe.data, PairData) else "fp32"
 
 
 @dataclass(frozen=True)
@@ -24,10 +34,13 @@ class FeaturesCommand:
     """Another tower: a timm model name, or a folder in timm's layout."""
     dtype: Literal["float16", "float32"] = "float16"
     """Of the stored features."""
+    precision: Literal["fp32", "bf16"] | None = None
+    """In which the tower computes; by default as the preset says (recipe.data.feature_precision)."""
     gpus_per_actor: float = 0.0
     """0: one if the cluster has GPUs."""
     actors: int = 0
-    """Number of actors, each with a copy of the tower; 0: one per GPU, or per CPU without GPUs."""
+    """Number of actors with a copy of the tower; 0: one per GPU, or per CPU without GPUs. With GPUs, images are decoded by
+    other actors, one per CPU."""
 
     def run(self) -> None:
         """Compute and store the features."""
@@ -49,6 +62,7 @@ class FeaturesCommand:
                 self.out,
                 recipe,
                 self.dtype,
+                precision=self.precision or _precision_of(recipe),
                 actors=self.actors,
                 gpus_per_actor=self.gpus_per_actor,
                 progress=bar("features"),

@@ -10,7 +10,7 @@ import numpy as np
 from cornerstone.data.batch import Batch
 from cornerstone.data.images import Transform
 from cornerstone.data.manifest import FILE as MANIFEST
-from cornerstone.data.pairs.feature_store import FeatureKeys, FeatureType, check_store, store_width
+from cornerstone.data.pairs.feature_store import FeatureKeys, FeatureType, Precision, check_store, store_width
 from cornerstone.data.pairs.image_input import DecodedImages, ImageInput, StoredFeatures
 from cornerstone.data.shards import DataSet
 from cornerstone.data.storage import Location
@@ -64,16 +64,16 @@ def stores_in_home(model: SavedModel, sets: Sequence[EvaluationSet]) -> list[str
     data = model.recipe.get("data", {})
     if data.get("features") != "stored" or model.module.image_tower is None:
         return []
-    keys = _keys_of(model, data.get("feature_dtype", "float16"))
+    keys = _keys_of(model, data.get("feature_dtype", "float16"), data.get("feature_precision", "fp32"))
     found = [home().join("features", replace(keys, data=judged.content_hash).digest()) for judged in sets]
     return list(dict.fromkeys(store.uri for store in found)) if all(s.join(MANIFEST).exists() for s in found) else []
 
 
-def _keys_of(model: SavedModel, dtype: FeatureType) -> FeatureKeys:
+def _keys_of(model: SavedModel, dtype: FeatureType, precision: Precision) -> FeatureKeys:
     """What the features of this model's image tower depend on; `data` is left open."""
     tower = model.module.image_tower
     assert tower is not None
-    return FeatureKeys("", state_hash(tower), Transform(model.image_size, train=False).key(), dtype)
+    return FeatureKeys("", state_hash(tower), Transform(model.image_size, train=False).key(), dtype, precision)
 
 
 def _stores_of(model: SavedModel, sets: Sequence[EvaluationSet], features: Sequence[str]) -> dict[str, str]:
@@ -90,6 +90,7 @@ def _stores_of(model: SavedModel, sets: Sequence[EvaluationSet], features: Seque
                 f"None of the features given is of the rows of {judged.name} ({judged.folder}): compute them with "
                 f"`cornerstone features {judged.folder} --out DIR`, or leave out --features."
             )
-        keys = _keys_of(model, store.manifest.keys["dtype"])
+        held = store.manifest.keys
+        keys = _keys_of(model, held["dtype"], held.get("precision", "fp32"))
         stores[judged.folder] = check_store(Location.of(store.location), replace(keys, data=judged.content_hash))
     return {folder: store.location.uri for folder, store in stores.items()}

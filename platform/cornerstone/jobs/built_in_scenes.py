@@ -5,8 +5,9 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cornerstone.data.manifest import FILE as MANIFEST
 from cornerstone.data.scenes.sets import EVALUATION_SETS
@@ -34,11 +35,11 @@ class BuiltInScenes:
 def prepare_scenes(scenes: Scenes, image_size: int, say: Say) -> BuiltInScenes:
     """Write the parts that are missing, one after another. Existing parts are reused."""
     root = home().join("scenes")
-    world = {"seed": scenes.seed, "image_size": image_size}
+    world: dict[str, Any] = {"seed": scenes.seed, "image_size": image_size, **scenes.world}
     train = root.join(f"train-{digest({'pairs': scenes.pairs, **world})}")
     if not train.join(MANIFEST).exists():
         with timed(say, f"scenes: drawing and captioning {scenes.pairs:,} images of {image_size} px"):
-            write_scenes(train, pairs=scenes.pairs, seed=scenes.seed, image_size=image_size)
+            write_scenes(train, pairs=scenes.pairs, **world)
     if not train.join(TOKENIZER).exists():
         with timed(say, "scenes: training a WordPiece vocabulary on their captions"):
             train.join(TOKENIZER).write_text(train_wordpiece(texts_of(DataSet.open(train))))
@@ -48,9 +49,7 @@ def prepare_scenes(scenes: Scenes, image_size: int, say: Say) -> BuiltInScenes:
         with timed(
             say, f"scenes: writing evaluation sets of {scenes.evaluation_images:,} images each ({', '.join(missing)})"
         ):
-            write_evaluation_sets(
-                sets, images=scenes.evaluation_images, seed=scenes.seed, image_size=image_size, sets=missing
-            )
+            write_evaluation_sets(sets, images=scenes.evaluation_images, sets=missing, **world)
     return BuiltInScenes(
         train.uri, tuple(sets.join(name).uri for name in EVALUATION_SETS), scenes_tower(scenes, image_size, say)
     )
@@ -60,13 +59,13 @@ def scenes_tower(scenes: Scenes, image_size: int, say: Say) -> str:
     """The folder of the image tower in timm's layout. The tower is pretrained once, on images of its own."""
     from cornerstone.jobs.scenes_tower import pretrain_tower
 
-    kept = home().join(
-        "scenes", f"tower-{digest({**asdict(scenes), 'pairs': 0, 'evaluation_images': 0, 'size': image_size})}"
-    )
+    settings = {"seed": scenes.seed, "tower_images": scenes.tower_images, "size": image_size, **scenes.world}
+    kept = home().join("scenes", f"tower-{digest({**settings, 'pairs': 0, 'evaluation_images': 0})}")
     if not kept.join(TOWER[0]).exists():
         what = f"scenes: pretraining the image tower on {scenes.tower_images:,} images of its own"
         with timed(say, what), tempfile.TemporaryDirectory() as folder:
-            pretrain_tower(Path(folder), seed=scenes.seed, image_size=image_size, images=scenes.tower_images)
+            world: dict[str, Any] = {"seed": scenes.seed, "image_size": image_size, **scenes.world}
+            pretrain_tower(Path(folder), images=scenes.tower_images, **world)
             for name in reversed(TOWER):  # config.json last: the tower counts as missing until it exists
                 kept.join(name).write_bytes((Path(folder) / name).read_bytes())
     return kept.uri

@@ -25,6 +25,7 @@ from transformers.utils import cached_file
 
 from cornerstone.data import draws
 from cornerstone.errors import CornerstoneError
+from cornerstone.runtime.device import actor_device
 from cornerstone.runtime.hub import hub_answers
 
 PROMPT = "Describe the image in detail."
@@ -119,7 +120,7 @@ class Captioner:
 
     def __init__(self, config: CaptionerConfig) -> None:
         self.config = config
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = actor_device()
         usual = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self.dtype = usual if config.precision == "auto" else getattr(torch, config.precision)
         self.processor = _load(AutoProcessor, config.name)

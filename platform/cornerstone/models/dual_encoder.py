@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import torch
 import torch.nn.functional as functional
@@ -24,6 +24,8 @@ from cornerstone.objectives.contrastive import at_least_fp32
 from cornerstone.recipes.dual_encoder import DualEncoderConfig
 
 F = TypeVar("F", bound=tuple[Any, ...])
+IMAGES_AT_ONCE = 512
+"""Images of one pass through a locked tower: a tower needs some 5 MB for an image of 224 pixels while it computes."""
 
 
 class DualEncoder(Method[PairBatch, F]):
@@ -106,11 +108,19 @@ class DualEncoder(Method[PairBatch, F]):
             raise CornerstoneError(
                 "Images were given, but this model has no image tower: it takes stored features (B, W)."
             )
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._aside):
-            pooled = self.image_tower(image).pooled
+        if self._aside:  # locked: no graph is kept, so that parts bound its memory
+            with torch.no_grad():
+                pooled = torch.cat([self._pooled(self._aside[0], part) for part in image.split(IMAGES_AT_ONCE)])
+        else:
+            pooled = self._pooled(self.image_tower, image)
+        return functional.normalize(at_least_fp32(pooled), dim=-1)
+
+    @staticmethod
+    def _pooled(tower: TimmTower, image: Tensor) -> Tensor:
+        pooled = tower(image).pooled
         if pooled is None:
             raise CornerstoneError("The image tower pools nothing: set --recipe.method.image.pooling to token.")
-        return functional.normalize(at_least_fp32(pooled), dim=-1)
+        return cast(Tensor, pooled)
 
     def encode_text(self, ids_BT: Tensor, length_B: Tensor, corners: bool = False) -> Tensor:
         """(B, D) of [CLS], or (B, M, D) with the tower's extra features, L2-normalised. Ids hold no reserved tokens."""

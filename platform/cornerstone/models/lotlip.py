@@ -40,9 +40,12 @@ class Lotlip(DualEncoder[Features]):
     def forward(self, batch: PairBatch) -> Features:
         """Features of a batch. A caption of length 0 is absent: its feature is finite and masked in the loss."""
         loss = self.config.loss
+        image_BD = self.encode_image(
+            batch.image
+        )  # first: a tower's temporary memory is free again before the texts' graph
         raw_BD = self.encode_text(batch.raw_ids, batch.raw_length) if loss.raw_weight else None
         long_BMD = self.encode_text(batch.long_ids, batch.long_length, corners=True) if loss.long_weight else None
-        return Features(self.encode_image(batch.image), raw_BD, long_BMD, self.scale())
+        return Features(image_BD, raw_BD, long_BMD, self.scale())
 
     def losses(self, features: Features, batch: PairBatch, group: ProcessGroup | None = None) -> Losses:
         """`lotlip_loss` with the recipe's weights. Of the batch only rows, masks and lengths are read."""

@@ -21,6 +21,16 @@ class Scenes:
     """The world's seed; the recipe's seed draws from it, and never changes it."""
     tower_images: int = 12_000
     """Images of the image tower's own pretraining."""
+    cells: int = 3
+    """Cells per side of an image: 3 or 4."""
+    min_objects: int = 4
+    max_objects: int = 7
+
+    @property
+    def world(self) -> dict[str, int]:
+        """What differs from the default world, by the names that `ScenesSpec` and `TowerTraining` use."""
+        usual = {"cells": 3, "min_objects": 4, "max_objects": 7}
+        return {name: getattr(self, name) for name, value in usual.items() if getattr(self, name) != value}
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,8 @@ class PairData(DataConfig):
     feature_stores: tuple[str, ...] = field(default=(), metadata=NOT_HASHED)
     """Folders made by `cornerstone features`, used for the data sets they fit; what is missing is computed."""
     feature_dtype: Literal["float16", "float32"] = "float16"
+    feature_precision: Literal["fp32", "bf16"] = "fp32"
+    """In which the locked tower computes stored features; bf16 is several times faster on a GPU."""
     scenes: Scenes = field(default_factory=Scenes, metadata=NOT_HASHED)
 
     def __post_init__(self) -> None:
@@ -57,5 +69,5 @@ class PairData(DataConfig):
             )
 
     def without_effect(self) -> frozenset[str]:
-        """The type of stored features, if none are stored."""
-        return frozenset() if self.features == "stored" else frozenset({"feature_dtype"})
+        """Type and precision of stored features, if none are stored."""
+        return frozenset() if self.features == "stored" else frozenset({"feature_dtype", "feature_precision"})

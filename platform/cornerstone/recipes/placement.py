@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cornerstone.errors import CornerstoneError
 
@@ -13,7 +13,8 @@ class Placement:
 
     workers: int = 1
     """Ray Train workers; each holds batch_size / workers rows of a step."""
-    gpus_per_worker: int = 0
+    gpus_per_worker: int | None = None
+    """None: one if the cluster has GPUs. 0: workers compute on the CPU, even where GPUs are visible."""
     cpus_per_worker: float = 0.5
     threads_per_worker: int = 0
     """PyTorch's threads in a worker without a GPU; 0 shares the machine's cores among the workers of all trials on it."""
@@ -47,6 +48,10 @@ class Placement:
                 f"Micro-batches of {self.micro_batch} rows: expected 1 or more, or 0 for a worker's whole share "
                 f"(--placement.micro-batch)."
             )
+        if self.gpus_per_worker is not None and self.gpus_per_worker < 0:
+            raise CornerstoneError(
+                f"{self.gpus_per_worker} GPUs a worker: expected 0 or more (--placement.gpus-per-worker)."
+            )
         if self.zero_stage not in (0, 1, 2, 3):
             raise CornerstoneError(f"ZeRO stage {self.zero_stage}: expected 0, 1, 2 or 3 (--zero-stage).")
         if self.decode_actors < 1:
@@ -64,12 +69,21 @@ class Placement:
     @property
     def trial_gpus(self) -> int:
         """GPUs of one trial."""
-        return self.workers * self.gpus_per_worker
+        return self.workers * self.gpus
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of one worker; 0 also before `on_cluster` has decided."""
+        return self.gpus_per_worker or 0
+
+    def on_cluster(self, gpus: float) -> Placement:
+        """The placement on a cluster that has, or may grow to, so many GPUs: `gpus_per_worker` is decided."""
+        return self if self.gpus_per_worker is not None else replace(self, gpus_per_worker=int(gpus >= 1))
 
     def arithmetic(self) -> str:
         """The sum behind `trial_cpus`, in words."""
         return (
             f"{self.workers} workers × {self.cpus_per_worker:g} + {self.decode_actors} decode actors × "
             f"{self.cpus_per_decode_actor:g} (training and evaluation data) = {self.trial_cpus:g} CPUs"
-            + (f", and {self.workers} × {self.gpus_per_worker} = {self.trial_gpus} GPUs" if self.trial_gpus else "")
+            + (f", and {self.workers} × {self.gpus} = {self.trial_gpus} GPUs" if self.trial_gpus else "")
         )

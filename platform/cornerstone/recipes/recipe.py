@@ -34,6 +34,8 @@ class Optimization:
     eps: float = 1e-6
     clip_norm: float = 1.0
     """Largest norm of the whole gradient; 0 does not clip."""
+    skipped_step_limit: int = field(default=20, metadata=NOT_HASHED)
+    """Steps whose gradient is not finite change nothing; above this number the run stops."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -75,6 +77,8 @@ class Recipe:
     optimization: Optimization = field(default_factory=Optimization)
     evaluation: Evaluation = field(default_factory=Evaluation, metadata=NOT_HASHED)
     precision: Literal["fp32", "bf16"] = "fp32"
+    gradient_reduction: Literal["fp32", "bf16"] = "fp32"
+    """The type in which gradients are summed over the workers. bf16 halves the traffic; its rounding grows with the workers."""
     seed: int = field(default=0, metadata=NOT_HASHED)
     verdicts: str = field(default="", metadata=NOT_HASHED)
     """The preset to use for conclusions, if this one is too short for them."""

@@ -138,16 +138,18 @@ def log_to_driver() -> bool:
     return os.environ.get("CORNERSTONE_WORKER_LOGS", "") not in ("", "0")
 
 
-def require(placement: Placement, say: Say) -> None:
-    """Return once the cluster is large enough for one trial of this placement.
+def require(placement: Placement, say: Say) -> Placement:
+    """Return once the cluster is large enough for one trial of this placement, with `gpus_per_worker` decided.
 
     If the cluster is too small and no autoscaler can add what is missing, raises CornerstoneError at once, with the
     arithmetic. Otherwise waits for the autoscaler, with a message, for up to `placement.wait_limit` seconds.
     """
     import ray
 
-    needed = {"CPU": placement.trial_cpus, "GPU": float(placement.trial_gpus)}
     limits = autoscaler_limits()
+    automatic = placement.gpus_per_worker is None
+    placement = placement.on_cluster(max(ray.cluster_resources().get("GPU", 0.0), limits.get("GPU", 0.0)))
+    needed = {"CPU": placement.trial_cpus, "GPU": float(placement.trial_gpus)}
     start, said = time.monotonic(), float("-inf")
     with ExitStack() as afterwards:
         while missing := _missing(needed, ray.cluster_resources()):
@@ -158,6 +160,7 @@ def require(placement: Placement, say: Say) -> None:
                     f"This placement needs {placement.arithmetic()}; the cluster has {has}, and no autoscaler can add more. "
                     f"Lower --workers, --placement.cpus-per-worker, --placement.decode-actors or "
                     f"--placement.cpus-per-decode-actor, or use a larger cluster."
+                    + (" --placement.gpus-per-worker 0 trains on CPUs." if automatic and placement.gpus else "")
                 )
             if time.monotonic() - start > placement.wait_limit:
                 raise CornerstoneError(
@@ -174,6 +177,7 @@ def require(placement: Placement, say: Say) -> None:
                     _ask_for, {}
                 )  # a request is valid until the next one: the cluster would never shrink
             time.sleep(POLL_EVERY)
+    return placement
 
 
 def _missing(needed: dict[str, float], held: dict[str, float]) -> str:

@@ -1,4 +1,4 @@
-"""The device of a command that runs outside Ray Train."""
+"""The device of a command, or of a Ray actor, outside Ray Train."""
 
 from __future__ import annotations
 
@@ -24,3 +24,10 @@ def device_named(name: str = "auto") -> torch.device:
             f"build of PyTorch."
         )
     return device
+
+
+def actor_device() -> torch.device:
+    """The GPU that Ray gave this actor; the CPU if it gave none, although CUDA may be visible (Ray hides no GPUs)."""
+    import ray
+
+    return torch.device("cuda" if ray.is_initialized() and ray.get_gpu_ids() and torch.cuda.is_available() else "cpu")

@@ -59,7 +59,7 @@ class SweepRun:
     def run(self) -> None:
         """Prepare, run, show. If it is interrupted, it says how to continue."""
         with cluster.connect(self.say):
-            cluster.require(self.placement, self.say)
+            self.placement = cluster.require(self.placement, self.say)
             first = self._start()
             self.say(self._headline())
             with cluster.stoppable(f"Finished trials are kept; continue with:\n  {self._command()}", self.say):

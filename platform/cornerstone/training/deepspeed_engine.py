@@ -15,12 +15,14 @@ from cornerstone.data.batch import Batch
 from cornerstone.errors import CornerstoneError
 from cornerstone.models.method import Method
 from cornerstone.recipes.recipe import Optimization
-from cornerstone.training.engine import Precision, check_precision, pick_device, set_learning_rate
+from cornerstone.training.engine import Precision, check_precision, set_learning_rate
 from cornerstone.training.report import StepReport
 from cornerstone.training.resharding import TAG, UNIVERSAL, resharded
 from cornerstone.training.schedule import build_optimizer
 from cornerstone.training.step import forward_backward
 
+REDUCE_BUCKET, GATHER_BUCKET = 50_000_000, 200_000_000
+"""Elements of DeepSpeed's buffers. Its default for the first, 500,000,000, takes 4 GB."""
 SHARDED = "zero.json"
 """Says, in a checkpoint, by which stage and over how many workers its state is sharded."""
 
@@ -36,14 +38,24 @@ class DeepSpeedEngine:
         rows: int,
         precision: Precision = "fp32",
         micro_batch: int = 0,
+        *,
+        device: torch.device | None = None,
+        gradient_reduction: Precision = "fp32",
     ) -> None:
-        """`rows` of a worker's share; `micro_batch` is the most rows of a forward pass, 0 the whole share."""
-        os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+        """`rows` of a worker's share; `micro_batch` is the most rows of a forward pass, 0 the whole share.
+
+        `device` is where this worker computes, by default the CPU: a worker without a GPU of its own must not use one that
+        it sees. `gradient_reduction` is the type in which gradients are summed over the workers, at every stage the same.
+        """
+        self.device, self.stage, self.micro_batch = device or torch.device("cpu"), stage, micro_batch
+        os.environ["DS_ACCELERATOR"] = self.device.type
+        if self.device.index is not None:
+            os.environ["LOCAL_RANK"] = str(self.device.index)  # DeepSpeed takes it for the index of the device
         import deepspeed
         import torch.distributed as dist
 
-        self.device, self.stage, self.micro_batch = pick_device(), stage, micro_batch
         check_precision(precision, self.device)
+        self._skipped_here = 0
         self.world, self.rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
         self._deepspeed = deepspeed
         if self.device.type == "cpu":
@@ -57,8 +69,19 @@ class DeepSpeedEngine:
                 "train_micro_batch_size_per_gpu": rows,
                 "gradient_accumulation_steps": 1,
                 "gradient_clipping": optimization.clip_norm,
-                "zero_optimization": {"stage": stage},
-                "torch_autocast": {"enabled": precision == "bf16", "dtype": "bfloat16"},
+                "zero_optimization": {
+                    "stage": stage,
+                    "reduce_bucket_size": REDUCE_BUCKET,
+                    "allgather_bucket_size": GATHER_BUCKET,
+                },
+                # An empty list: otherwise stages 1 to 3 would sum the gradients of linear layers in bf16, stage 0 in fp32.
+                "torch_autocast": {
+                    "enabled": precision == "bf16",
+                    "dtype": "bfloat16",
+                    "lower_precision_safe_modules": [],
+                },
+                "communication_data_type": gradient_reduction,
+                "timers": {"throughput": {"enabled": False}},  # it waits for the device twice a step
                 "zero_allow_untested_optimizer": True,
                 "zero_force_ds_cpu_optimizer": False,
                 "steps_per_print": 10**9,
@@ -70,7 +93,11 @@ class DeepSpeedEngine:
         set_learning_rate(self.optimizer, learning_rate)
         self._norm = torch.zeros(())
         losses = forward_backward(self.engine.module, batch, self.micro_batch, self.engine, self._backward)
-        return StepReport(*losses, self._norm.to(self.device), learning_rate)
+        return StepReport(*losses, self._norm.to(self.device), learning_rate, self._skipped())
+
+    def _skipped(self) -> int:
+        """Steps that were skipped for a gradient that is not finite: DeepSpeed counts its own, at stages 1 to 3."""
+        return int(self.engine.skipped_steps) + self._skipped_here
 
     def _backward(self, loss: Tensor, last: bool) -> None:
         """Backward; after the step's last micro-batch also clip and update."""
@@ -79,6 +106,10 @@ class DeepSpeedEngine:
         if last and self.stage == 0:  # DeepSpeed reports the norm only at the other stages
             gradients = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
             self._norm = nn.utils.get_total_norm(gradients).detach()
+            if not torch.isfinite(self._norm):  # the other stages skip such a step by themselves
+                self._skipped_here += 1
+                self.engine.zero_grad()
+                return
         self.engine.step()
         if last and self.stage > 0:
             self._norm = torch.as_tensor(self.engine.get_global_grad_norm(), dtype=torch.float32).detach()

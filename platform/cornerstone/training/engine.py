@@ -33,7 +33,7 @@ class Engine(Protocol):
     device: torch.device
 
     def step(self, batch: Batch, learning_rate: float) -> StepReport:
-        """Forward, backward, clip, update."""
+        """Forward, backward, clip, update. A step whose gradient is not finite changes nothing and is counted."""
         ...
 
     def save(self, folder: str, step: int) -> None:
@@ -47,13 +47,6 @@ class Engine(Protocol):
     def weights(self) -> dict[str, Tensor]:
         """Every parameter and buffer that training may have changed, whole."""
         ...
-
-
-def pick_device() -> torch.device:
-    """This worker's GPU, or the CPU."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def check_precision(precision: Precision, device: torch.device) -> None:
@@ -83,6 +76,7 @@ class PlainEngine:
         self.model, self.precision, self.micro_batch = model, precision, micro_batch
         self.clip_norm = optimization.clip_norm or float("inf")
         self.optimizer = build_optimizer(model, optimization)
+        self.skipped = 0
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
@@ -93,8 +87,11 @@ class PlainEngine:
         self.optimizer.zero_grad(set_to_none=True)
         losses = forward_backward(self.model, batch, self.micro_batch, self._forward, _backward)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
-        self.optimizer.step()
-        return StepReport(*losses, norm, learning_rate)
+        if torch.isfinite(norm):
+            self.optimizer.step()
+        else:
+            self.skipped += 1
+        return StepReport(*losses, norm, learning_rate, self.skipped)
 
     def _forward(self, batch: Batch) -> tuple[Any, ...]:
         with self._autocast():

@@ -69,9 +69,9 @@ def launch(job: Job, tell: Tell) -> Outcome:
         dataset_config=ray.train.DataConfig(execution_options=execution_options(layout)),
         scaling_config=ray.train.ScalingConfig(
             num_workers=placement.workers,
-            use_gpu=placement.gpus_per_worker > 0,
-            resources_per_worker={"CPU": placement.cpus_per_worker, "GPU": placement.gpus_per_worker}
-            if placement.gpus_per_worker
+            use_gpu=placement.gpus > 0,
+            resources_per_worker={"CPU": placement.cpus_per_worker, "GPU": placement.gpus}
+            if placement.gpus
             else {"CPU": placement.cpus_per_worker},
         ),
         run_config=ray.train.RunConfig(

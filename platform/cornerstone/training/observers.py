@@ -21,6 +21,7 @@ from cornerstone.training.loop import Clock, Metrics
 from cornerstone.training.report import StepReport
 
 ENOUGH_SEEN = 200  # rows, or images, before the share of bad ones is compared with the limit
+GRAD_NORM = "grad_norm"
 WAIT_SHARE = 0.2  # share of the time that steps wait for data, above which advice is given
 WAIT_SECONDS = 10.0  # of steps, before that share is looked at
 
@@ -44,7 +45,9 @@ class StepMetrics:
     `train/loss` is the loss, `train/loss_<part>` its parts, `train/<report>` the method's reports, `train/grad_norm` the
     gradient's norm: means over the steps and the workers. `train/learning_rate` is the last step's.
     `train/data_wait_share` is the share of time in which the step waited for data; `train/seconds_to_first_block` is written
-    once, at the stream's start. A loss that is not finite stops the run with the step it happened at.
+    once, at the stream's start, and `train/skipped_steps`, the number of steps that changed nothing because their gradient
+    was not finite, as soon as there are any. The norms of these are left out of the mean. More of them than `skipped_limit`,
+    or a loss that is not finite, stop the run.
     """
 
     def __init__(
@@ -54,8 +57,10 @@ class StepMetrics:
         rows: int,
         steps: int,
         stream: Stream | None = None,
+        skipped_limit: int = 20,
     ) -> None:
         """`rows` is the global batch size."""
+        self._skipped, self._skipped_before, self._skipped_limit = 0, 0, skipped_limit
         self._write, self._every, self._rows, self._steps, self._stream = write, every, rows, steps, stream
         self._sums: dict[str, Tensor] = {}
         self._bad_step: Tensor | None = None
@@ -68,7 +73,9 @@ class StepMetrics:
         here = torch.where(torch.isfinite(total), float("inf"), float(step))
         self._bad_step = here if self._bad_step is None else torch.minimum(self._bad_step, here)
         losses = {"loss": total, **{f"loss_{name}": value for name, value in report.parts.items()}}
-        for name, value in {**losses, **report.reports, "grad_norm": report.grad_norm}.items():
+        norm = torch.where(torch.isfinite(report.grad_norm), report.grad_norm, torch.zeros_like(report.grad_norm))
+        self._skipped = report.skipped
+        for name, value in {**losses, **report.reports, GRAD_NORM: norm}.items():
             value = value.detach().to(total.device, torch.float32).reshape(())
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._count += 1
@@ -100,7 +107,9 @@ class StepMetrics:
     def _write_line(self, step: int, learning_rate: float, clock: Clock) -> None:
         seconds = time.perf_counter() - self._last
         waited = clock.seconds["data"] - self._waited
-        values = torch.stack(list(self._sums.values())) / self._count
+        updated = max(self._count - (self._skipped - self._skipped_before), 1)
+        counts = [updated if name == GRAD_NORM else self._count for name in self._sums]
+        values = torch.stack([total / count for total, count in zip(self._sums.values(), counts, strict=True)])
         values = torch.cat([values, values.new_tensor([waited / seconds])])
         _all_reduce(values, dist.ReduceOp.SUM, mean=True)
         self.check()
@@ -112,7 +121,16 @@ class StepMetrics:
         if self._stream is not None and self._stream.seconds_to_first_block is not None:
             metrics["train/seconds_to_first_block"] = self._stream.seconds_to_first_block
             self._stream = None
+        if self._skipped:
+            metrics["train/skipped_steps"] = float(self._skipped)
         self._write(step + 1, metrics)
+        if self._skipped > self._skipped_limit:
+            raise RunStopped(
+                f"{self._skipped} of {step + 1} steps were skipped because their gradient is not finite, more than "
+                f"{self._skipped_limit} (--recipe.optimization.skipped-step-limit). Try a lower "
+                f"--recipe.optimization.learning-rate, or --recipe.precision fp32."
+            )
+        self._skipped_before = self._skipped
         self._sums, self._count = {}, 0
         self._last, self._waited = time.perf_counter(), clock.seconds["data"]
 
@@ -130,6 +148,7 @@ class Quarantine:
         if known is None:
             known = ((e["row"], e["what"]) for e in read_quarantine(path)) if path.exists() else ()
         self._known = set(known)
+        self._device = torch.device("cpu")
         self._bad, self._seen = {ROW: 0, IMAGE: 0}, {ROW: 0, IMAGE: 0}
 
     @property
@@ -139,6 +158,7 @@ class Quarantine:
 
     def after_step(self, step: int, batch: Observed, report: StepReport, clock: Clock) -> None:
         """Write each bad row or image once; every `every` steps, compare the shares over all workers with the limit."""
+        self._device = report.grad_norm.device  # the device of the workers' collectives
         self._append(step, [bad for bad in batch.bad if (bad.row, bad.what) not in self._known])
         for bad in batch.bad:
             self._bad[ROW if bad.what == ROW else IMAGE] += 1
@@ -163,9 +183,8 @@ class Quarantine:
         self._known.update((bad.row, bad.what) for bad in new)
 
     def _compare(self) -> None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         kinds = (ROW, IMAGE)
-        counts = torch.tensor([[self._bad[kind], self._seen[kind]] for kind in kinds], device=device)
+        counts = torch.tensor([[self._bad[kind], self._seen[kind]] for kind in kinds], device=self._device)
         _all_reduce(counts, dist.ReduceOp.SUM)
         for kind, (bad, seen) in zip(kinds, counts.tolist(), strict=True):
             if seen >= ENOUGH_SEEN and bad > self._limit * seen:

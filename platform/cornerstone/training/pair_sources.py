@@ -75,7 +75,9 @@ def _stores(
     }
     jobs: dict[str, FeatureJob] = {}
     for one in sources:
-        keys = FeatureKeys(one.manifest.content_hash, tower_digest, fixed.key(), pairs.feature_dtype)
+        keys = FeatureKeys(
+            one.manifest.content_hash, tower_digest, fixed.key(), pairs.feature_dtype, pairs.feature_precision
+        )
         given = named.get(keys.data)
         jobs[one.location.uri] = FeatureJob(
             one, given.location if given else home().join("features", keys.digest()), keys

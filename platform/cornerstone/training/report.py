@@ -17,6 +17,8 @@ class StepReport(NamedTuple):
     grad_norm: Tensor
     """Norm of the whole gradient before clipping, the same on all workers."""
     learning_rate: float
+    skipped: int = 0
+    """Steps so far that were skipped because their gradient was not finite, the same on all workers."""
 
     @property
     def loss(self) -> Tensor:

@@ -32,7 +32,7 @@ def train_one(options: RunOptions, resume: str, console: Console) -> Outcome:
     recipe, placement = options.resolved()
     say = partial(console.print, markup=False, highlight=False)  # paths may contain brackets
     with connect(say):
-        require(placement, say)
+        placement = require(placement, say)
         identity = Identity(run=resume) if resume else Identity()
         job = Job(prepare(recipe, say), placement, identity)
         _check_same_recipe(job, resume)

@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 
 import ray
 import ray.train
+import ray.train.torch
 import torch
 import torch.distributed as dist
+from ray.train import CheckpointUploadMode
 
 from cornerstone.data import draws
 from cornerstone.data.batch import Batch
@@ -25,13 +27,13 @@ from cornerstone.evaluation.judged import chance_of, metrics_of, per_query_table
 from cornerstone.inference.saved_model import save_model
 from cornerstone.models.dual_encoder import DualEncoder
 from cornerstone.models.image_tower import TimmTower, build_image_tower
+from cornerstone.models.method import Method
 from cornerstone.recipes.pairs import PairData
 from cornerstone.tracking.journal import Journal
 from cornerstone.tracking.mlflow_records import metric_sender
 from cornerstone.tracking.run_store import RunStore
 from cornerstone.training.build import build_method, build_tower, length_buckets
 from cornerstone.training.deepspeed_engine import DeepSpeedEngine
-from cornerstone.training.engine import pick_device
 from cornerstone.training.job import Job, checkpoint_name, steps_done
 from cornerstone.training.loop import Metrics, Observer, train
 from cornerstone.training.observers import ProgressReporter, Quarantine, StepMetrics
@@ -59,16 +61,25 @@ def run_worker(job: Job, tell: Tell) -> dict[str, Any]:
     checkpoint = ray.train.get_checkpoint()
     start = steps_done(Path(checkpoint.path).name) if checkpoint else 0
     stream = ray_stream(layout, start, ray.train.get_dataset_shard)  # its actors start while the model is built
+    device = ray.train.torch.get_device()  # the CPU for a worker without a GPU, also where CUDA is visible
     tower = build_tower(job.prepared)
-    model = build_method(job.prepared, tower, length_buckets(placement, pick_device()))
+    model = build_method(job.prepared, tower, length_buckets(placement, device))
     engine = DeepSpeedEngine(
-        model, recipe.optimization, placement.zero_stage, layout.share, recipe.precision, placement.micro_batch
+        model,
+        recipe.optimization,
+        placement.zero_stage,
+        layout.share,
+        recipe.precision,
+        placement.micro_batch,
+        device=device,
+        gradient_reduction=recipe.gradient_reduction,
     )
     last = _resume(engine, checkpoint) if checkpoint else Evaluated({}, {})
     store = job.store(rank, lambda text: tell({"notice": text}))
     write = _record(job, store, tell).write if rank == 0 else _nowhere
     every = max(1, min(50, recipe.optimization.steps // 20))
-    meter = StepMetrics(write, every, recipe.optimization.batch_size, recipe.optimization.steps, stream)
+    steps, limit = recipe.optimization.steps, recipe.optimization.skipped_step_limit
+    meter = StepMetrics(write, every, recipe.optimization.batch_size, steps, stream, limit)
     observers: tuple[Observer, ...] = (
         meter,
         Quarantine(store.quarantine, recipe.data.bad_row_limit, every, store.quarantined()),
@@ -161,7 +172,13 @@ def _evaluate(
     done: int,
 ) -> Evaluated:
     """Judge every set with the weights of now; rank 0 keeps the result of each query."""
-    model = engine.whole_module(partial(build_method, job.prepared, tower))
+
+    def build() -> Method[Any, Any]:
+        """A whole module at stage 3. A trained tower is built anew, since the parameters of the first one are sharded."""
+        locked = tower is None or not any(p.requires_grad for p in tower.parameters())
+        return build_method(job.prepared, tower if locked else build_tower(job.prepared))
+
+    model = engine.whole_module(build)
     text = job.prepared.evaluation_texts
     if not isinstance(model, DualEncoder) or text is None:
         raise CornerstoneError(f"The method {job.recipe.method.kind!r} is no dual encoder: leave out --eval.")
@@ -176,16 +193,20 @@ def _evaluate(
 
 
 def _save(engine: DeepSpeedEngine, rank: int, done: int, evaluated: Evaluated) -> None:
-    """All ranks' shards become one checkpoint, which exists only when every rank's part has arrived."""
-    with tempfile.TemporaryDirectory() as folder:
-        engine.save(folder, done)
-        if rank == 0:
-            (Path(folder) / EVALUATED).write_text(json.dumps(evaluated._asdict()))
-        ray.train.report(
-            {**evaluated.metrics, "step": done},
-            checkpoint=ray.train.Checkpoint.from_directory(folder),
-            checkpoint_dir_name=checkpoint_name(done),
-        )
+    """All ranks' shards become one checkpoint, which exists only when every rank's part has arrived.
+
+    It is uploaded while training goes on; Ray Train then deletes the local folder, and a run ends after its last upload.
+    """
+    folder = tempfile.mkdtemp(prefix="checkpoint-")
+    engine.save(folder, done)
+    if rank == 0:
+        (Path(folder) / EVALUATED).write_text(json.dumps(evaluated._asdict()))
+    ray.train.report(
+        {**evaluated.metrics, "step": done},
+        checkpoint=ray.train.Checkpoint.from_directory(folder),
+        checkpoint_dir_name=checkpoint_name(done),
+        checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+    )
 
 
 def _gather(value: Any) -> list[Any]:

@@ -18,11 +18,13 @@ from cornerstone.errors import CornerstoneError
 from cornerstone.hashing import digest
 
 FeatureType = Literal["float16", "float32"]
+Precision = Literal["fp32", "bf16"]
 _WORDS = {
     "data": "the rows (content hash)",
     "tower": "the image tower's weights",
     "transform": "the transform",
     "dtype": "the numbers' type",
+    "precision": "the precision that they were computed in",
 }
 
 
@@ -34,10 +36,16 @@ class FeatureKeys:
     tower: str
     transform: str
     dtype: FeatureType
+    precision: Precision = "fp32"
+    """In which the tower computed; it is left out of the digest and of manifests if it is fp32, as in older stores."""
+
+    def as_dict(self) -> dict[str, str]:
+        """As a manifest keeps them."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("precision", "fp32")}
 
     def digest(self) -> str:
         """A short name for a folder."""
-        return digest(asdict(self))
+        return digest(self.as_dict())
 
 
 def feature_schema(width: int, dtype: FeatureType) -> pa.Schema:
@@ -49,7 +57,7 @@ def feature_schema(width: int, dtype: FeatureType) -> pa.Schema:
 def check_store(store: Location | str, wanted: FeatureKeys) -> DataSet:
     """Open a feature store; CornerstoneError names every key that differs from what the run needs."""
     opened = DataSet.open(store, "features")
-    found, needed = opened.manifest.keys, asdict(wanted)
+    found, needed = {"precision": "fp32", **opened.manifest.keys}, asdict(wanted)
     different = [
         f"{_WORDS[k]}: stored {found.get(k)!r}, needed {needed[k]!r}" for k in _WORDS if found.get(k) != needed[k]
     ]
