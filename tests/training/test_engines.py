@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import pickle
 import subprocess
@@ -225,6 +226,60 @@ def test_a_step_after_loading_is_the_step_without(two, batch, stage):
         assert worker["step"] == STEPS
         close(worker["loaded"], worker["went_on"], 0)
         assert distance(worker["went_on"], worker["after"]) > 1e-3
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("stage", STAGES)
+def test_in_bf16_the_stage_changes_no_number(two, stage):
+    """Gradients of two workers are summed in fp32 at every stage."""
+    first, second = (worker["even", stage]["bf16"]["fp32"] for worker in two)
+    wanted = two[0]["even", 0]["bf16"]["fp32"]
+    largest = max(float(g.abs().max()) for g in wanted["gradients"].values())
+    close(first["gradients"], wanted["gradients"], 1e-6 * largest)
+    close(first["weights"], wanted["weights"], 1e-6)
+    close(first["weights"], second["weights"], 0)
+    assert rounded(wanted["gradients"]) > 0.03  # a sum in bf16 would be a number of bf16
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("stage", STAGES)
+def test_gradients_may_be_reduced_in_bf16(two, stage):
+    found = two[0]["even", stage]["bf16"]["bf16"]["gradients"]
+    assert rounded(found) == 0
+    exact = two[0]["even", 0]["bf16"]["fp32"]["gradients"]
+    largest = max(float(g.abs().max()) for g in exact.values())
+    close(found, exact, 0.02 * largest)
+
+
+def rounded(gradients) -> float:
+    """Share of the numbers that are no numbers of bf16."""
+    flat = torch.cat([g.flatten() for g in gradients.values()])
+    return float((flat != flat.bfloat16().float()).float().mean())
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_step_with_an_infinite_gradient_is_skipped_by_all_and_counted(two, stage):
+    for worker in two:
+        found = worker["even", stage]["skipped"]
+        assert found["skipped"] == [0, 1, 1]
+        assert all(map(math.isfinite, found["losses"]))
+        close(found["weights"][1], found["weights"][0], 0)
+        assert distance(found["weights"][2], found["weights"][1]) > 1e-4
+        close(found["weights"][2], two[0]["even", 1]["skipped"]["weights"][2], 1e-5)
+
+
+def test_the_plain_engine_skips_such_a_step_too(given):
+    model = worker_module().build(given.config, given.specs["even"])
+    engine = PlainEngine(model, OPTIMIZATION)
+    batch = Stream.local(Layout(given.specs["even"], 1), 0, 0).batch(0)
+    before = {name: value.clone() for name, value in engine.weights().items()}
+    hook = model.logit_scale.register_hook(lambda gradient: gradient * torch.inf)
+    assert engine.step(batch, 0.1).skipped == 1
+    close(engine.weights(), before, 0)
+    hook.remove()
+    assert engine.step(batch, 0.1).skipped == 1
+    assert distance(engine.weights(), before) > 1e-4
 
 
 @pytest.mark.timeout(300)

@@ -60,10 +60,12 @@ class Run:
 def job_of(shards, tmp_path_factory):
     """A new job with the trouble that is named; its folder of records is in its recipe."""
 
-    def make(placement=PLACEMENT, steps=STEPS, sets=(shards.retrieval, shards.classes), **trouble) -> Job:
+    def make(
+        placement=PLACEMENT, steps=STEPS, sets=(shards.retrieval, shards.classes), locked=True, **trouble
+    ) -> Job:
         identity = Identity()
         method = RecordedConfig(
-            image=ImageTower(name=shards.tower, size=32),
+            image=ImageTower(name=shards.tower, locked=locked, size=32),
             text=CornerText(name="", width=32, layers=1, heads=2, token_limit=24),
             seen=str(tmp_path_factory.mktemp("seen")),
             snapshot=identity.checkpoints.join(identity.run, SNAPSHOT).uri,
@@ -198,3 +200,12 @@ def test_a_loss_that_is_no_number_ends_the_run_at_once_and_no_checkpoint_has_it(
         launch(job, print)
     assert len({line["pid"] for line in lines(Path(job.recipe.method.seen), 0)}) == 1
     assert latest_step(job) == 0
+
+
+@pytest.mark.timeout(240)
+def test_a_trained_tower_is_evaluated_and_saved_at_zero_stage_3(ray_cluster, job_of):
+    """Its parameters are sharded there: evaluation needs a whole module with a tower of its own."""
+    job = job_of(replace(PLACEMENT, zero_stage=3, checkpoint_every=0), steps=2, locked=False)
+    found = run(job)
+    again = metrics_of(evaluate_model(cornerstone.load(found.outcome.model), job.prepared.sets))
+    assert found.outcome.metrics == pytest.approx(again, abs=1e-3)

@@ -72,6 +72,8 @@ def trained(folder: Path, stage: int, config: LotlipConfig, spec: StreamSpec, op
         "losses": [report.parts for report in reports],
         "grad_norms": [float(report.grad_norm) for report in reports],
         "cached": cached_steps(stage, config, spec, optimization),
+        "bf16": {reduction: in_bf16(stage, config, spec, optimization, reduction) for reduction in ("fp32", "bf16")},
+        "skipped": a_skipped_step(stage, config, spec, optimization),
         "gradients": gradients,
         "after": after,
         "step": step,
@@ -92,6 +94,37 @@ def cached_steps(stage: int, config: LotlipConfig, spec: StreamSpec, optimizatio
         "losses": [report.parts for report in reports],
         "grad_norms": [float(report.grad_norm) for report in reports],
     }
+
+
+def in_bf16(stage: int, config: LotlipConfig, spec: StreamSpec, optimization: Optimization, reduction: str) -> dict:
+    """One step in bf16: the gradients that the workers share, and the weights after it."""
+    layout = Layout(spec, dist.get_world_size())
+    model = build(config, spec)
+    engine = DeepSpeedEngine(model, optimization, stage, layout.share, "bf16", gradient_reduction=reduction)
+    gradients = recorded_gradients(engine)
+    report = engine.step(Stream.local(layout, dist.get_rank(), 0).batch(0), optimization.learning_rate)
+    return {
+        "gradients": gradients[0],
+        "norm": float(report.grad_norm),
+        "weights": {name: value.clone() for name, value in engine.weights().items()},
+    }
+
+
+def a_skipped_step(stage: int, config: LotlipConfig, spec: StreamSpec, optimization: Optimization) -> dict:
+    """A step, one with an infinite gradient and a finite loss on the first worker, and one more."""
+    layout = Layout(spec, dist.get_world_size())
+    engine = DeepSpeedEngine(build(config, spec), optimization, stage, layout.share)
+    stream = Stream.local(layout, dist.get_rank(), 0)
+    reports, weights = [], []
+    for step in range(3):
+        hook = None
+        if step == 1 and dist.get_rank() == 0:
+            hook = engine.engine.module.logit_scale.register_hook(lambda gradient: gradient * torch.inf)
+        reports.append(engine.step(stream.batch(step), optimization.learning_rate))
+        if hook is not None:
+            hook.remove()
+        weights.append({name: value.clone() for name, value in engine.weights().items()})
+    return {"skipped": [r.skipped for r in reports], "losses": [float(r.loss) for r in reports], "weights": weights}
 
 
 def refusal(engine: DeepSpeedEngine, folder: Path) -> str:

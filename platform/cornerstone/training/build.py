@@ -29,6 +29,16 @@ def build_tower(prepared: Prepared) -> TimmTower | None:
     return build_image_tower(config, seed=prepared.recipe.seed)
 
 
+def unsharded(tower: TimmTower | None, prepared: Prepared) -> TimmTower | None:
+    """The tower for a second module beside the one that is trained, as evaluation at ZeRO-3 needs it.
+
+    A locked tower is shared. A trained one is built anew, since ZeRO-3 has sharded the parameters of the first.
+    """
+    if tower is None or not any(parameter.requires_grad for parameter in tower.parameters()):
+        return tower
+    return build_tower(prepared)
+
+
 def build_method(prepared: Prepared, tower: TimmTower | None, buckets: int = 1) -> Method[Any, Any]:
     """The module to train, initialised from the recipe's seed. `buckets` is a matter of speed: see `length_buckets`."""
     config = prepared.recipe.method

@@ -62,6 +62,12 @@ class DeepSpeedEngine:
             # Private to DeepSpeed, which has no setting for it: its all-reduce through shared memory is compiled at first
             # use (25 s, and a C++ compiler must be there). gloo reduces as well.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        if precision == "bf16" and gradient_reduction == "bf16":
+            # Private to DeepSpeed: under autocast, stages 1 to 3 read the type from each parameter, and not from the setting.
+            from deepspeed.runtime.torch_autocast import PARAM_COMM_DTYPE_ATTR_NAME
+
+            for parameter in model.parameters():
+                setattr(parameter, PARAM_COMM_DTYPE_ATTR_NAME, torch.bfloat16)
         self.engine, self.optimizer, _, _ = deepspeed.initialize(
             model=model.to(self.device),
             optimizer=build_optimizer(model, optimization),
@@ -71,6 +77,7 @@ class DeepSpeedEngine:
                 "gradient_clipping": optimization.clip_norm,
                 "zero_optimization": {
                     "stage": stage,
+                    "memory_efficient_linear": False,  # stage 3's own linear layers round otherwise than PyTorch's in bf16
                     "reduce_bucket_size": REDUCE_BUCKET,
                     "allgather_bucket_size": GATHER_BUCKET,
                 },

@@ -27,12 +27,11 @@ from cornerstone.evaluation.judged import chance_of, metrics_of, per_query_table
 from cornerstone.inference.saved_model import save_model
 from cornerstone.models.dual_encoder import DualEncoder
 from cornerstone.models.image_tower import TimmTower, build_image_tower
-from cornerstone.models.method import Method
 from cornerstone.recipes.pairs import PairData
 from cornerstone.tracking.journal import Journal
 from cornerstone.tracking.mlflow_records import metric_sender
 from cornerstone.tracking.run_store import RunStore
-from cornerstone.training.build import build_method, build_tower, length_buckets
+from cornerstone.training.build import build_method, build_tower, length_buckets, unsharded
 from cornerstone.training.deepspeed_engine import DeepSpeedEngine
 from cornerstone.training.job import Job, checkpoint_name, steps_done
 from cornerstone.training.loop import Metrics, Observer, train
@@ -172,13 +171,7 @@ def _evaluate(
     done: int,
 ) -> Evaluated:
     """Judge every set with the weights of now; rank 0 keeps the result of each query."""
-
-    def build() -> Method[Any, Any]:
-        """A whole module at stage 3. A trained tower is built anew, since the parameters of the first one are sharded."""
-        locked = tower is None or not any(p.requires_grad for p in tower.parameters())
-        return build_method(job.prepared, tower if locked else build_tower(job.prepared))
-
-    model = engine.whole_module(build)
+    model = engine.whole_module(lambda: build_method(job.prepared, unsharded(tower, job.prepared)))
     text = job.prepared.evaluation_texts
     if not isinstance(model, DualEncoder) or text is None:
         raise CornerstoneError(f"The method {job.recipe.method.kind!r} is no dual encoder: leave out --eval.")
