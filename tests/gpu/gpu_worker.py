@@ -21,7 +21,7 @@ from cornerstone.models.method import Inputs
 from cornerstone.recipes.lotlip import LotlipConfig
 from cornerstone.recipes.recipe import Optimization
 from cornerstone.training.deepspeed_engine import DeepSpeedEngine
-from cornerstone.training.engine import PlainEngine, Precision, pick_device
+from cornerstone.training.engine import PlainEngine, Precision
 
 VOCABULARY, STEPS, MICRO_BATCH = 512, 3, 4
 
@@ -72,7 +72,23 @@ def resumed(first: Any, second: Any, spec: StreamSpec, learning_rate: float, fol
     return steps(second, spec, learning_rate, start=second.load(str(folder)))
 
 
-def run_zero(folder: Path) -> dict[int, dict[str, Any]]:
+def skipped(engine: DeepSpeedEngine, spec: StreamSpec, learning_rate: float) -> dict[str, Any]:
+    """A step with an infinite gradient, and the features of a whole module after it."""
+    batch = Stream.local(Layout(spec, 1), 0, 0).batch(0).to(engine.device)
+    hook = engine.engine.module.logit_scale.register_hook(lambda gradient: gradient * torch.inf)
+    report = engine.step(batch, learning_rate)
+    hook.remove()
+    return {"skipped": report.skipped, "weights": {n: v.detach().float().cpu() for n, v in engine.weights().items()}}
+
+
+def evaluated(engine: DeepSpeedEngine, config: LotlipConfig, spec: StreamSpec) -> torch.Tensor:
+    """Image features of a whole module, as evaluation makes them: at stage 3 with a tower of its own."""
+    batch = Stream.local(Layout(spec, 1), 0, 0).batch(0).to(engine.device)
+    with torch.no_grad():
+        return engine.whole_module(lambda: build(config, engine.device, seed=9)).encode_image(batch.image).cpu()
+
+
+def run_zero(folder: Path, device: torch.device) -> dict[int, dict[str, Any]]:
     """By stage: all steps, all steps with micro-batches, in bf16, and with a checkpoint after the first step."""
     given = pickle.loads((folder / "given.pkl").read_bytes())
     config, spec, optimization = given["config"], given["spec"], given["optimization"]
@@ -80,8 +96,8 @@ def run_zero(folder: Path) -> dict[int, dict[str, Any]]:
     for stage in given["stages"]:
 
         def engine(seed: int = 0, stage: int = stage, **options: Any) -> DeepSpeedEngine:
-            model = build(config, pick_device(), seed)
-            return DeepSpeedEngine(model, optimization, stage, Layout(spec, 1).share, **options)
+            model = build(config, device, seed)
+            return DeepSpeedEngine(model, optimization, stage, Layout(spec, 1).share, device=device, **options)
 
         def run(**options: Any) -> dict[str, Any]:
             return steps(engine(**options), spec, optimization.learning_rate)
@@ -93,7 +109,9 @@ def run_zero(folder: Path) -> dict[int, dict[str, Any]]:
             "resumed": resumed(
                 engine(), engine(seed=1), spec, optimization.learning_rate, folder / f"checkpoint-{stage}"
             ),
-            "device": str(pick_device()),
+            "skipped": skipped(engine(), spec, optimization.learning_rate),
+            "evaluated": evaluated(engine(), config, spec),
+            "device": str(device),
         }
     return results
 
@@ -102,10 +120,10 @@ def main(folder: Path, device: str) -> None:
     """Join a group of one, run, and save the result."""
     torch.set_num_threads(1)
     torch.backends.cudnn.allow_tf32 = False  # as in the tests
-    assert pick_device().type == device
     backend = {"cuda": "nccl", "cpu": "gloo"}[device]
     dist.init_process_group(backend, init_method=f"file://{folder}/meeting", rank=0, world_size=1)
-    torch.save(run_zero(folder), folder / "result-0.pt")
+    place = torch.device(device, 0) if device == "cuda" else torch.device(device)
+    torch.save(run_zero(folder, place), folder / "result-0.pt")
     dist.destroy_process_group()
 
 

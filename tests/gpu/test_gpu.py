@@ -27,6 +27,7 @@ from cornerstone.data.stream import Stream
 from cornerstone.evaluation.evaluator import encode_texts, evaluate
 from cornerstone.evaluation.judged import metrics_of
 from cornerstone.evaluation.sets import open_sets
+from cornerstone.models.image_tower import build_image_tower
 from cornerstone.recipes.lotlip import LotlipConfig
 from cornerstone.recipes.recipe import Optimization
 from cornerstone.recipes.towers import CornerText, ImageTower
@@ -58,10 +59,12 @@ def _script(name: str):
 worker, loss_worker = _script("gpu_worker"), _script("loss_worker")
 
 
-def run_processes(script: str, folder: Path, device: torch.device, arguments: list[list[str]]) -> list:
+def run_processes(
+    script: str, folder: Path, device: torch.device, arguments: list[list[str]], *, hide_gpus: bool = True
+) -> list:
     """Start a script once per list of arguments; returns what each process has saved."""
     environment = {**os.environ, "PYTHONWARNINGS": "ignore", "LOCAL_RANK": "0"}
-    if device.type == "cpu":
+    if device.type == "cpu" and hide_gpus:
         environment |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
     commands = [[sys.executable, script, str(folder), *more, device.type] for more in arguments]
     started = [subprocess.Popen(command, env=environment) for command in commands]
@@ -192,6 +195,45 @@ def test_one_deepspeed_worker_equals_pytorch_alone(zero, reference, device):
             assert found[way]["losses"] == pytest.approx(reference["losses"], rel=1e-4)
             assert found[way]["norms"] == pytest.approx(reference["norms"], rel=1e-3)
             close(found[way]["weights"], reference["weights"], 1e-4)
+
+
+@pytest.mark.timeout(300)
+def test_a_step_with_an_infinite_gradient_changes_nothing(zero, given):
+    initial = worker.build(given.config, torch.device("cpu")).state_dict()
+    for found in zero.values():
+        assert found["skipped"]["skipped"] == 1
+        close(found["skipped"]["weights"], {name: value.float() for name, value in initial.items()}, 0)
+
+
+@pytest.mark.timeout(300)
+def test_a_trained_tower_encodes_at_every_stage(zero, given, device):
+    """At stage 3 its parameters are sharded, and evaluation needs whole ones."""
+    model = worker.build(given.config, device)
+    batch = Stream.local(Layout(given.spec, 1), 0, 0).batch(0).to(device)
+    with torch.no_grad():
+        wanted = model.encode_image(batch.image).cpu()
+    for found in zero.values():
+        torch.testing.assert_close(found["evaluated"], wanted, rtol=0, atol=1e-4)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(GPUS == 0, reason="needs a CUDA GPU that a worker on the CPU could take by mistake")
+def test_a_worker_on_the_cpu_uses_no_gpu_that_it_sees(given, tmp_path):
+    (tmp_path / "given.pkl").write_bytes(pickle.dumps(vars(given) | {"stages": (1,)}))
+    (found,) = run_processes(worker.__file__, tmp_path, torch.device("cpu"), [[]], hide_gpus=False)
+    assert found[1]["device"] == "cpu"
+    assert all(math.isfinite(value) for value in found[1]["whole"]["losses"])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_stored_features_are_those_of_the_cpu(tiny_tower, device, precision):
+    tower = build_image_tower(ImageTower(tiny_tower, size=SIZE)).lock()
+    images = torch.randint(0, 256, (8, 3, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted = tower(images).pooled
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            found = tower.to(device)(images.to(device)).pooled.float().cpu()
+    torch.testing.assert_close(found, wanted, rtol=0, atol={"fp32": 1e-4, "bf16": 0.1}[precision])
 
 
 @pytest.mark.timeout(300)

@@ -66,6 +66,35 @@ def test_gpus_are_counted(on):
     require(Placement(workers=3, gpus_per_worker=1), print)
 
 
+@pytest.mark.parametrize(
+    ("present", "limits", "expected"),
+    [
+        ({"CPU": 16.0}, {}, 0),
+        ({"CPU": 16.0, "GPU": 1.0}, {}, 1),
+        ({"CPU": 16.0, "GPU": 0.5}, {}, 0),
+    ],
+)
+def test_a_worker_gets_a_gpu_if_the_cluster_has_any(on, present, limits, expected):
+    on(present, limits=limits)
+    placement = require(Placement(), print)
+    assert (placement.gpus_per_worker, placement.trial_gpus) == (expected, expected)
+
+
+def test_gpus_that_only_an_autoscaler_can_bring_are_asked_for(on):
+    faked = on({"CPU": 16.0}, {"CPU": 16.0}, {"CPU": 16.0}, {"CPU": 16.0, "GPU": 2.0}, limits={"CPU": 16.0, "GPU": 8.0})
+    assert require(Placement(workers=2, wait_limit=5.0), print).gpus_per_worker == 1
+    assert faked.asked[0]["GPU"] == 2
+
+
+def test_gpus_can_be_declined(on):
+    on({"CPU": 16.0, "GPU": 1.0})
+    assert require(Placement(gpus_per_worker=0), print).trial_gpus == 0
+    with pytest.raises(CornerstoneError, match=r"--placement.gpus-per-worker 0 trains on CPUs"):
+        require(Placement(workers=2), print)
+    with pytest.raises(CornerstoneError, match="expected 0 or more"):
+        Placement(gpus_per_worker=-1)
+
+
 def test_an_autoscaler_that_cannot_add_enough_is_no_reason_to_wait(on):
     on({"CPU": 2.0}, limits={"CPU": 8.0})
     with pytest.raises(CornerstoneError, match="no autoscaler can add more"):
@@ -73,7 +102,8 @@ def test_an_autoscaler_that_cannot_add_enough_is_no_reason_to_wait(on):
 
 
 def test_waiting_prints_for_what_and_requests_it(on):
-    faked, said = on({"CPU": 2.0}, {"CPU": 2.0}, {"CPU": 6.0}, {"CPU": 6.0}, {"CPU": 10.0}, limits={"CPU": 96.0}), []
+    sizes = [{"CPU": 2.0}] * 3 + [{"CPU": 6.0}] * 2 + [{"CPU": 10.0}]
+    faked, said = on(*sizes, limits={"CPU": 96.0}), []
     require(PLACEMENT, said.append)
     assert len(said) == 1  # not at every poll
     assert "waiting for the autoscaler to add 8 CPUs (the cluster has 2 CPUs, 0 GPUs" in said[0]

@@ -25,10 +25,10 @@ def now(monkeypatch):
     return time
 
 
-def report(long=2.0, short=1.0, *, grad_norm=0.5, learning_rate=1e-3, **reports) -> StepReport:
+def report(long=2.0, short=1.0, *, grad_norm=0.5, learning_rate=1e-3, skipped=0, **reports) -> StepReport:
     parts = {"long": torch.tensor(long), "short": torch.tensor(short)}
     found = {name: torch.tensor(value) for name, value in reports.items()}
-    return StepReport(parts, found, torch.tensor(grad_norm), learning_rate)
+    return StepReport(parts, found, torch.tensor(grad_norm), learning_rate, skipped)
 
 
 class Rows:
@@ -86,6 +86,29 @@ def test_lines_are_means_since_the_last_one_under_their_agreed_names(now):
         "train/seconds_per_step": 1.0,
     }
     assert run.lines[2][1]["train/loss"] == 1 + (8 + 9) / 2
+
+
+def test_skipped_steps_are_counted_and_their_norms_left_out(now):
+    run = Run(now)
+    norms = [1.0, float("inf"), 3.0, float("nan"), 5.0, 5.0, 5.0, 5.0]
+    for step, norm in enumerate(norms):
+        run.step(step, grad_norm=norm, skipped=(step >= 1) + (step >= 3))
+    first, second = (line for _, line in run.lines)
+    assert (first["train/skipped_steps"], first["train/grad_norm"]) == (2.0, 2.0)
+    assert (second["train/skipped_steps"], second["train/grad_norm"]) == (2.0, 5.0)
+    assert first["train/loss"] == 3.0
+
+
+def test_too_many_skipped_steps_stop_the_run(now):
+    run = Run(now, every=4, steps=40)
+    run.metrics = StepMetrics(lambda step, found: run.lines.append((step, dict(found))), 4, 20, 40, skipped_limit=3)
+    for step in range(3):
+        run.step(step, grad_norm=float("nan"), skipped=step + 1)
+    run.step(3, skipped=3)
+    with pytest.raises(RunStopped, match=r"5 of 8 steps .* more than 3 \(--recipe.optimization.skipped-step-limit\)"):
+        for step in range(4, 8):
+            run.step(step, skipped=5)
+    assert [line["train/skipped_steps"] for _, line in run.lines] == [3.0, 5.0]  # the last line is written first
 
 
 def test_an_evaluation_is_recorded_and_takes_no_time_from_training(now):
@@ -257,6 +280,15 @@ def test_progress_is_sent_at_most_once_a_second_and_at_the_end(now):
     )
     progress.after_evaluation(39, {}, Clock())
     assert sent[-1] == {"state": "evaluated after step 40"}
+
+
+def test_with_several_workers_the_mean_of_all_is_shown(now):
+    sent, run = [], Run(now, every=2)
+    progress = ProgressReporter(sent.append, 10, "", mean_loss=lambda: run.metrics.loss)
+    for step in range(4):
+        run.step(step, long=float(step))
+        progress.after_step(step, Rows(10), report(long=99.0), run.clock)
+    assert [status.get("loss") for status in sent] == [None, 1.5, 1.5, 3.5]
 
 
 def test_the_time_to_the_first_block_is_sent_and_written_once(now):

@@ -60,9 +60,7 @@ class Run:
 def job_of(shards, tmp_path_factory):
     """A new job with the trouble that is named; its folder of records is in its recipe."""
 
-    def make(
-        placement=PLACEMENT, steps=STEPS, sets=(shards.retrieval, shards.classes), locked=True, **trouble
-    ) -> Job:
+    def make(placement=PLACEMENT, steps=STEPS, sets=(shards.retrieval, shards.classes), locked=True, **trouble) -> Job:
         identity = Identity()
         method = RecordedConfig(
             image=ImageTower(name=shards.tower, locked=locked, size=32),

@@ -240,18 +240,18 @@ def _computed(
     if gpus >= 1 or gpus_per_actor:
         share = gpus_per_actor or 1.0
         dataset = dataset.map_batches(
-            _Decode, fn_constructor_args=(work,), batch_size=None, compute=pool(cpus - 1), num_cpus=1
+            _Decode, fn_constructor_args=(work,), batch_size=1, compute=pool(cpus - 1), num_cpus=1
         ).map_batches(
             _Encode,
             fn_constructor_args=(work,),
-            batch_size=None,
+            batch_size=1,
             compute=pool(actors or int(gpus / share)),
             num_cpus=0,
             num_gpus=share,
         )
     else:
         dataset = dataset.map_batches(
-            _DecodeAndEncode, fn_constructor_args=(work,), batch_size=None, compute=pool(actors or cpus), num_cpus=1
+            _DecodeAndEncode, fn_constructor_args=(work,), batch_size=1, compute=pool(actors or cpus), num_cpus=1
         )
     yield from in_order(dataset, _FAILED)
 

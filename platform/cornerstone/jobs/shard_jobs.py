@@ -59,7 +59,7 @@ def run_actors(
     dataset = ray.data.from_items(list(work), override_num_blocks=len(work)).map_batches(
         actor,
         fn_constructor_args=arguments,
-        batch_size=None,
+        batch_size=1,  # Ray Data refuses None for actors with GPUs
         compute=ActorPoolStrategy(min_size=1, max_size=min(actors, len(work))),
         num_cpus=1,
         num_gpus=gpus_per_actor,

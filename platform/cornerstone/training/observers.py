@@ -60,6 +60,8 @@ class StepMetrics:
         skipped_limit: int = 20,
     ) -> None:
         """`rows` is the global batch size."""
+        self.loss: float | None = None
+        """The mean of all workers over the steps of the last line; None before the first line."""
         self._skipped, self._skipped_before, self._skipped_limit = 0, 0, skipped_limit
         self._write, self._every, self._rows, self._steps, self._stream = write, every, rows, steps, stream
         self._sums: dict[str, Tensor] = {}
@@ -115,6 +117,7 @@ class StepMetrics:
         self.check()
         names = [*self._sums, "data_wait_share"]
         metrics = {f"train/{name}": value for name, value in zip(names, values.tolist(), strict=True)}
+        self.loss = metrics["train/loss"]
         metrics["train/learning_rate"] = learning_rate
         metrics["train/samples_per_second"] = self._rows * self._count / seconds
         metrics["train/seconds_per_step"] = seconds / self._count
@@ -198,15 +201,25 @@ class ProgressReporter:
     """Sends the run's progress at most once a second, and advice if the steps wait much for data."""
 
     def __init__(
-        self, send: Callable[[dict[str, Any]], None], steps: int, advice: str, stream: Stream | None = None
+        self,
+        send: Callable[[dict[str, Any]], None],
+        steps: int,
+        advice: str,
+        stream: Stream | None = None,
+        mean_loss: Callable[[], float | None] | None = None,
     ) -> None:
-        """`advice` says what to change if the steps wait for data; it is sent once."""
+        """`advice` says what to change if the steps wait for data; it is sent once.
+
+        `mean_loss` gives the mean loss of several workers. Without it this worker's own loss is shown, which with several
+        workers is only a part.
+        """
         self._send, self._steps, self._advice, self._stream = send, steps, advice, stream
+        self._mean_loss = mean_loss
         self._last, self._start = 0.0, 0.0
         self._first_step, self._first_wait = -1, 0.0
 
     def after_step(self, step: int, batch: Observed, report: StepReport, clock: Clock) -> None:
-        """Send the step, this worker's loss, and the seconds left at the pace so far (None after the first step)."""
+        """Send the step, the loss, and the seconds left at the pace so far (None after the first step)."""
         now = time.monotonic()
         if self._first_step < 0:
             self._first_step, self._start, self._first_wait = step, now, clock.seconds["data"]
@@ -219,13 +232,14 @@ class ProgressReporter:
         if waits > WAIT_SHARE and seconds > WAIT_SECONDS and self._advice:
             self._send({"notice": f"the steps wait for data {waits:.0%} of the time: {self._advice}"})
             self._advice = ""
+        loss = self._mean_loss() if self._mean_loss is not None else float(report.loss)
         self._send(
             {
                 "state": "training",
                 "waits": waits,
                 "step": step + 1,
                 "steps": self._steps,
-                "loss": float(torch.stack(list(report.parts.values())).sum()),
+                **({} if loss is None else {"loss": loss}),
                 "left": None if pace is None else pace * (self._steps - step - 1),
                 "first_block": self._stream.seconds_to_first_block if self._stream is not None else None,
             }

@@ -79,10 +79,11 @@ def run_worker(job: Job, tell: Tell) -> dict[str, Any]:
     every = max(1, min(50, recipe.optimization.steps // 20))
     steps, limit = recipe.optimization.steps, recipe.optimization.skipped_step_limit
     meter = StepMetrics(write, every, recipe.optimization.batch_size, steps, stream, limit)
+    mean_loss = (lambda: meter.loss) if workers > 1 else None
     observers: tuple[Observer, ...] = (
         meter,
         Quarantine(store.quarantine, recipe.data.bad_row_limit, every, store.quarantined()),
-        *([ProgressReporter(tell, recipe.optimization.steps, _advice(job), stream)] if rank == 0 else []),
+        *([ProgressReporter(tell, steps, _advice(job), stream, mean_loss)] if rank == 0 else []),
     )
 
     def judge(done: int, batches: Iterable[tuple[int, Batch]]) -> Metrics:
