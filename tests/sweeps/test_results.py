@@ -16,6 +16,7 @@ from cornerstone.sweeps.papers.lotlip import TABLE_3
 from cornerstone.sweeps.rendering import to_markdown
 from cornerstone.sweeps.results import Results, columns_of
 from cornerstone.sweeps.state import SweepState, TrialResult
+from cornerstone.tracking.address import Address
 from cornerstone.tracking.run_store import RunStore
 
 RECIPE = preset("scenes").with_optimization(steps=200, batch_size=64)
@@ -171,29 +172,55 @@ def test_there_is_no_plot_if_no_trial_has_a_number(own_home):
     assert [path.name for path in paths] == ["table.md", "table.csv"]
 
 
-def said(shown, records):
+def said(shown, records, parent="p1"):
     stream = io.StringIO()
     shown.write()
-    shown.say_where(Console(file=stream, width=60), records)
+    shown.say_where(Console(file=stream, width=60), records, parent)
     return stream.getvalue()
 
 
-def test_the_paths_of_all_files_are_printed(own_home):
+def recording(uri, experiment="7"):
+    return SimpleNamespace(address=Address.of(uri), experiment_id=experiment, find=lambda tag, run: f"ml-{run}")
+
+
+def test_the_paths_of_all_files_are_printed_and_the_last_line_is_a_link(own_home):
     shown = results([result("0", 0, error="x"), result("1", 0, model="/runs/[a]/model", unsent=3)])
-    text = said(shown, SimpleNamespace(problem="", uri="sqlite:////home/a b/mlflow.db"))
+    text = said(shown, recording("sqlite:////home/a b/mlflow.db"))
     assert f"{own_home}/sweeps/s1/table.md" in text
     assert f"{own_home}/sweeps/s1/plot.png" in text
     assert "cornerstone.load('/runs/[a]/model')" in text
-    assert "mlflow ui --backend-store-uri 'sqlite:////home/a b/mlflow.db'" in text
+    assert "mlflow server --backend-store-uri 'sqlite:////home/a b/mlflow.db'" in text
     assert "3 lines of metrics did not reach MLflow" in text
+    assert "http://127.0.0.1:5000/#/experiments/7/runs/p1?workflowType=machine_learning" in text
+    last = text.splitlines()[-1]
+    assert "http://127.0.0.1:5000/#/compare-runs?runs=%5B%22ml-run-0-0%22%2C%22ml-run-1-0%22%5D" in last
 
 
 def test_the_place_of_the_metrics_is_printed(own_home):
     shown = results([result("0", 0)])
-    assert f"in the journals under {own_home}/runs" in said(shown, SimpleNamespace(problem="refused", uri="http://x"))
-    served = said(shown, SimpleNamespace(problem="", uri="http://server:5000"))
-    assert "http://server:5000, experiment ablate_corner_tokens, sweep s1" in served
+    assert f"in the journals under {own_home}/runs" in said(shown, recording("http://x", None))
+    assert f"in the journals under {own_home}/runs" in said(shown, recording("http://x"), None)
+    served = said(shown, recording("http://server:5000"))
+    assert "http://server:5000/#/experiments/7/runs/p1" in served
+    assert "mlflow server" not in served
     assert "not sent" not in served
+
+
+def test_the_sweeps_own_run_has_the_table(own_home):
+    kept = {}
+    records = SimpleNamespace(
+        artifact=lambda run, path: kept.setdefault("files", []).append(path.name),
+        note=lambda run, text: kept.update(note=text),
+        metrics=lambda run, metrics: kept.update(metrics=metrics),
+    )
+    shown = results([result("0", 0, 10.0), result("2", 0, 12.0), result("1", 0, error="x", metrics={})])
+    shown.write()
+    shown.record(records, "p1")
+    assert kept["files"] == ["table.md", "table.csv", "plot.png"]
+    assert kept["note"] == to_markdown(shown.table)
+    assert kept["metrics"]["final/long-human/i2t_r1/0"] == 10.0
+    assert kept["metrics"]["final/long-human/i2t_r1/2"] == 12.0
+    assert not any(name.endswith("/1") for name in kept["metrics"])
 
 
 def test_the_table_is_shown_at_full_width_in_a_log(capsys, monkeypatch):

@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
+from cornerstone.tracking.address import Address
 from cornerstone.tracking.journal import Line
-from cornerstone.tracking.mlflow_records import LIMIT, Records, metric_sender, tracking_uri
+from cornerstone.tracking.mlflow_records import LIMIT, Records, metric_sender, translated
 
 DATA = {"name": "cc3m", "digest": "abcd", "uri": '/data/with "quotes"', "rows": 50}
 
@@ -117,24 +121,65 @@ def test_a_line_that_is_sent_again_is_recorded_once(records, client, uri):
     assert history(client, run, "train/loss") == [(4, 0.5), (8, 0.25), (12, 0.125)]
 
 
-def test_a_refused_name_loses_no_other_metric(records, client, uri):
+REFUSED = "eval/dci/refused"
+
+
+@pytest.fixture
+def refusing(monkeypatch):
+    """A server that refuses a name, whatever it is translated to."""
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+
+    log_batch = MlflowClient.log_batch
+
+    def refuse(self, run_id, metrics=(), **rest):
+        if any(metric.key == REFUSED for metric in metrics):
+            raise MlflowException("no such name", error_code=INVALID_PARAMETER_VALUE)
+        return log_batch(self, run_id, metrics=metrics, **rest)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", refuse)
+
+
+def test_a_refused_name_loses_no_other_metric(records, client, uri, refusing):
     run, said = records.start("x", {}), []
     send = metric_sender(uri, run, said.append)
     for step in (4, 8):
-        send([Line(1_000 + step, step, {"train/loss": 0.5, "eval/a,b/i2t_r1": 50.0, "eval/dci/i2t_r1": 49.5})])
+        send([Line(1_000 + step, step, {"train/loss": 0.5, REFUSED: 50.0, "eval/dci/i2t_r1": 49.5})])
     assert history(client, run, "train/loss") == [(4, 0.5), (8, 0.5)]
     assert history(client, run, "eval/dci/i2t_r1") == [(4, 49.5), (8, 49.5)]
     assert len(said) == 1  # not at every line
-    assert said[0].startswith("MLflow refuses the metric 'eval/a,b/i2t_r1', which only the journal records: ")
+    assert said[0].startswith(f"MLflow refuses the metric {REFUSED!r}, which only the journal records: ")
 
 
-def test_a_line_whose_names_are_all_refused_does_not_hold_up_the_journal(records, client, uri):
+def test_a_line_whose_names_are_all_refused_does_not_hold_up_the_journal(records, client, uri, refusing):
     run, said = records.start("x", {}), []
     send = metric_sender(uri, run, said.append)
-    send([Line(1_000, 4, {"eval/a,b/i2t_r1": 50.0, "eval/a,b/t2i_r1": 51.0})])
+    send([Line(1_000, 4, {REFUSED: 50.0})])
     send([Line(1_001, 8, {"train/loss": 0.5})])
     assert history(client, run, "train/loss") == [(8, 0.5)]
-    assert len(said) == 2
+    assert len(said) == 1
+
+
+NAMES = {
+    "eval/dci/i2t_r1": "eval/dci/i2t_r1",
+    "eval/a,b/i2t_r1": "eval/a_b/i2t_r1",
+    "final/dci/top1/0, long loss × 3": "final/dci/top1/0_ long loss _ 3",
+    "eval/Übung (v2)/top1": "eval/Übung _v2_/top1",
+    "eval//top1": "eval/_/top1",
+    "eval/../top1": "eval/_/top1",
+    "/eval/a": "_/eval/a",
+}
+
+
+def test_names_that_mlflow_refuses_are_translated(records, client, uri):
+    long = "eval/" + "x" * 300 + "/top1"
+    run = records.start("x", {})
+    metric_sender(uri, run)([Line(1_000, 4, dict.fromkeys([*NAMES, long], 1.0))])
+    assert set(client.get_run(run).data.metrics) == {*NAMES.values(), translated(long)}
+    assert {name: translated(name) for name in NAMES} == NAMES
+    assert len(translated(long)) == 250
+    assert translated(long) != translated(long.replace("top1", "top5"))
 
 
 def test_a_run_that_is_refused_is_an_error_and_no_fault_of_the_names(records, client, uri):
@@ -165,14 +210,79 @@ def test_a_server_that_cannot_be_reached_is_reported_once_and_stops_nothing(tmp_
     assert records.problem
 
 
-def test_a_server_that_goes_away_is_reported_once(uri, monkeypatch):
+def test_a_refusal_is_no_absence_and_ends_nothing(uri):
     said = []
     records = Records("ablate", uri, said.append)
-    monkeypatch.setattr(records, "_opened", None)
-    assert records.start("x", {}) is None
-    records.tag("some-run", {"a": "b", "c": "d"})
-    records.finish("some-run")
+    records.tag("0" * 32, {"a": "b"})
     assert len(said) == 1
+    assert "refused a record" in said[0]
+    assert "cannot be reached" not in said[0]
+    assert records.start("x", {}) is not None
+
+
+def test_a_server_that_comes_back_is_used_again(uri, monkeypatch):
+    said = []
+    records = Records("ablate", "http://127.0.0.1:9", said.append)
+    records.address = Address.of(uri)
+    assert records.start("x", {}) is None  # not at once: a server that does not answer would cost seconds a call
+    monkeypatch.setattr(records, "_silent_until", 0.0)
+    assert records.start("x", {}) is not None
+    assert len(said) == 1
+
+
+def test_a_deleted_experiment_is_named_with_the_command_that_restores_it(uri, client, monkeypatch):
+    said = []
+    found = Records("to-delete", uri, said.append).experiment_id
+    client.delete_experiment(found)
+    records = Records("to-delete", uri, said.append)
+    assert records.start("x", {}) is None
+    (line,) = said
+    assert "'to-delete' is deleted" in line
+    assert "cannot be reached" not in line
+    command = line.split("\n")[1].strip()
+    assert command.startswith(f"MLFLOW_TRACKING_URI={uri} ")
+    assert command.endswith(f"mlflow experiments restore --experiment-id {found}")
+    client.restore_experiment(found)
+    monkeypatch.setattr(records, "_silent_until", 0.0)
+    assert records.start("x", {}) is not None
+
+
+def test_a_run_goes_on_under_its_own_id(records, client):
+    run = records.start("x", {})
+    records.finish(run, "KILLED")
+    records.go_on(run)
+    assert client.get_run(run).info.status == "RUNNING"
+    records.metrics(run, {"final/dci/i2t_r1": 28.8})
+    records.note(run, "| a |")
+    found = client.get_run(run)
+    assert (found.data.metrics["final/dci/i2t_r1"], found.data.tags["mlflow.note.content"]) == (28.8, "| a |")
+
+
+STARTS = """
+import sys
+from cornerstone.tracking.mlflow_records import Records
+import cornerstone.tracking.mlflow_records, mlflow
+print("ready", flush=True)
+sys.stdin.readline()
+said = []
+print(Records("train", sys.argv[1], said.append).start("x", {}), said, flush=True)
+"""
+
+
+@pytest.mark.timeout(120)
+def test_programs_that_start_at_the_same_moment_all_record(tmp_path):
+    """On a new file, whose tables each of them would make."""
+    uri = f"sqlite:///{tmp_path}/new/mlflow.db"
+    started = [
+        subprocess.Popen([sys.executable, "-c", STARTS, uri], stdin=PIPE, stdout=PIPE, text=True) for _ in range(4)
+    ]
+    assert [process.stdout.readline() for process in started] == ["ready\n"] * 4
+    for process in started:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    found = [process.communicate(timeout=100)[0].split() for process in started]
+    assert len({run for run, *_ in found}) == 4
+    assert all(len(run) == 32 and said == ["[]"] for run, *said in found), found
 
 
 def test_calls_time_out_in_seconds():
@@ -180,16 +290,3 @@ def test_calls_time_out_in_seconds():
     Records("ablate", "http://127.0.0.1:9", lambda text: None)
     assert int(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]) <= 10
     assert int(os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]) <= 2
-
-
-def test_records_are_local_unless_a_server_is_named(tmp_path, monkeypatch):
-    monkeypatch.setenv("CORNERSTONE_HOME", str(tmp_path / "home"))
-    assert tracking_uri() == f"sqlite:///{tmp_path}/home/mlflow.db"
-    assert (tmp_path / "home").is_dir()
-    monkeypatch.setenv("CORNERSTONE_HOME", (tmp_path / "home").as_uri())
-    assert tracking_uri() == f"sqlite:///{tmp_path}/home/mlflow.db"
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("CORNERSTONE_HOME", "s3://bucket/home")
-    assert tracking_uri() == f"sqlite:///{tmp_path}/.cornerstone/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
-    assert tracking_uri() == "http://server:5000"

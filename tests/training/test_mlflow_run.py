@@ -42,7 +42,7 @@ def new_job(run: str) -> Job:
 
 def test_a_run_has_the_agreed_tags_and_every_field_of_the_recipe(records, client):
     job = open_run(records, new_job("r1"), "2 corners, seed 3", {"cornerstone.sweep": "s1", "cornerstone.point": "2"})
-    assert job.identity.tracking_uri == records.uri
+    assert str(job.identity.tracking) == records.uri
     found = client.get_run(job.identity.mlflow_run)
     tags = {name.removeprefix("cornerstone."): value for name, value in found.data.tags.items()}
     assert (tags["sweep"], tags["point"], tags["run"], tags["seed"]) == ("s1", "2", "r1", "3")
@@ -52,17 +52,18 @@ def test_a_run_has_the_agreed_tags_and_every_field_of_the_recipe(records, client
     assert found.info.run_name == "2 corners, seed 3"
 
 
-def test_a_job_that_is_started_again_goes_on_with_its_run(records):
+def test_a_job_that_is_started_again_goes_on_with_its_run(records, client):
     first = open_run(records, new_job("r2"), "x", {})
     close_run(records, first, None)
     assert open_run(records, new_job("r2"), "x", {}).identity == first.identity
+    assert client.get_run(first.identity.mlflow_run).info.status == "RUNNING"
     assert open_run(records, new_job("r3"), "x", {}).identity.mlflow_run != first.identity.mlflow_run
 
 
 @pytest.mark.parametrize(
     ("outcome", "error", "status", "tag"),
     [
-        (Outcome({}, "/m", "/c/2", "/c/1"), "", "FINISHED", ("best_checkpoint", "/c/1")),
+        (Outcome({"eval/dci/i2t_r1": 28.8}, "/m", "/c/2", "/c/1"), "", "FINISHED", ("best_checkpoint", "/c/1")),
         (None, "out of memory", "FAILED", ("error", "out of memory")),
         (None, "", "KILLED", ("seed", "3")),
     ],
@@ -73,6 +74,7 @@ def test_a_run_is_closed_with_its_outcome(records, client, outcome, error, statu
     found = client.get_run(job.identity.mlflow_run)
     assert found.info.status == status
     assert found.data.tags[f"cornerstone.{tag[0]}"] == tag[1]
+    assert found.data.metrics == ({"final/dci/i2t_r1": 28.8} if outcome else {})
 
 
 def test_without_mlflow_a_job_runs_all_the_same(tmp_path):

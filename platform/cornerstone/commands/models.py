@@ -19,6 +19,8 @@ class TrainCommand(RunOptions):
 
     resume: Annotated[str, tyro.conf.arg(metavar="RUN")] = ""
     """Resume an interrupted run from its last checkpoint, by the id that was printed at its start."""
+    name: str = ""
+    """The run's name in MLflow; by default the preset's with the first digits of the run's id."""
     json: str = ""
     """Write the metrics to this file."""
 
@@ -32,7 +34,7 @@ class TrainCommand(RunOptions):
             return
         from cornerstone.training.run import train_one
 
-        outcome = train_one(self, self.resume, console)
+        outcome = train_one(self, self.resume, console, self.name)
         show_metrics(outcome.metrics, self.json)
         say(f"model: {outcome.model}")
 

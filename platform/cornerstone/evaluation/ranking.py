@@ -5,6 +5,7 @@ Shape legend: Q queries, G gallery items, C queries of a chunk, D feature width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -65,4 +66,4 @@ def ranks(query_QD: Tensor, gallery_GD: Tensor, right: Callable[[slice], Tensor]
 
 def percent(correct: Tensor) -> float:
     """The share of True in percent; NaN if there is no query."""
-    return 100 * float(correct.double().mean())
+    return 100 * int(correct.sum()) / len(correct) if len(correct) else math.nan

@@ -11,18 +11,22 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
 from cornerstone.data.storage import Location
 from cornerstone.recipes.placement import Placement
 from cornerstone.runtime import cluster
 from cornerstone.sweeps.state import STOPPED, SweepState, TrialResult
+from cornerstone.tracking.address import Address
 from cornerstone.tracking.mlflow_records import Records
 from cornerstone.tracking.progress import ProgressActor, ProgressPrinter, ProgressSender
 from cornerstone.training.job import Job
 from cornerstone.training.launch import Outcome, launch
 from cornerstone.training.mlflow_run import close_run, open_run, reason
 
+RECORD_PATIENCE = 60.0  # seconds for a call to MLflow: importing it on a busy machine takes ten
 HEAD = {"node:__internal_head__": 0.001}  # a trial's driver runs on the head node and reserves no CPU
 
 
@@ -58,13 +62,12 @@ def run_trials(
         names = [(trial.job.identity.run, trial.name) for trial in trials]
         placement = replace(placement, concurrent_trials=min(trials_at_a_time(placement), len(waiting)))
         waiting = [replace(trial, job=replace(trial.job, placement=placement)) for trial in waiting]
-        opened = [_opened(trial, state.sweep, records, parent) for trial in waiting]
+        opener = _start_opener(records, tuple(waiting), state.sweep, parent, progress)
         try:
             with ProgressPrinter(progress, names, console):
-                _tune(opened, state, progress, placement)
+                _tune(waiting, state, progress, placement, opener)
         finally:  # also after Ctrl-C: otherwise MLflow would show the runs as running
-            for trial in opened:
-                _close(trial, state, records)
+            _call(opener.close_rest)
     return [
         state.result(t.job.identity.run) or TrialResult(t.point, t.seed, t.job.identity.run, error=STOPPED)
         for t in trials
@@ -89,7 +92,7 @@ def trials_at_a_time(placement: Placement) -> int:
     return max(1, int(min(fits) + 1e-6))
 
 
-def _tune(trials: Sequence[Trial], state: SweepState, progress: Any, placement: Placement) -> None:
+def _tune(trials: Sequence[Trial], state: SweepState, progress: Any, placement: Placement, opener: Any) -> None:
     # Without this, Tune's own reporter and loggers write a second record of each trial.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # runtime.cluster.stoppable handles Ctrl-C
@@ -97,8 +100,9 @@ def _tune(trials: Sequence[Trial], state: SweepState, progress: Any, placement: 
     logging.getLogger("ray.tune.tune").setLevel(logging.WARNING)  # it logs the path of its own state
     from ray import tune
 
+    trial = tune.with_parameters(_trial, trials=tuple(trials), state=state, progress=progress, opener=opener)
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(_trial, trials=tuple(trials), state=state, progress=progress), HEAD),
+        tune.with_resources(trial, HEAD),
         param_space={"index": tune.grid_search(list(range(len(trials))))},
         tune_config=tune.TuneConfig(max_concurrent_trials=trials_at_a_time(placement), reuse_actors=False),
         run_config=tune.RunConfig(
@@ -109,14 +113,14 @@ def _tune(trials: Sequence[Trial], state: SweepState, progress: Any, placement: 
         tuner.fit()
 
 
-def _trial(config: dict[str, Any], trials: tuple[Trial, ...], state: SweepState, progress: Any) -> None:
+def _trial(config: dict[str, Any], trials: tuple[Trial, ...], state: SweepState, progress: Any, opener: Any) -> None:
     """One trial, in its own process on the head node. Its result is on disk before Tune sees the end of the trial."""
-    trial = trials[config["index"]]
+    trial, outcome = trials[config["index"]], None
     tell, start = ProgressSender(progress, trial.job.identity.run), time.monotonic()
     tell({"state": "starting"})
     result = TrialResult(trial.point, trial.seed, trial.job.identity.run)
     try:
-        outcome = launch(trial.job, tell)
+        outcome = launch(_call(opener.open, config["index"]) or trial.job, tell)
         result = replace(
             result,
             metrics=outcome.metrics,
@@ -133,20 +137,65 @@ def _trial(config: dict[str, Any], trials: tuple[Trial, ...], state: SweepState,
         result = replace(result, error=reason(error), seconds=time.monotonic() - start)
         tell({"state": f"FAILED: {result.error}"})
     state.save(result)
+    _call(opener.close, config["index"], outcome, result.error)
 
 
-def _opened(trial: Trial, sweep: str, records: Records, parent: str | None) -> Trial:
-    tags = {"cornerstone.sweep": sweep, "cornerstone.point": trial.point}
-    return replace(trial, job=open_run(records, trial.job, trial.name, tags, parent))
+@ray.remote(num_cpus=0)
+class _Opener:
+    """Opens each trial's MLflow run when the trial starts, and closes it when the trial ends, so that MLflow shows its times.
+
+    One process for all trials, since importing MLflow takes seconds.
+    """
+
+    def __init__(
+        self,
+        experiment: str,
+        address: Address,
+        trials: tuple[Trial, ...],
+        sweep: str,
+        parent: str | None,
+        progress: Any,
+    ) -> None:
+        runs = [trial.job.identity.run for trial in trials]
+        tell = ProgressSender(progress, runs[0])
+        self.records = Records(experiment, address, lambda text: tell({"notice": text}))
+        self.trials, self.sweep, self.parent = trials, sweep, parent
+        self.open_jobs: dict[int, Job] = {}
+
+    def open(self, index: int) -> Job:
+        """The trial's job with its MLflow run, which starts now."""
+        trial = self.trials[index]
+        tags = {"cornerstone.sweep": self.sweep, "cornerstone.point": trial.point}
+        params = {"point": trial.point}
+        job = open_run(self.records, trial.job, trial.name, tags, self.parent, params)
+        self.open_jobs[index] = job
+        return job
+
+    def close(self, index: int, outcome: Outcome | None, error: str) -> None:
+        """The trial ended."""
+        job = self.open_jobs.pop(index, None)
+        if job is not None:
+            close_run(self.records, job, outcome, error)
+
+    def close_rest(self) -> None:
+        """The sweep ended, or was stopped: close what no trial has closed."""
+        for index in list(self.open_jobs):
+            self.close(index, None, "")
 
 
-def _close(trial: Trial, state: SweepState, records: Records) -> None:
-    result = state.result(trial.job.identity.run)
-    if result is not None and result.finished:
-        paths = (result.model, result.checkpoint, result.best_checkpoint)
-        close_run(records, trial.job, Outcome(result.metrics, *paths))
-    else:
-        close_run(records, trial.job, None, result.error if result else "")
+def _start_opener(records: Records, trials: tuple[Trial, ...], sweep: str, parent: str | None, progress: Any) -> Any:
+    """On the driver's own node, where a SQLite file is the driver's."""
+    here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
+    options = _Opener.options(scheduling_strategy=here)  # type: ignore[attr-defined]
+    return options.remote(records.experiment, records.address, trials, sweep, parent, progress)
+
+
+def _call(method: Any, *arguments: Any) -> Any:
+    """Call the actor; None if it died: records never stop a trial."""
+    try:
+        return ray.get(method.remote(*arguments), timeout=RECORD_PATIENCE)
+    except (RayError, TimeoutError):
+        return None
 
 
 def _finished(state: SweepState, trial: Trial) -> bool:

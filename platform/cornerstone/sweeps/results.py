@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import os
-import shlex
 from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -19,8 +19,10 @@ from cornerstone.sweeps.rendering import to_csv, to_markdown, to_rich
 from cornerstone.sweeps.state import SweepState, TrialResult
 from cornerstone.sweeps.table import Column, ResultTable
 from cornerstone.sweeps.verdict import MEASURES, verdict
+from cornerstone.tracking.mlflow_pages import command_path, compare_link, run_link, server_command
 from cornerstone.tracking.mlflow_records import Records
 from cornerstone.tracking.run_store import evaluations, read_evaluation, run_folder
+from cornerstone.training.mlflow_run import final
 from cornerstone.training.prepared import Prepared
 
 
@@ -126,27 +128,48 @@ class Results:
                 self.state.folder.join(path.name).write_bytes(path.read_bytes())
         return self.paths
 
-    def say_where(self, console: Console, records: Records) -> None:
-        """Print the paths of table, plot and a model, and how to open MLflow."""
+    def say_where(self, console: Console, records: Records, parent: str | None = None) -> None:
+        """Print the paths of table, plot and a model, and how to see the runs in MLflow: the last line is a link."""
         rows = [("table", str(path)) for path in self.paths if path.suffix in (".md", ".csv")]
         rows += [("plot", str(path)) for path in self.paths if path.suffix == ".png"]
         model = next((r.model for r in self.results if r.model), "")
         if model:
-            rows.append(("a model", f'{model}  (python -c "import cornerstone; cornerstone.load({model!r})")'))
-        if records.problem:
-            rows.append(("metrics", f"in the journals under {self.state.folder.uri.rpartition('/sweeps/')[0]}/runs"))
-        elif records.uri.startswith("http"):
-            rows.append(("MLflow", f"{records.uri}, experiment {self.experiment}, sweep {self.state.sweep}"))
-        else:
-            rows.append(
-                ("MLflow", f"mlflow ui --backend-store-uri {shlex.quote(records.uri)}  then open http://127.0.0.1:5000")
-            )
+            code = f'"import cornerstone; cornerstone.load({model!r})"'
+            rows.append(("a model", f"{model}\n           {command_path('python')} -c {code}"))
         unsent = sum(result.unsent for result in self.results)
         if unsent:
             rows.append(("not sent", f"{unsent} lines of metrics did not reach MLflow; the journals have them"))
+        rows += self._pages(records, parent)
         console.print()
         for name, text in rows:
             console.print(f"{name:>9}: {text}", highlight=False, markup=False, soft_wrap=True)
+
+    def _pages(self, records: Records, parent: str | None) -> list[tuple[str, str]]:
+        """How to see the sweep in MLflow."""
+        if parent is None or records.experiment_id is None:
+            return [("metrics", f"in the journals under {self.state.folder.uri.rpartition('/sweeps/')[0]}/runs")]
+        children = [records.find("cornerstone.run", result.run) for result in self.results if result.run]
+        command = server_command(records.address)
+        return [
+            *([("MLflow", f"start it with: {command}")] if command else []),
+            ("the sweep", run_link(records.address, records.experiment_id, parent)),
+            ("compare", compare_link(records.address, records.experiment_id, [run for run in children if run])),
+        ]
+
+    def record(self, records: Records, parent: str | None) -> None:
+        """Give the sweep's own MLflow run the table: as its description, as files, and its cells as metrics."""
+        for path in self.paths:
+            records.artifact(parent, path)
+        records.note(parent, to_markdown(self.table))
+        records.metrics(
+            parent,
+            {
+                f"{final(column.metric)}/{row.point}": cell.value.mean
+                for row in self.table.rows
+                for column, cell in zip(self.table.named, row.cells, strict=True)
+                if not math.isnan(cell.value.mean)
+            },
+        )
 
 
 def _title(prepared: Sequence[Prepared]) -> str:

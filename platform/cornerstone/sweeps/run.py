@@ -155,6 +155,7 @@ class SweepRun:
         """The sweep's own MLflow run. A continued sweep has one, whose params cannot be changed."""
         parent = records.find("cornerstone.parent_of", self.state.sweep)
         if parent is not None:
+            records.go_on(parent)
             return parent
         tags = {
             "cornerstone.sweep": self.state.sweep,
@@ -177,12 +178,12 @@ class SweepRun:
         described = {row: ready for row in rows if (ready := self._prepared_for(row)) is not None}
         shown = Results(self.name, self.state, self.sweep, described, results, rows=rows, notes=self.schedule.notes())
         shown.show(self.console)
-        for path in shown.write():
-            records.artifact(parent, path)
+        shown.write()
+        shown.record(records, parent)
         self._tag_chosen(records)
         complete = len(results) == len(rows) * self.options.seeds and all(result.finished for result in results)
         records.finish(parent, "FINISHED" if complete else "FAILED")
-        shown.say_where(self.console, records)
+        shown.say_where(self.console, records, parent)
         if not complete:
             self.say(f"Run what is missing with:\n  {self._command()}")
             raise SystemExit(1)

@@ -21,6 +21,7 @@ from itertools import islice
 from pathlib import Path
 
 from cornerstone.data.storage import Location
+from cornerstone.tracking.address import redacted
 
 Sender = Callable[[Sequence["Line"]], None]
 """Sends lines to a server and returns once it has them; raises if it has not."""
@@ -117,7 +118,7 @@ class Journal:
                 send = send or self._make_sender()  # type: ignore[misc]
                 send([line for line, _ in batch])
             except Exception as error:  # whatever a tracking server or its client raises must not reach training
-                self.problem = f"{type(error).__name__}: {error}"
+                self.problem = redacted(f"{type(error).__name__}: {error}")
                 if time.monotonic() + retry > self._deadline:
                     return
                 self._closing.wait(retry)

@@ -9,49 +9,82 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
+import shlex
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote
 
+from filelock import FileLock
+
+from cornerstone.hashing import digest
 from cornerstone.runtime.home import home
+from cornerstone.tracking.address import VARIABLE, Address, redacted, tracking_address
 from cornerstone.tracking.journal import Line, Sender
+from cornerstone.tracking.mlflow_pages import command_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 T = TypeVar("T")
 LIMIT, PARAMS_LIMIT = 1000, 100  # metrics and params of one log_batch call
+LONGEST_NAME = 250
+ATTEMPTS = 5  # at a call of which SQLite says that the file is locked
+OPEN_PATIENCE = 120.0  # seconds for other programs that are opening the same SQLite file
+RETRY_AFTER = 30.0  # seconds without calls after the server was not reached
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+UNREACHABLE = re.compile(
+    "ConnectionError|ConnectTimeout|ReadTimeout|MaxRetryError|NameResolutionError| failed with exception "
+    "|unable to open database file|could not connect|connection refused|connection to server|could not translate host name",
+    re.IGNORECASE,
+)
+"""How requests, urllib3, MLflow and SQLAlchemy's drivers say that nobody answered."""
 REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")  # error codes of a request that no retry will make valid
 logger = logging.getLogger(__name__)
 
 
-def tracking_uri() -> str:
-    """`MLFLOW_TRACKING_URI`, or a SQLite file under the home (under `~/.cornerstone` if the home is a storage URI)."""
-    configured = os.environ.get("MLFLOW_TRACKING_URI")
-    if configured:
-        return configured
-    root = Path(home().uri) if home().is_local else Path.home() / ".cornerstone"
-    root.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{root}/mlflow.db"
-
-
-def _client(uri: str) -> MlflowClient:
+def _client(address: Address) -> MlflowClient:
     # MLflow's defaults, 120 s and 7 retries, would block the caller for minutes if the server hangs.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri=uri)
+    if not address.is_server:
+        return MlflowClient(tracking_uri=address.full)
+    scheme, _, rest = address.full.partition("://")
+    credentials, at, host = rest.rpartition("@")
+    if at:  # in MLflow's own variables and not in the URI, which its messages and logs contain
+        user, _, password = credentials.partition(":")
+        os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"] = (
+            unquote(user),
+            unquote(password),
+        )
+    return MlflowClient(tracking_uri=f"{scheme}://{host}")
 
 
-def metric_sender(uri: str, run_id: str, say: Callable[[str], None] = logger.warning) -> Sender:
+def translated(name: str) -> str:
+    """The name under which MLflow records a metric or a param.
+
+    MLflow allows letters, digits, `_`, `-`, `.`, `:`, blanks and `/`, and at most 250 characters. Any other character becomes
+    `_`, and so does an empty part of a path, `.` and `..`; of a longer name the end is replaced by a digest.
+    """
+    parts = [re.sub(r"[^\w.\- :]", "_", part) for part in name.split("/")]
+    found = "/".join("_" if part.strip() in ("", ".", "..") else part for part in parts)
+    return found if len(found) <= LONGEST_NAME else f"{found[: LONGEST_NAME - 9]}-{digest(name)[:8]}"
+
+
+def metric_sender(address: Address | str, run_id: str, say: Callable[[str], None] = logger.warning) -> Sender:
     """A function for the journal's thread that sends lines to a run.
 
-    A metric whose name the server refuses is left out and reported once; the others of its lines are recorded. A line that is
+    Names are `translated`. A metric whose name the server refuses all the same is left out and reported once; the others of
+    its lines are recorded. A line that is
     sent again is recorded once: MLflow's SQL store ignores a metric with the same name, step, time and value.
     """
-    client = _client(uri)
+    client = _client(Address.of(address))
     from mlflow.entities import LifecycleStage, Metric
     from mlflow.exceptions import MlflowException
 
@@ -74,7 +107,7 @@ def metric_sender(uri: str, run_id: str, say: Callable[[str], None] = logger.war
             say(f"MLflow refuses the metric {name!r}, which only the journal records: {_first_line(why)}")
 
     def send(lines: Sequence[Line]) -> None:
-        metrics = [Metric(k, v, line.time_ms, line.step) for line in lines for k, v in line.metrics.items()]
+        metrics = [Metric(translated(k), v, line.time_ms, line.step) for line in lines for k, v in line.metrics.items()]
         metrics = [metric for metric in metrics if metric.key not in refused]
         for start in range(0, len(metrics), LIMIT):
             batch = metrics[start : start + LIMIT]
@@ -88,64 +121,147 @@ def metric_sender(uri: str, run_id: str, say: Callable[[str], None] = logger.war
     return send
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+def _first_line(error: BaseException) -> str:
+    return redacted(str(error)).splitlines()[0][:200] if str(error) else type(error).__name__
+
+
+def _is_unreachable(error: BaseException | None) -> bool:
+    """Whether no server answered, or a database could not be opened: anything else is an answer."""
+    while error is not None:
+        if isinstance(error, ConnectionError | TimeoutError) or UNREACHABLE.search(f"{type(error).__name__}: {error}"):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+class Deleted(Exception):
+    """The experiment of that name is deleted."""
 
 
 class Records:
-    """The driver's calls to MLflow. `problem` is the first failure, empty if there was none."""
+    """The driver's calls to MLflow. `problem` is the first failure, empty if there was none.
 
-    def __init__(self, experiment: str, uri: str | None = None, say: Callable[[str], None] = print) -> None:
-        self.uri, self.experiment, self.problem = uri or tracking_uri(), experiment, ""
-        self._say = say
+    A call that fails is not repeated, but the next one tries again, after an unreachable server only `RETRY_AFTER` seconds
+    later: its calls wait for a time-out.
+    """
+
+    def __init__(
+        self, experiment: str, address: Address | str | None = None, say: Callable[[str], None] = print
+    ) -> None:
+        self.address = tracking_address() if address is None else Address.of(address)
+        self.experiment, self.problem = experiment, ""
+        self._say, self._said = say, set[str]()
         self._opened: MlflowClient | None = None
-        self.experiment_id = self._try(self._open)
+        self._experiment_id: str | None = None
+        self._silent_until = 0.0
+        self._try(lambda: self._mlflow)
 
-    def _open(self) -> str:
-        self._opened = _client(self.uri)
-        found = self._opened.get_experiment_by_name(self.experiment)
-        if found is not None:
-            return str(found.experiment_id)
-        artifacts = None
-        if self.uri.startswith("sqlite:///"):
-            artifacts = (Path(self.uri.removeprefix("sqlite:///")).parent / "mlartifacts" / self.experiment).as_uri()
-        return str(self._opened.create_experiment(self.experiment, artifact_location=artifacts))
+    @property
+    def uri(self) -> str:
+        """The address, without its password."""
+        return str(self.address)
+
+    @property
+    def experiment_id(self) -> str | None:
+        """MLflow's id of the experiment; None as long as there is none."""
+        return self._experiment_id
 
     @property
     def _mlflow(self) -> MlflowClient:
+        """The client. The first use, or the first one that succeeds, opens the store and the experiment."""
         if self._opened is None:
-            raise ConnectionError(self.problem or "the tracking server was not reached")
+            database = self.address.database
+            if database is not None:
+                database.parent.mkdir(parents=True, exist_ok=True)
+            # Programs that make the tables of the same new file at the same time fail.
+            lock = nullcontext() if database is None else FileLock(f"{database}.lock", timeout=OPEN_PATIENCE)
+            with lock:
+                client = _client(self.address)
+                self._experiment_id = self._find_experiment(client)
+            self._opened = client
         return self._opened
 
+    def _find_experiment(self, client: MlflowClient) -> str:
+        from mlflow.entities import LifecycleStage
+        from mlflow.exceptions import MlflowException
+
+        database, artifacts = self.address.database, None
+        if database is not None:
+            artifacts = (database.parent / "mlartifacts" / self.experiment).as_uri()
+        found = client.get_experiment_by_name(self.experiment)
+        if found is None:
+            try:
+                return str(client.create_experiment(self.experiment, artifacts, tags=EXPERIMENT_TAGS))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                found = client.get_experiment_by_name(self.experiment)  # another program was faster
+                if found is None:
+                    raise
+        if found.lifecycle_stage != LifecycleStage.ACTIVE:
+            raise Deleted(found.experiment_id)
+        return str(found.experiment_id)
+
     def _try(self, call: Callable[[], T]) -> T | None:
-        try:
-            return call()
-        except Exception as error:  # records never stop an experiment
-            if not self.problem:
-                self.problem = f"{type(error).__name__}: {_first_line(error)}"
-                self._say(
-                    f"MLflow at {self.uri} cannot be reached ({self.problem[:200]}). Training goes on, and the journals under "
-                    f"{home().join('runs')} record all metrics. Check MLFLOW_TRACKING_URI."
-                )
+        if time.monotonic() < self._silent_until:
             return None
+        for attempt in range(ATTEMPTS):
+            try:
+                return call()
+            except Exception as error:  # records never stop an experiment
+                if "database is locked" in str(error) and attempt + 1 < ATTEMPTS:
+                    time.sleep(0.2 * 2**attempt)
+                    continue
+                self._note(error)
+                return None
+        return None
+
+    def _note(self, error: Exception) -> None:
+        """Say what failed, each kind once."""
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+        if isinstance(error, Deleted):
+            environment = f"MLFLOW_TRACKING_URI={shlex.quote(self.uri)} "
+            restore = f"{environment}{command_path('mlflow')} experiments restore --experiment-id {error}"
+            kind = f"The MLflow experiment {self.experiment!r} is deleted. Restore it with:\n  {restore}\n"
+            reason = f"the experiment {self.experiment!r} is deleted"
+            self._silent_until = time.monotonic() + RETRY_AFTER
+        elif _is_unreachable(error):
+            kind = f"MLflow at {self.uri} cannot be reached ({reason[:200]}). Check {VARIABLE}. "
+            self._silent_until = time.monotonic() + RETRY_AFTER
+        else:
+            kind = f"MLflow at {self.uri} refused a record ({reason[:200]}). "
+        self.problem = self.problem or reason
+        if (said := kind.partition("(")[0]) not in self._said:
+            self._said.add(said)
+            self._say(f"{kind}Training goes on, and the journals under {home().join('runs')} record all metrics.")
 
     def start(self, name: str, tags: Mapping[str, str], parent: str | None = None) -> str | None:
-        """Create a run, not active in this process; returns its id, or None if MLflow cannot be reached."""
-        if self.experiment_id is None:
-            return None
-        experiment = self.experiment_id
+        """Create a run, not active in this process; returns its id, or None if MLflow does not record it."""
         all_tags = {**tags, "mlflow.source.type": "JOB"}
         if parent:
             all_tags["mlflow.parentRunId"] = parent
-        return self._try(lambda: self._mlflow.create_run(experiment, tags=all_tags, run_name=name).info.run_id)
+
+        def create() -> str:
+            client = self._mlflow
+            return str(client.create_run(str(self._experiment_id), tags=all_tags, run_name=name).info.run_id)
+
+        return self._try(create)
 
     def find(self, tag: str, value: str) -> str | None:
         """The id of the experiment's run with that tag, which a continued sweep goes on writing to; None if there is none."""
-        if self.experiment_id is None:
-            return None
         query = f"tags.`{tag}` = '{value}'"
-        found = self._try(lambda: self._mlflow.search_runs([str(self.experiment_id)], query, max_results=1))
+
+        def search() -> Any:
+            client = self._mlflow
+            return client.search_runs([str(self._experiment_id)], query, max_results=1)
+
+        found = self._try(search)
         return found[0].info.run_id if found else None
+
+    def go_on(self, run_id: str | None) -> None:
+        """Say that a run that was closed goes on."""
+        if run_id is not None:
+            self._try(lambda: self._mlflow.update_run(run_id, status="RUNNING"))
 
     def describe(
         self, run_id: str | None, *, params: Mapping[str, Any], recipe: Mapping[str, Any], data: Mapping[str, Any]
@@ -160,7 +276,7 @@ class Records:
     def _log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
-        all_params = [Param(name, str(value)[:6000]) for name, value in params.items()]
+        all_params = [Param(translated(name), str(value)[:6000]) for name, value in params.items()]
         for start in range(0, len(all_params), PARAMS_LIMIT):
             self._mlflow.log_batch(run_id, params=all_params[start : start + PARAMS_LIMIT])
 
@@ -175,7 +291,21 @@ class Records:
         """Set tags."""
         if run_id is not None:
             for key, value in tags.items():
-                self._try(lambda k=key, v=value: self._mlflow.set_tag(run_id, k, v))  # type: ignore[misc]
+                self._try(lambda k=key, v=value: self._mlflow.set_tag(run_id, k, redacted(v)))  # type: ignore[misc]
+
+    def metrics(self, run_id: str | None, metrics: Mapping[str, float]) -> None:
+        """Log numbers at step 0."""
+        if run_id is not None and metrics:
+            from mlflow.entities import Metric
+
+            now = int(time.time() * 1000)
+            found = [Metric(translated(name), value, now, 0) for name, value in metrics.items()]
+            for start in range(0, len(found), LIMIT):
+                self._try(lambda s=start: self._mlflow.log_batch(run_id, metrics=found[s : s + LIMIT]))  # type: ignore[misc]
+
+    def note(self, run_id: str | None, markdown: str) -> None:
+        """The description on the run's page."""
+        self.tag(run_id, {"mlflow.note.content": markdown})
 
     def artifact(self, run_id: str | None, path: Path) -> None:
         """Upload a file."""

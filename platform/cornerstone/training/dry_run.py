@@ -20,7 +20,7 @@ from cornerstone.recipes.placement import Placement
 from cornerstone.recipes.recipe import Recipe
 from cornerstone.runtime.device import device_named
 from cornerstone.runtime.home import home
-from cornerstone.tracking.mlflow_records import tracking_uri
+from cornerstone.tracking.address import tracking_address
 from cornerstone.training.build import build_method, build_tower, length_buckets
 from cornerstone.training.deepspeed_engine import REDUCE_BUCKET
 from cornerstone.training.engine import PlainEngine
@@ -76,7 +76,7 @@ def dry_run(recipe: Recipe, placement: Placement, *, trials: int, experiment: st
     )
     yield f"placement   {placement.arithmetic()}; ZeRO stage {placement.zero_stage}, {recipe.precision}"
     yield f"trials      {trials}"
-    yield f"records     MLflow experiment {experiment} at {tracking_uri()}; runs, models and checkpoints under {home()}"
+    yield f"records     MLflow experiment {experiment} at {tracking_address()}; runs, models and checkpoints under {home()}"
     image, text = recipe.method.image_tower, recipe.method.text_tower
     if (text is not None and text.dropout) or (image is not None and not image.locked and image.drop_path):
         yield "dropout     is on: numbers then depend on how many workers share a batch"

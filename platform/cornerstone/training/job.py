@@ -11,6 +11,7 @@ from cornerstone.data.storage import Location
 from cornerstone.recipes.placement import Placement
 from cornerstone.recipes.recipe import Recipe
 from cornerstone.runtime.home import home
+from cornerstone.tracking.address import Address
 from cornerstone.tracking.run_store import RunStore, run_folder
 from cornerstone.training.prepared import Prepared
 
@@ -33,7 +34,7 @@ class Identity:
 
     run: str = field(default_factory=lambda: uuid.uuid4().hex)
     home: str = field(default_factory=lambda: home().uri)
-    tracking_uri: str = ""
+    tracking: Address = field(default_factory=lambda: Address(""))
     mlflow_run: str | None = None
 
     @property
@@ -68,6 +69,6 @@ class Job:
         """How the stream is cut for `workers` workers: the world size of Ray Train, which can differ from the placement's."""
         return Layout(self.prepared.stream(), workers)
 
-    def recorded(self, tracking_uri: str, mlflow_run: str | None) -> Job:
+    def recorded(self, tracking: Address | str, mlflow_run: str | None) -> Job:
         """The same job, with the MLflow run that was opened for it."""
-        return replace(self, identity=replace(self.identity, tracking_uri=tracking_uri, mlflow_run=mlflow_run))
+        return replace(self, identity=replace(self.identity, tracking=Address.of(tracking), mlflow_run=mlflow_run))

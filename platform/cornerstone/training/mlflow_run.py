@@ -13,8 +13,18 @@ from cornerstone.training.job import Job
 from cornerstone.training.launch import Outcome
 
 
-def open_run(records: Records, job: Job, name: str, tags: Mapping[str, str], parent: str | None = None) -> Job:
-    """The job with its MLflow run: a new one, or the one that an interrupted run of the same identity opened."""
+def open_run(
+    records: Records,
+    job: Job,
+    name: str,
+    tags: Mapping[str, str],
+    parent: str | None = None,
+    params: Mapping[str, str] | None = None,
+) -> Job:
+    """The job with its MLflow run: a new one, or the one that an interrupted run of the same identity opened.
+
+    Call it when the run starts: MLflow shows the time of the call. `params` come before the recipe's fields.
+    """
     prepared, identity = job.prepared, job.identity
     run = records.find("cornerstone.run", identity.run)
     if run is None:
@@ -28,19 +38,30 @@ def open_run(records: Records, job: Job, name: str, tags: Mapping[str, str], par
         }
         recipe = job.recipe.as_dict()
         run = records.start(name, {**identifying, **tags}, parent)
-        records.describe(run, params=flat(recipe), recipe=recipe, data=prepared.described())
-    return job.recorded(records.uri, run)
+        records.describe(run, params={**(params or {}), **flat(recipe)}, recipe=recipe, data=prepared.described())
+    else:
+        records.go_on(run)
+    return job.recorded(records.address, run)
 
 
 def close_run(records: Records, job: Job, outcome: Outcome | None, error: str = "") -> None:
-    """Close it as FINISHED with its paths as tags, as FAILED with the error, or as KILLED if there is neither."""
+    """Close it as FINISHED with its paths as tags, as FAILED with the error, or as KILLED if there is neither.
+
+    The last evaluation is logged again as `final/<set>/<metric>` at step 0: MLflow draws a metric with one value as a bar.
+    """
     run = job.identity.mlflow_run
     if outcome is not None:
         paths = {"model": outcome.model, "checkpoint": outcome.checkpoint, "best_checkpoint": outcome.best_checkpoint}
         records.tag(run, {f"cornerstone.{name}": path for name, path in paths.items()})
+        records.metrics(run, {final(name): value for name, value in outcome.metrics.items()})
     elif error:
         records.tag(run, {"cornerstone.error": error})
     records.finish(run, "FINISHED" if outcome is not None else "FAILED" if error else "KILLED")
+
+
+def final(metric: str) -> str:
+    """`final/<set>/<metric>` for `eval/<set>/<metric>`."""
+    return f"final/{metric.removeprefix('eval/')}"
 
 
 def reason(error: BaseException) -> str:

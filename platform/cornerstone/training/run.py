@@ -12,6 +12,7 @@ from cornerstone.errors import CornerstoneError
 from cornerstone.recipes.options import RunOptions, again_with
 from cornerstone.runtime.cluster import connect, require, stoppable
 from cornerstone.runtime.home import home
+from cornerstone.tracking.mlflow_pages import run_link, server_command
 from cornerstone.tracking.mlflow_records import Records
 from cornerstone.tracking.progress import ProgressActor, ProgressPrinter, ProgressSender
 from cornerstone.training.job import Identity, Job
@@ -24,10 +25,11 @@ EXPERIMENT = "train"
 IDENTITY = "recipe_hash"  # a file in the run's folder: hash and seed, which a resumed run must match
 
 
-def train_one(options: RunOptions, resume: str, console: Console) -> Outcome:
+def train_one(options: RunOptions, resume: str, console: Console, name: str = "") -> Outcome:
     """Train a recipe to the end, or resume the interrupted run `resume` from its last checkpoint.
 
-    Raises CornerstoneError if there is no such run, or if its recipe was another one.
+    `name` is the run's in MLflow, by default the recipe's with the first digits of the run's id. Raises CornerstoneError if
+    there is no such run, or if its recipe was another one.
     """
     recipe, placement = options.resolved()
     say = partial(console.print, markup=False, highlight=False)  # paths may contain brackets
@@ -39,7 +41,7 @@ def train_one(options: RunOptions, resume: str, console: Console) -> Outcome:
         say(f"run {identity.run}: recipe {job.prepared.recipe_hash}, {recipe.optimization.steps:,} steps")
         say(f"data {job.prepared.data.name}: {job.prepared.passes()}")
         records = Records(EXPERIMENT, say=say)
-        name = f"{recipe.name}, seed {recipe.seed}"
+        name = name or f"{recipe.name} {identity.run[:6]}"
         job = open_run(records, job, name, {})
         progress = ProgressActor.remote()  # type: ignore[attr-defined]
         how_to_continue = f"Continue with:\n  {again_with(sys.argv, '--resume', identity.run)}"
@@ -53,7 +55,19 @@ def train_one(options: RunOptions, resume: str, console: Console) -> Outcome:
             close_run(records, job, None, reason(error))
             raise CornerstoneError(f"Run {identity.run} failed: {reason(error)}\n{how_to_continue}") from error
         close_run(records, job, outcome)
+        _say_where(records, job, say)
         return outcome
+
+
+def _say_where(records: Records, job: Job, say: Say) -> None:
+    """Print where the run is to be seen."""
+    run, experiment = job.identity.mlflow_run, records.experiment_id
+    if run is None or experiment is None:
+        say(f"metrics: {job.identity.folder}/journal.jsonl")
+        return
+    if command := server_command(records.address):
+        say(f"MLflow: start it with\n  {command}", soft_wrap=True)
+    say(f"run {job.identity.run}, in MLflow {run}:\n  {run_link(records.address, experiment, run)}", soft_wrap=True)
 
 
 def _check_same_recipe(job: Job, resume: str) -> None:

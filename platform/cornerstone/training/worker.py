@@ -122,10 +122,10 @@ def _nowhere(step: int, metrics: Mapping[str, float]) -> None:
 def _record(job: Job, store: RunStore, tell: Tell) -> Journal:
     """The recipe and the journal, which sends to the MLflow run that was opened for the job, if one was."""
     store.write_recipe(job.recipe.as_dict())
-    uri, run = job.identity.tracking_uri, job.identity.mlflow_run
+    address, run = job.identity.tracking, job.identity.mlflow_run
     if not run:
         return store.journal()
-    return store.journal(partial(metric_sender, uri, run, lambda text: tell({"notice": text})), destination=run)
+    return store.journal(partial(metric_sender, address, run, lambda text: tell({"notice": text})), destination=run)
 
 
 def _advice(job: Job) -> str:

@@ -100,7 +100,7 @@ def retrieve(
                 hits[f"{way}_r{k}"].append(rank < k)
     judged = min(n, pools * size)
     return Measured(
-        metrics={name: sum(map(percent, parts)) / pools for name, parts in hits.items()},
+        metrics={name: round(sum(map(percent, parts)) / pools, 10) for name, parts in hits.items()},
         counts={
             "images": judged,
             "texts": sum(len(part) for part in clusters["t2i"]),

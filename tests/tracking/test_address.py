@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from cornerstone.tracking.address import Address, redacted, tracking_address
+from cornerstone.tracking.mlflow_pages import compare_link, run_link, server_command
+from cornerstone.tracking.mlflow_records import Records
+
+SECRET = "http://anna:correct-horse@127.0.0.1:9"
+
+
+def test_records_are_local_unless_a_server_is_named(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("CORNERSTONE_HOME", str(tmp_path / "home"))
+    assert str(tracking_address()) == f"sqlite:///{tmp_path}/home/mlflow.db"
+    assert (tmp_path / "home").is_dir()
+    monkeypatch.setenv("CORNERSTONE_HOME", (tmp_path / "home").as_uri())
+    assert str(tracking_address()) == f"sqlite:///{tmp_path}/home/mlflow.db"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("CORNERSTONE_HOME", "s3://bucket/home")
+    assert str(tracking_address()) == f"sqlite:///{tmp_path}/.cornerstone/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
+    assert str(tracking_address()) == "http://server:5000"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("sqlite:///mlflow.db", "sqlite:///{here}/mlflow.db"),  # MLflow's documented default
+        ("sqlite:///runs/mlflow.db?timeout=5", "sqlite:///{here}/runs/mlflow.db?timeout=5"),
+        ("sqlite:////data/mlflow.db", "sqlite:////data/mlflow.db"),
+        ("mlruns", "{here}/mlruns"),
+        ("./mlruns", "{here}/mlruns"),
+        ("https://server/mlflow", "https://server/mlflow"),
+        ("databricks", "databricks"),
+    ],
+)
+def test_an_address_is_absolute(tmp_path, monkeypatch, given, expected):
+    monkeypatch.chdir(tmp_path)
+    assert str(Address.of(given)) == expected.format(here=tmp_path)
+
+
+def test_a_password_is_in_no_text(monkeypatch):
+    address = Address.of(SECRET)
+    assert address.full == SECRET
+    for text in (str(address), repr(address), f"{address}", redacted(f"cannot read {SECRET}/api: refused")):
+        assert "correct-horse" not in text
+        assert "anna" in text
+    assert pickle.loads(pickle.dumps(address)).full == SECRET
+    database = Address.of("postgresql+psycopg://u:p%40ss:w@db:5432/mlflow")
+    assert str(database) == "postgresql+psycopg://u:***@db:5432/mlflow"
+    assert database.full == "postgresql+psycopg://u:p%40ss:w@db:5432/mlflow"
+    assert (
+        redacted("no password in http://server:5000/a@b and user@host")
+        == "no password in http://server:5000/a@b and user@host"
+    )
+
+
+def test_a_password_reaches_the_server_and_no_message(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "")
+    said = []
+    records = Records("ablate", SECRET, said.append)
+    assert records.start("x", {}) is None
+    assert "cannot be reached" in said[0]
+    assert "correct-horse" not in f"{said} {records.problem} {records.uri} {vars(records)}"
+    import os
+
+    assert (os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"]) == ("anna", "correct-horse")
+
+
+def test_links_name_the_pages_that_show_runs():
+    local, server = Address.of("sqlite:////h o/mlflow.db"), Address.of("https://anna:pw@host/mlflow/")
+    assert server_command(local).endswith("mlflow server --backend-store-uri 'sqlite:////h o/mlflow.db' --port 5000")
+    assert server_command(server) == ""
+    assert run_link(local, "3", "abc") == (
+        "http://127.0.0.1:5000/#/experiments/3/runs/abc?workflowType=machine_learning"
+    )
+    assert compare_link(server, "3", ["a", "b"]) == (
+        "https://host/mlflow/#/compare-runs?runs=%5B%22a%22%2C%22b%22%5D&experiments=%5B%223%22%5D"
+    )
