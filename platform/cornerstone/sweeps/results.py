@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,8 +20,8 @@ from cornerstone.sweeps.rendering import to_csv, to_markdown, to_rich
 from cornerstone.sweeps.state import SweepState, TrialResult
 from cornerstone.sweeps.table import Column, ResultTable
 from cornerstone.sweeps.verdict import MEASURES, verdict
-from cornerstone.tracking.mlflow_pages import command_path, compare_link, run_link, server_command
-from cornerstone.tracking.mlflow_records import Records
+from cornerstone.tracking.mlflow_pages import command_path, compare_link, metric_link, run_link, server_command
+from cornerstone.tracking.mlflow_records import Records, translated
 from cornerstone.tracking.run_store import evaluations, read_evaluation, run_folder
 from cornerstone.training.mlflow_run import final
 from cornerstone.training.prepared import Prepared
@@ -148,19 +149,26 @@ class Results:
         """How to see the sweep in MLflow."""
         if parent is None or records.experiment_id is None:
             return [("metrics", f"in the journals under {self.state.folder.uri.rpartition('/sweeps/')[0]}/runs")]
-        children = [records.find("cornerstone.run", result.run) for result in self.results if result.run]
+        found = (records.find("cornerstone.run", result.run) for result in self.results if result.run)
+        trials, experiment = [run for run in found if run], records.experiment_id
         command = server_command(records.address)
+        primary = self.table.named[:1]
         return [
             *([("MLflow", f"start it with: {command}")] if command else []),
-            ("the sweep", run_link(records.address, records.experiment_id, parent)),
-            ("compare", compare_link(records.address, records.experiment_id, [run for run in children if run])),
+            ("the sweep", run_link(records.address, experiment, parent)),
+            *(
+                (c.label, metric_link(records.address, experiment, trials, translated(final(c.metric))))
+                for c in primary
+            ),
+            ("trials", compare_link(records.address, experiment, trials)),
         ]
 
     def record(self, records: Records, parent: str | None) -> None:
         """Give the sweep's own MLflow run the table: as its description, as files, and its cells as metrics."""
         for path in self.paths:
             records.artifact(parent, path)
-        records.note(parent, to_markdown(self.table))
+        verdict = [f"**{line}**" for line in self.table.verdict]
+        records.note(parent, "\n\n".join([*verdict, to_markdown(replace(self.table, verdict=()))]))
         records.metrics(
             parent,
             {

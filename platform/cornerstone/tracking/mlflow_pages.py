@@ -43,6 +43,13 @@ def compare_link(address: Address, experiment: str, runs: Sequence[str]) -> str:
     return f"{_base(address)}/#/compare-runs?runs={chosen}&experiments={of}"
 
 
+def metric_link(address: Address, experiment: str, runs: Sequence[str], metric: str) -> str:
+    """The page that shows the runs by one metric."""
+    chosen, of = quote(json.dumps(list(runs), separators=(",", ":"))), quote(json.dumps([experiment]))
+    name, names = quote(json.dumps(metric), safe=""), quote(json.dumps([metric]), safe="")
+    return f"{_base(address)}/#/metric?runs={chosen}&metric={name}&experiments={of}&plot_metric_keys={names}"
+
+
 def _base(address: Address) -> str:
     if not address.is_server:
         return f"http://127.0.0.1:{PORT}"

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 LIMIT, PARAMS_LIMIT = 1000, 100  # metrics and params of one log_batch call
-LONGEST_NAME = 250
+LONGEST_NAME, LONGEST_NOTE = 250, 8000
 ATTEMPTS = 5  # at a call of which SQLite says that the file is locked
 OPEN_PATIENCE = 120.0  # seconds for other programs that are opening the same SQLite file
 RETRY_AFTER = 30.0  # seconds without calls after the server was not reached
@@ -304,8 +304,8 @@ class Records:
                 self._try(lambda s=start: self._mlflow.log_batch(run_id, metrics=found[s : s + LIMIT]))  # type: ignore[misc]
 
     def note(self, run_id: str | None, markdown: str) -> None:
-        """The description on the run's page."""
-        self.tag(run_id, {"mlflow.note.content": markdown})
+        """The description on the run's page, cut at the length that MLflow allows."""
+        self.tag(run_id, {"mlflow.note.content": markdown[:LONGEST_NOTE]})
 
     def artifact(self, run_id: str | None, path: Path) -> None:
         """Upload a file."""
