@@ -73,7 +73,8 @@ class ImportCommand:
     """Folder that image names are relative to; default: the folder of the list. For pairs-jsonl, cc-tsv and dreamlip-csv it
     can be a data set (imported by img2dataset, for example), whose images are found by key or URL."""
     image: str | None = None
-    """pairs-jsonl, cc-tsv, dreamlip-csv, hf-parquet: the field with the image or its name; default: the usual names."""
+    """pairs-jsonl, cc-tsv, dreamlip-csv, hf-parquet: the field with the image or its name; default: the usual names.
+    webdataset: the ending of the image among several (`input.jpg`)."""
     raw: tuple[str, ...] = ()
     """Fields with raw captions, as they came with the image: a name, or a position in a list (captions.0)."""
     long: tuple[str, ...] = ()
@@ -90,6 +91,10 @@ class ImportCommand:
     """coco to imagefolder: import only the first N entries of the list, as ShareGPT4V-1k does."""
     limit_rows: int | None = None
     """Import only N rows, the first ones of the random order."""
+    follow_links: bool = False
+    """Read images through symbolic links that lead out of their folder."""
+    trust_keys: bool = False
+    """Lists joined with a data set: join by keys even if the captions or URLs of the two sides disagree."""
     seed: int = 0
     """Seed of the random order in which rows are written."""
 
@@ -110,6 +115,8 @@ class ImportCommand:
             "name",
             "limit_rows",
             "seed",
+            "follow_links",
+            "trust_keys",
         )
         options = ImportOptions(**{name: getattr(self, name) for name in names})
         check(self.format, self.src, self.out, options)  # report wrong arguments before Ray starts
@@ -157,6 +164,8 @@ def _report(report: ImportReport) -> None:
         say(
             f"{report.repaired_texts:,} texts contained invalid UTF-8: each such byte is replaced by \N{REPLACEMENT CHARACTER}"
         )
+    for damaged in report.damaged:
+        say(damaged)
     if report.quarantined:
         reasons = ", ".join(f"{count:,} × {reason}" for reason, count in report.reasons.items())
         say(f"{report.quarantined:,} left out: {reasons}; see {report.folder}/quarantine.jsonl")
@@ -179,6 +188,8 @@ class MixCommand:
         from cornerstone.data.mixture import write_mixture
         from cornerstone.data.storage import absolute
 
+        if not self.data:
+            raise CornerstoneError("No data set is named: expected DIR=WEIGHT for each, as in data/cc3m=1 data/own=4.")
         weighted = []
         for given in self.data:
             folder, separator, weight = given.rpartition("=")

@@ -19,7 +19,10 @@ from cornerstone.errors import CornerstoneError
 MAX_PIXELS = 80_000_000
 """A larger image is refused as a decompression bomb. Pillow's own limit, which is a little higher, only gives a warning."""
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # not EPS, whose reader runs an external program
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # not EPS, whose reader runs an external program
+_PNG = b"\x89PNG\r\n\x1a\n"
+_METADATA = (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"tIME")
+"""Chunks of a PNG with texts, a colour profile and a time."""
 _TRIES = 10
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -53,7 +56,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     Raises BadImage for empty, unknown, truncated or broken data, and before decoding if there are too many pixels.
     """
     image = _open(data, max_pixels)
-    return _load(image, _orientation(image))
+    return _load(image, _orientation(image), data)
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ class Transform:
         box = self._centre(width, height) if self.fixed else self._random(width, height, numbers)
         room = min(box[2] - box[0], box[3] - box[1]) / (2 * self.size)
         shrink = _shrink(image, room)
-        picture = _load(image, orientation)
+        picture = _load(image, orientation, data)
         right, bottom = picture.size  # rounding must not put the edge of the box outside the reduced image
         scaled = (box[0] / shrink, box[1] / shrink, min(box[2] / shrink, right), min(box[3] / shrink, bottom))
         square = picture.resize((self.size, self.size), Image.Resampling.BICUBIC, box=scaled)
@@ -163,7 +166,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     if not data:
         raise BadImage("empty: 0 bytes")
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = _opened(data)
     except Image.DecompressionBombError as error:
         raise BadImage(f"too many pixels: {error}") from error
     except Exception as error:  # malformed bytes make Pillow raise anything: struct.error, KeyError, SyntaxError
@@ -174,6 +177,34 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     if pixels == 0:
         raise BadImage(f"no pixels: {image.width} × {image.height}")
     return image
+
+
+def _opened(data: bytes) -> Image.Image:
+    """The opened image. A PNG whose texts or profile are beyond Pillow's limits is opened without them."""
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError:
+        raise
+    except Exception:
+        bare = _without_metadata(data)
+        if bare is None:
+            raise
+        return Image.open(io.BytesIO(bare), formats=FORMATS)
+
+
+def _without_metadata(data: bytes) -> bytes | None:
+    """A PNG without its texts, profile and times, which no pixel needs; None for other formats, or if there are none."""
+    if not data.startswith(_PNG):
+        return None
+    kept, place, dropped = [_PNG], len(_PNG), False
+    while place + 12 <= len(data):
+        size, kind = int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8]
+        if kind in _METADATA:
+            dropped = True
+        else:
+            kept.append(data[place : place + 12 + size])
+        place += 12 + size
+    return b"".join(kept) if dropped else None
 
 
 def _orientation(image: Image.Image) -> int:
@@ -199,9 +230,16 @@ def _shrink(image: Image.Image, room: float) -> int:
     return max(1, round(width / image.width))
 
 
-def _load(image: Image.Image, orientation: int) -> Image.Image:
+def _load(image: Image.Image, orientation: int, data: bytes) -> Image.Image:
     try:
-        image.load()
+        try:
+            image.load()
+        except ValueError:  # a PNG's texts may stand behind its pixels
+            bare = _without_metadata(data)
+            if bare is None:
+                raise
+            image = Image.open(io.BytesIO(bare), formats=FORMATS)
+            image.load()
         picture = _rgb(image)
     except Exception as error:  # as in _open: Pillow raises different exceptions for each format
         kind = "truncated" if "truncated" in str(error).lower() else "not decodable"

@@ -45,8 +45,6 @@ def in_order(dataset: ray.data.Dataset, failed: str) -> Iterator[dict[str, Any]]
 
     Raises CornerstoneError with the text `failed` and the reason if its work raises.
     """
-    from ray.exceptions import RayError
-
     context = dataset.context
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
@@ -54,8 +52,10 @@ def in_order(dataset: ray.data.Dataset, failed: str) -> Iterator[dict[str, Any]]
     context.raise_original_map_exception = True
     try:
         yield from dataset.iter_rows()
-    except RayError as error:
-        cause = getattr(error, "cause", error)
+    except CornerstoneError as error:
+        raise CornerstoneError(f"{failed} {error}") from error
+    except Exception as error:  # whatever a task raises: Ray gives the original, or one of its own
+        cause = getattr(error, "cause", None) or error
         if isinstance(cause, CornerstoneError):
             raise CornerstoneError(f"{failed} {cause}") from error
         why = f"{type(cause).__name__}: {str(cause).partition(chr(10))[0]}"  # Ray's advice on retries is left out

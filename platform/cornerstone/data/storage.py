@@ -71,6 +71,8 @@ class Location:
 
     def resolve(self) -> tuple[fs.FileSystem, str]:
         """The file system and the path in it. Raises CornerstoneError if pyarrow cannot open it."""
+        if "://" not in self.uri:  # a path is taken as it is, whatever signs are in it
+            return fs.LocalFileSystem(), self.uri
         try:
             found: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(self.uri)
             return found

@@ -103,6 +103,11 @@ class SavedModel:
         size, tower = self.image_size, self.module.image_tower
         assert tower is not None
         crop = Transform(size, train=False)
+        if not isinstance(image, bytes | Image.Image):
+            raise CornerstoneError(
+                f"transform got {type(image).__name__} ({str(image)[:80]!r}): expected a PIL image, or the bytes of an image "
+                f"file, as in transform(open(path, 'rb').read())."
+            )
         if isinstance(image, bytes):
             pixels = crop(image)
         else:

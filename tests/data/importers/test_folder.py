@@ -9,7 +9,7 @@ from pyarrow import fs
 
 from cornerstone.data.importers.files import reading
 from cornerstone.data.importers.folder import ImageFolder, candidates
-from cornerstone.data.importers.webdataset import read_tar
+from cornerstone.data.importers.tar_samples import Names, read_tar
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
 
@@ -48,7 +48,7 @@ def test_a_storage_that_does_not_answer_is_no_damage(make, tmp_path, monkeypatch
     whole = place.read_bytes()
     monkeypatch.setattr(Location, "open_input", lambda self: Away(whole))
     with pytest.raises(CornerstoneError, match=r"Cannot read .*a.tar: AWS Error NETWORK_CONNECTION"):
-        list(read_tar(place, ()))
+        list(read_tar(place, Names()))
     with pytest.raises(CornerstoneError, match="Cannot read"), reading(place) as stream:
         stream.read()
 

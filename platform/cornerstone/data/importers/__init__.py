@@ -42,8 +42,12 @@ FORMATS: dict[str, Callable[[Location, ImportOptions], Format]] = {
     "mmc4": partial(Documents, assemble=documents.mmc4, taken=("text_list", "image_info")),
     "obelics": partial(Documents, assemble=documents.obelics, taken=("texts", "images")),
 }
-NAMES_ITS_IMAGE = ("pairs-jsonl", "cc-tsv", "dreamlip-csv", "hf-parquet")
+NAMES_ITS_IMAGE = ("pairs-jsonl", "cc-tsv", "dreamlip-csv", "hf-parquet", "webdataset")
 """Formats in which --image names the image field."""
+JOINED = ("pairs-jsonl", "cc-tsv", "dreamlip-csv")
+"""Lists that can be joined with a data set."""
+NO_LINKS = ("webdataset",)
+"""Formats whose images lie in no folder."""
 
 
 def import_pairs(
@@ -78,7 +82,13 @@ def check(
     if format not in FORMATS:
         raise CornerstoneError(f"Unknown format {format!r}{did_you_mean(format, FORMATS)}")
     listed = tuple(name for name, made in FORMATS.items() if getattr(made, "func", None) is Listed)
-    for name, formats in (("image", NAMES_ITS_IMAGE), ("class_names", ("imagefolder",)), ("first", listed)):
+    for name, formats in (
+        ("image", NAMES_ITS_IMAGE),
+        ("class_names", ("imagefolder",)),
+        ("first", listed),
+        ("trust_keys", JOINED),
+        ("follow_links", tuple(name for name in FORMATS if name not in NO_LINKS)),
+    ):
         if getattr(options, name) and format not in formats:
             raise CornerstoneError(
                 f"--{name.replace('_', '-')} has no effect on {format}, only on {', '.join(formats)}."

@@ -30,6 +30,8 @@ from cornerstone.hashing import digest
 
 QUARANTINE = "quarantine.jsonl"
 REPLACED = "\N{REPLACEMENT CHARACTER}"
+DAMAGED = ("damaged", "another schema", "scattered")
+"""How the reasons begin that are about a whole file and not about a row."""
 PROMPT = "a photo of a {}."  # the only prompt of an imported set with labels; other writers may give several
 MAX_BYTES = 256 << 20  # of one image file: photographs are smaller, and a row group holds 64 of them in memory
 OnImportProgress = Callable[[int, int, int], None]
@@ -64,6 +66,10 @@ class ImportOptions:
     name: str | None = None
     """Name of the data set; None: the name of the out folder."""
     rows_per_shard: int = ROWS_PER_SHARD
+    follow_links: bool = False
+    """Read images through links that lead out of their folder."""
+    trust_keys: bool = False
+    """Join a list with a data set by keys although the texts of the two disagree."""
     workers: int | None = None
     """Largest number of tasks at a time; None: the number of Ray's CPUs. Does not change what is written."""
 
@@ -87,6 +93,8 @@ class Sample:
     key: str
     image: bytes
     fields: dict[str, Any]
+    label: int | None = None
+    """Number of its class, if the source has numbers; otherwise the label field has the name."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +119,8 @@ class ImportPlan:
     classes: tuple[str, ...] = ()
     quarantined: tuple[Quarantined, ...] = ()
     sources: Sequence[Any] = ()
+    prompts: tuple[str, ...] = ()
+    """Of the classes, with `{}` in place of the name; empty for the usual one."""
 
 
 class Format(Protocol):
@@ -144,6 +154,8 @@ class ImportReport:
     seconds: float
     kept: int = 0
     repaired_texts: int = 0
+    damaged: tuple[str, ...] = ()
+    """Files that could not be read, or not to their end, each with the reason."""
 
     @property
     def rows(self) -> int:
@@ -186,10 +198,15 @@ class _Total:
     rows: int = 0
     repaired_texts: int = 0
     kept: int = 0
+    damaged: list[str] = field(default_factory=list)
+    example: str = ""
 
     def add(self, task: int, outcome: _Outcome) -> None:
+        if outcome.quarantined and not self.example:
+            self.example = f"{outcome.quarantined[0].key}: {outcome.quarantined[0].reason}"
         self.shards += [(number, task, shard) for number, shard in enumerate(outcome.shards)]
         self.reasons.update(quarantined.reason.partition(":")[0] for quarantined in outcome.quarantined)
+        self.damaged += [f"{one.key}: {one.reason}" for one in outcome.quarantined if one.reason.startswith(DAMAGED)]
         self.captions += outcome.captions
         self.rows += sum(shard.rows for shard in outcome.shards)
         self.repaired_texts += outcome.repaired_texts
@@ -209,8 +226,8 @@ def as_pair(sample: Sample, options: ImportOptions, classes: tuple[str, ...] = (
             value = find(sample.fields, name)
             for i, text in enumerate(texts(value)):
                 captions.append(Caption(f"{name}.{i}" if isinstance(value, list) else name, role, text))
-    label = None
-    if options.label is not None and (value := find(sample.fields, options.label)) is not None:
+    label = sample.label
+    if label is None and options.label is not None and (value := find(sample.fields, options.label)) is not None:
         label = classes.index(spelled(value))
     if not captions and label is None:
         raise ValueError(f"no text: nothing in {', '.join((*options.raw, *options.long))}")
@@ -245,13 +262,13 @@ def run_import(
         total = _gather(plan, _in_parallel(format_name, source, src, plan, out), out.join(QUARANTINE), progress)
         if not total.shards:
             forget(out)  # a finished but empty task must be read again: missing images may be there next time
-            raise CornerstoneError(_why_empty(src, out, total.reasons))
+            raise CornerstoneError(_why_empty(src, out, total))
         manifest = Manifest(
             kind=source.kind,
             name=options.name or out.name,
             shards=total.ordered(),
             classes=plan.classes,
-            prompts=(PROMPT,) if plan.classes else (),
+            prompts=(plan.prompts or (PROMPT,)) if plan.classes else (),
             tasks=(RETRIEVAL,) * (source.kind == "pairs" and bool(total.captions))
             + (CLASSIFICATION,) * bool(plan.classes),
             source={
@@ -274,6 +291,7 @@ def run_import(
         seconds=time.monotonic() - started,
         kept=total.kept,
         repaired_texts=total.repaired_texts,
+        damaged=tuple(total.damaged),
     )
 
 
@@ -295,15 +313,16 @@ def _gather(
 
 def _recorded(options: ImportOptions) -> dict[str, Any]:
     """The options that determine the content, as values that JSON preserves."""
-    given = {k: v for k, v in asdict(options).items() if v not in (None, ()) and k not in ("name", "workers")}
+    given = {k: v for k, v in asdict(options).items() if v not in (None, (), False) and k not in ("name", "workers")}
     return {k: list(v) if isinstance(v, tuple) else v for k, v in given.items()}
 
 
-def _why_empty(src: Location, out: Location, reasons: Counter[str]) -> str:
+def _why_empty(src: Location, out: Location, total: _Total) -> str:
+    reasons = total.reasons
     counts = "; ".join(f"{count} × {kind}" for kind, count in reasons.most_common(3))
-    found = (
-        f"all {reasons.total()} are quarantined ({counts}; see {out.join(QUARANTINE)})" if reasons else "it is empty"
-    )
+    found = "it is empty"
+    if reasons:
+        found = f"all {reasons.total()} are quarantined ({counts}; see {out.join(QUARANTINE)}). The first is {total.example}"
     return f"No usable row in {src}: {found}. Check --images and the fields, or name another source."
 
 

@@ -35,7 +35,7 @@ class CcTsv(PairsJsonl):
     record = "row"
 
     def __init__(self, src: Location, options: ImportOptions) -> None:
-        if not src.exists() or not src.uri.endswith(ENDINGS):
+        if not src.exists() or not src.name.endswith(ENDINGS):
             raise CornerstoneError(f"No list at {src}: expected a file that ends with {', '.join(ENDINGS)}.")
         first = _first_lines(src)
         self.delimiter = "\t" if "\t" in first[0] else ","

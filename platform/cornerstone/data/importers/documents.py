@@ -78,7 +78,7 @@ class Documents:
 
     def read(self, task: Task) -> Iterator[Sample | Record | Quarantined]:
         """The documents of some files. The quarantined images of a document come before it."""
-        folder = ImageFolder(self.images)
+        folder = ImageFolder(self.images, self.options.follow_links)
         for row in read_files(task, self._matching, self.options):
             if isinstance(row, Quarantined):
                 yield row

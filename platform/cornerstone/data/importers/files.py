@@ -16,6 +16,7 @@ from typing import IO, Any, TypeVar
 
 from cornerstone.data import draws
 from cornerstone.data.importers.core import ImportOptions, ImportPlan
+from cornerstone.data.importers.debris import is_debris
 from cornerstone.data.output import stamps
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
@@ -30,14 +31,15 @@ Task = list[tuple[int, Location]]
 def find_files(src: Location, endings: Sequence[str], what: str) -> list[Location]:
     """The files that `src` names, sorted: a file, a folder, a glob (`cc3m/*.tar`) or a brace list (`{00000..00331}.tar`).
 
-    `what` describes one file in error messages. Raises CornerstoneError if there is no file with one of the endings.
+    A path that exists is taken as it is, whatever signs are in its name. `what` describes one file in error messages. Raises
+    CornerstoneError if there is no file with one of the endings.
     """
     found: list[Location] = []
-    for location in map(Location, braces(src.uri)):
-        last = location.name
-        if any(sign in last for sign in "*?["):
+    for location in [src] if src.exists() else map(Location, braces(src.uri)):
+        last, exists = location.name, location.exists()
+        if not exists and any(sign in last for sign in "*?["):
             found += [location.parent.join(name) for name in location.parent.list() if fnmatch.fnmatch(name, last)]
-        elif not location.exists():
+        elif not exists:
             if last.endswith(tuple(endings)):
                 raise CornerstoneError(f"No {what} at {location}.")
             raise CornerstoneError(
@@ -47,7 +49,7 @@ def find_files(src: Location, endings: Sequence[str], what: str) -> list[Locatio
             found.append(location)
         else:
             found += [location.join(name) for name in location.list()]
-    found = [file for file in found if file.name.endswith(tuple(endings))]
+    found = [file for file in found if file.name.endswith(tuple(endings)) and not is_debris(file.name)]
     if not found:
         raise CornerstoneError(f"No {what} in {src}: expected files that end with {', '.join(endings)}.")
     return sorted(set(found), key=lambda file: file.uri)

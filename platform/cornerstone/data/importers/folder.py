@@ -17,13 +17,19 @@ from cornerstone.errors import CornerstoneError
 
 
 class ImageFolder:
-    """One folder, local or in an object store. Symbolic links are followed if they stay inside the folder."""
+    """One folder, local or in an object store.
 
-    def __init__(self, location: Location) -> None:
+    Symbolic links are followed if they stay inside the folder, or, in a snapshot of the Hugging Face hub's cache, lead to
+    its blobs. With `follow_links` they may lead anywhere. Names never may: `..` and absolute paths are refused.
+    """
+
+    def __init__(self, location: Location, follow_links: bool = False) -> None:
         self.filesystem, self.root = location.resolve()
-        self.local = isinstance(self.filesystem, fs.LocalFileSystem)
+        self.local, self.follow_links = isinstance(self.filesystem, fs.LocalFileSystem), follow_links
+        self.allowed = [self.root]
         if self.local:
-            self.root = os.path.realpath(self.root)
+            self.root = os.path.abspath(self.root)
+            self.allowed = [os.path.realpath(self.root), *_hub_blobs(self.root)]
 
     def read(self, name: str) -> bytes:
         """The bytes of a file. Raises OSError or ValueError with the reason if it cannot be read."""
@@ -58,11 +64,28 @@ class ImageFolder:
     def _inside(self, name: str) -> str:
         """The path of a name, with symbolic links resolved on a local disk. Raises ValueError if it lies outside the folder."""
         path = posixpath.normpath(posixpath.join(self.root, name))
-        if self.local and "\0" not in name:
-            path = os.path.realpath(path)
-        if "\0" in name or not path.startswith(self.root.rstrip("/") + "/"):
-            raise ValueError("outside the image folder: a link, `..` or an absolute path leads out of it")
-        return path
+        if "\0" in name or not _is_inside(path, self.root):
+            raise ValueError("outside the image folder: `..` or an absolute path leads out of it")
+        if not self.local:
+            return path
+        real = os.path.realpath(path)
+        if not self.follow_links and not any(_is_inside(real, allowed) for allowed in self.allowed):
+            raise ValueError(
+                f"outside the image folder: a link leads to {real}. Use --follow-links, or name that folder as the source"
+            )
+        return real
+
+
+def _is_inside(path: str, folder: str) -> bool:
+    return path.startswith(folder.rstrip("/") + "/")
+
+
+def _hub_blobs(root: str) -> list[str]:
+    """The folder to which the files of a snapshot in the hub's cache link: REPO/blobs for REPO/snapshots/REVISION/.."""
+    parts = root.split("/")
+    places = [place for place, part in enumerate(parts) if part == "snapshots" and place + 1 < len(parts)]
+    repositories = ["/".join(parts[:place]) for place in places]
+    return [os.path.realpath(f"{repo}/blobs") for repo in repositories if os.path.isdir(f"{repo}/blobs")]
 
 
 def candidates(name: str | None, address: str | None) -> list[str]:

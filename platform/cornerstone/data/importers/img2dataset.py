@@ -15,11 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cornerstone.data.importers.core import Format, ImportOptions, ImportPlan, Quarantined, Sample, meets
+from cornerstone.data.importers.debris import is_debris
 from cornerstone.data.importers.fields import conditions, utf8
 from cornerstone.data.importers.files import Task, plan_files, read_files
 from cornerstone.data.importers.folder import ImageFolder
 from cornerstone.data.importers.parquet_rows import ENDING, ParquetRows, image_column
-from cornerstone.data.importers.webdataset import ENDINGS, IMAGES, WebDataset
+from cornerstone.data.importers.tar_samples import IMAGES
+from cornerstone.data.importers.webdataset import ENDINGS, WebDataset
 from cornerstone.data.manifest import Kind
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
@@ -27,13 +29,15 @@ from cornerstone.errors import CornerstoneError
 
 def img2dataset(src: Location, options: ImportOptions) -> Format:
     """The reader of the format that the folder has. Raises CornerstoneError if it is none of the three."""
-    if src.uri.endswith(ENDINGS) or any(sign in src.uri for sign in "{*?"):
+    if src.name.endswith(ENDINGS):
         return Tars(src, options)
-    if not src.exists():
-        raise CornerstoneError(f"Nothing at {src}: expected the output folder of img2dataset.")
-    if src.uri.endswith(ENDING):
+    if src.name.endswith(ENDING):
         return ParquetRows(src, options, downloaded=True)
-    names = sorted(src.list())
+    if not src.exists():
+        if any(sign in src.uri for sign in "{*?["):
+            return Tars(src, options)
+        raise CornerstoneError(f"Nothing at {src}: expected the output folder of img2dataset.")
+    names = sorted(name for name in src.list() if not is_debris(name))
     if any(name.endswith(ENDINGS) for name in names):
         return Tars(src, options)
     tables = [name for name in names if name.endswith(ENDING)]
@@ -71,6 +75,10 @@ class Tars(WebDataset):
     def _matching(self, tar: Location) -> Iterator[Sample | Quarantined]:
         return map(usable, super()._matching(tar))
 
+    def _is_complete(self, sample: Sample) -> bool:
+        found = usable(sample)  # the caption may be in the metadata
+        return isinstance(found, Quarantined) or super()._is_complete(found)
+
 
 class Folders:
     """Numbered folders of `000000000.jpg`, `.txt` and `.json`."""
@@ -98,10 +106,10 @@ class Folders:
 
     def _samples(self, folder: Location) -> Iterator[Sample | Quarantined]:
         parts: dict[str, list[str]] = {}
-        for name in sorted(folder.list()):
+        for name in sorted(name for name in folder.list() if not is_debris(name)):
             stem, _, ending = name.partition(".")
             parts.setdefault(stem, []).append(ending.lower())
-        place, number = ImageFolder(folder), folder.name
+        place, number = ImageFolder(folder, self.options.follow_links), folder.name
         for stem, endings in parts.items():
             key = f"{number}/{stem}"
             image = next((ending for ending in endings if ending in IMAGES), None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
+from cornerstone.data import draws
 from cornerstone.data.importers.core import Format, ImportOptions, ImportPlan, Quarantined, Sample
+from cornerstone.data.importers.fields import find, texts
 from cornerstone.data.importers.listing import IMAGES
 from cornerstone.data.importers.pairs_jsonl import PairsJsonl, Scan
 from cornerstone.data.manifest import FILE, Kind, Shard
@@ -27,6 +30,8 @@ from cornerstone.data.shards import ROWS_PER_GROUP, DataSet, Reader
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
 
+COMPARED, AGREEING = 256, 0.5
+"""Joined rows whose texts are compared, and the least share that must agree."""
 NO_IMAGE = -1  # in place of a row number
 _READERS = 16  # threads that read keys and URLs of shards, usually waiting for remote storage
 
@@ -58,6 +63,8 @@ class Joined:
                 f"`{scan.example}`; its keys are like `{self._example()}`, its URLs are `url` in `extra`. Name another data "
                 f"set with --images, or the list's image field with --image."
             )
+        if not self.options.trust_keys:
+            self._compare(rows, scan)
         places = np.stack([rows, np.asarray(scan.offsets, np.int64), np.asarray(scan.lengths, np.int64)], axis=1)
         places = places[np.argsort(rows, kind="stable")]
         lost = int(np.searchsorted(places[:, 0], 0))
@@ -95,6 +102,39 @@ class Joined:
         if image is None:
             return Quarantined(name, f"no image: {self.images.location} has no image with this key or URL")
         return Sample(image["key"], image["image"], {**json.loads(image["extra"] or "{}"), **fields})
+
+    def _compare(self, rows: npt.NDArray[np.int64], scan: _Named) -> None:
+        """Compare the raw captions, and the URLs, of some joined rows. Raises CornerstoneError if most disagree.
+
+        Two downloads number the same list differently: a table of one names other pictures of the other by the same keys.
+        """
+        joined = np.flatnonzero(rows != NO_IMAGE)
+        chosen = joined[draws.permutation(len(joined), 0, "join-check")[:COMPARED]]
+        images = Reader(self.images, ["key", "captions", "extra"]).take(rows[chosen]).to_pylist()
+        compared, agreed, example = 0, 0, ""
+        with self.texts.list.open_input() as stream:
+            for place, image in zip(chosen.tolist(), images, strict=True):
+                row = self.texts.row(stream, scan.offsets[place], scan.lengths[place])
+                if isinstance(row, Quarantined):
+                    continue
+                (name, fields), extra = row, json.loads(image["extra"] or "{}")
+                there = {_plain(c["text"]) for c in image["captions"] if c["role"] == "raw"} | {
+                    _plain(extra.get("url"))
+                }
+                here = {_plain(text) for field in self.options.raw for text in texts(find(fields, field))}
+                here |= {_plain(fields.get("url")), _plain(name) if "://" in name else ""}
+                here, there = here - {""}, there - {""}
+                if here and there:
+                    compared += 1
+                    agreed += not here.isdisjoint(there)
+                    if here.isdisjoint(there) and not example:
+                        example = f"{name}: {min(here)[:80]!r} in the list, {min(there)[:80]!r} in the data set"
+        if compared and agreed < AGREEING * compared:
+            raise CornerstoneError(
+                f"The keys of {self.texts.list} seem to belong to another download: of {compared} joined rows that have a raw "
+                f"caption or a URL on both sides only {agreed} agree ({example}). Join by URL (a list with a column `url`), or "
+                f"if the texts were rewritten on purpose, import with --trust-keys."
+            )
 
     def _rows_of(self, scan: _Named) -> npt.NDArray[np.int64]:
         """The row of the image of each record of the list; the first one if several have the same name."""
@@ -156,6 +196,11 @@ class _Lookup:
     def rows(self) -> npt.NDArray[np.int64]:
         """The row of each name, in the order in which the names were given."""
         return self._found[self._asked]
+
+
+def _plain(text: Any) -> str:
+    """A text without case, punctuation and spaces."""
+    return re.sub(r"[\W_]+", "", text).lower() if isinstance(text, str) else ""
 
 
 def _hash(name: str) -> int:

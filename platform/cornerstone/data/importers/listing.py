@@ -11,6 +11,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from pyarrow import fs
 
 from cornerstone.data import draws
 from cornerstone.data.importers.core import MAX_BYTES, ImportOptions, ImportPlan, Quarantined, Sample, meets
+from cornerstone.data.importers.debris import is_debris
 from cornerstone.data.importers.fields import conditions, find, names, spelled
 from cornerstone.data.importers.folder import ImageFolder
 from cornerstone.data.manifest import Kind
@@ -27,7 +29,9 @@ from cornerstone.data.output import stamps
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError, did_you_mean
 
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+IMAGE_FIELDS = ("image", "file_name", "filename")
+"""Fields whose absence means that an entry has no image, on purpose or not."""
 Entry = tuple[str, dict[str, Any]]
 """The name of an image in its folder, and its fields."""
 
@@ -38,6 +42,8 @@ class Listing:
 
     images: Location
     entries: list[Entry]
+    set_aside: tuple[Quarantined, ...] = ()
+    """Entries that name no image, as the text-only ones of mixtures for instruction tuning, or that lack their text."""
 
 
 class Listed:
@@ -82,12 +88,13 @@ class Listed:
             order={"rows": "permuted", "seed": options.seed},
             source=[hashlib.sha256(json.dumps(entries, default=str).encode()).hexdigest(), stamps([self.images])],
             classes=tuple(sorted(labels)),
+            quarantined=listing.set_aside,
         )
 
     def read(self, task: Sequence[tuple[str, str, dict[str, Any]]]) -> Iterator[Sample | Quarantined]:
         """The rows of some entries, given as (key, image name, fields)."""
         assert self.images is not None, "set by plan()"
-        folder = ImageFolder(self.images)
+        folder = ImageFolder(self.images, self.options.follow_links)
         for key, name, row in task:
             try:
                 yield Sample(key, folder.read(name), row)
@@ -152,40 +159,42 @@ def coco(src: Location) -> Listing:
     """COCO captions: `images[{id, file_name}]`, `annotations[{image_id, caption}]`; all captions of an image form one row."""
     found = _json(src, {"images": list, "annotations": list})
     captions: dict[Any, list[Any]] = {}
-    for annotation in _having(src, "annotations", found["annotations"], "image_id"):
+    annotations, aside = _having(src, "annotations", found["annotations"], "image_id")
+    images, without = _having(src, "images", found["images"], "file_name", "id")
+    for annotation in annotations:
         captions.setdefault(annotation.get("image_id"), []).append(annotation.get("caption"))
     entries = [
-        (str(image["file_name"]), {"id": image["id"], "captions": captions.get(image["id"], [])})
-        for image in _having(src, "images", found["images"], "file_name", "id")
+        (str(image["file_name"]), {"id": image["id"], "captions": captions.get(image["id"], [])}) for image in images
     ]
-    return Listing(_parent(src), entries)
+    return Listing(_parent(src), entries, (*aside, *without))
 
 
 def karpathy(src: Location) -> Listing:
     """Karpathy's splits: `images[{filepath?, filename, split, sentences[{raw}]}]`."""
     found = _json(src, {"images": list})
     entries = []
-    for image in _having(src, "images", found["images"], "filename"):
+    images, aside = _having(src, "images", found["images"], "filename")
+    for image in images:
         name = f"{image['filepath']}/{image['filename']}" if image.get("filepath") else str(image["filename"])
         captions = [sentence.get("raw") for sentence in image.get("sentences", []) if isinstance(sentence, dict)]
         entries.append((name, {"split": image.get("split"), "captions": captions}))
-    return Listing(_parent(src), entries)
+    return Listing(_parent(src), entries, aside)
 
 
 def flickr30k(src: Location) -> Listing:
     """Flickr30k: lines `name.jpg#0⇥caption`, or the CSV with `raw` (a JSON list of captions), `split`, `filename`."""
     text = _text(src)
-    if src.uri.endswith(".csv"):
+    if src.name.endswith(".csv"):
         csv.field_size_limit(MAX_BYTES)  # do not fail on long texts
         try:
             rows = list(csv.DictReader(io.StringIO(text.replace("\r\n", "\n").replace("\r", " "))))
         except csv.Error as error:
             raise CornerstoneError(f"{src}: not CSV ({error}).") from error
+        rows, aside = _having(src, "rows", rows, "filename", "raw")
         entries = [
-            (row["filename"], {"split": row.get("split"), "captions": _captions(src, row["raw"])})
-            for row in _having(src, "rows", rows, "filename", "raw")
+            (row["filename"], {"split": row.get("split"), "captions": _captions(src, row["raw"])}) for row in rows
         ]
-        return Listing(_parent(src), entries)
+        return Listing(_parent(src), entries, aside)
     captions: dict[str, list[str]] = {}
     for number, line in enumerate(_lines(text), 1):
         name, tab, caption = line.partition("\t")
@@ -216,17 +225,22 @@ def dci(src: Location) -> Listing:
 
 def iiw(src: Location) -> Listing:
     """IIW: JSON lines with the long caption in `IIW` and the image in `image/key` or `image`, with or without `.jpg`."""
-    place = src if src.uri.endswith(".jsonl") else src.join("data.jsonl")
-    entries = []
+    place = src if src.name.endswith(".jsonl") else src.join("data.jsonl")
+    entries, aside = [], list[Quarantined]()
     for number, line in enumerate(_lines(_text(place)), 1):
         if not line.strip():
             continue
         row = _parsed(f"{place}, line {number}", line)
         name = row.get("image/key") or row.get("image") if isinstance(row, dict) else None
         if not isinstance(name, str):
-            raise CornerstoneError(f"{place}, line {number}: expected an object with `image/key` or `image`.")
+            aside.append(
+                Quarantined(f"{place.name}, line {number}", "no image: neither `image/key` nor `image` names one")
+            )
+            continue
         entries.append((name if name.lower().endswith(IMAGES) else f"{name}.jpg", row))
-    return Listing(_parent(place), entries)
+    if not entries:
+        raise CornerstoneError(f"{place}: no line is an object with `image/key` or `image`. Is it another format?")
+    return Listing(_parent(place), entries, tuple(aside))
 
 
 def sharegpt4v(src: Location) -> Listing:
@@ -235,16 +249,21 @@ def sharegpt4v(src: Location) -> Listing:
     if not isinstance(found, list):
         raise CornerstoneError(f"{src}: expected a list of entries with `image` and `conversations`.")
     entries = []
-    for entry in _having(src, "entries", found, "image", "conversations"):
+    listed, aside = _having(src, "entries", found, "image", "conversations")
+    for entry in listed:
         turns = entry["conversations"]
         text = turns[1].get("value") if len(turns) > 1 and isinstance(turns[1], dict) else None
         entries.append((str(entry["image"]), {"id": entry.get("id"), "caption": text}))
-    return Listing(_parent(src), entries)
+    return Listing(_parent(src), entries, aside)
 
 
 def urban1k(src: Location) -> Listing:
     """Urban1k: `image/N.jpg` and the first line of `caption/N.txt`."""
-    numbers = sorted(name.removesuffix(".txt") for name in src.join("caption").list() if name.endswith(".txt"))
+    numbers = sorted(
+        name.removesuffix(".txt")
+        for name in src.join("caption").list()
+        if name.endswith(".txt") and not is_debris(name)
+    )
     texts = [_text(src.join("caption", f"{number}.txt")).partition("\n")[0] for number in numbers]
     entries = [(f"{number}.jpg", {"caption": text}) for number, text in zip(numbers, texts, strict=True)]
     return Listing(src.join("image"), entries)
@@ -252,17 +271,32 @@ def urban1k(src: Location) -> Listing:
 
 def imagefolder(src: Location) -> Listing:
     """ImageNet's layout: `class/name.JPEG`, or `split/class/name.JPEG`; the name of the folder is the class."""
-    filesystem, root = src.resolve()
-    found = filesystem.get_file_info(fs.FileSelector(root, recursive=True, allow_not_found=True))
-    files = sorted(info.path for info in found if info.type == fs.FileType.File and info.path.lower().endswith(IMAGES))
+    files = sorted(path for path in _walk(src) if path.lower().endswith(IMAGES) and not is_debris(path))
     entries: list[Entry] = []
-    for path in files:
-        name = path[len(root.rstrip("/")) + 1 :]
+    for name in files:
         *folders, _ = name.split("/")
         if not 1 <= len(folders) <= 2:
             raise CornerstoneError(f"{src}: expected [split/]class/name.JPEG, found {name}.")
         entries.append((name, {"class": folders[-1], **({"split": folders[0]} if len(folders) == 2 else {})}))
     return Listing(src, entries)
+
+
+def _walk(src: Location) -> Iterator[str]:
+    """Names of all files below, relative to it. Links to folders are entered once; `ImageFolder` decides what is read."""
+    filesystem, root = src.resolve()
+    if not isinstance(filesystem, fs.LocalFileSystem):
+        found = filesystem.get_file_info(fs.FileSelector(root, recursive=True, allow_not_found=True))
+        yield from (info.path[len(root.rstrip("/")) + 1 :] for info in found if info.type == fs.FileType.File)
+        return
+    seen: set[str] = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link to a folder above it
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from (os.path.relpath(os.path.join(folder, name), root) for name in files)
 
 
 def _parent(src: Location) -> Location:
@@ -304,13 +338,25 @@ def _json(place: Location, parts: dict[str, type] | None) -> Any:
     return found
 
 
-def _having(src: Location, what: str, rows: list[Any], *wanted: str) -> list[dict[str, Any]]:
-    """The rows, after a check that each has all `wanted` fields; CornerstoneError names the first that lacks one."""
+def _having(
+    src: Location, what: str, rows: list[Any], *wanted: str
+) -> tuple[list[dict[str, Any]], tuple[Quarantined, ...]]:
+    """The rows that have all `wanted` fields, and the others, set aside.
+
+    Raises CornerstoneError if no row has one of the fields: it is another format then.
+    """
+    for name in wanted:
+        if rows and not any(isinstance(row, dict) and row.get(name) is not None for row in rows):
+            raise CornerstoneError(f"{src}: no entry of {what} has {name!r}. Is it another format?")
+    kept, aside = [], []
     for place, row in enumerate(rows):
-        missing = [name for name in wanted if not isinstance(row, dict) or row.get(name) is None]
+        missing = [name for name in wanted if not isinstance(row, dict) or row.get(name) in (None, "")]
         if missing:
-            raise CornerstoneError(f"{src}: entry {place} of {what} has no {missing[0]!r}. Is it another format?")
-    return rows
+            kind = "no image" if missing[0] in IMAGE_FIELDS else f"no {missing[0]}"
+            aside.append(Quarantined(f"{what} {place}", f"{kind}: the entry has no {missing[0]!r}"))
+        else:
+            kept.append(row)
+    return kept, tuple(aside)
 
 
 def _captions(src: Location, listed: str) -> list[str]:

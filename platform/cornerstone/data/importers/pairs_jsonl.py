@@ -16,6 +16,7 @@ import numpy as np
 
 from cornerstone.data import draws
 from cornerstone.data.importers.core import ImportOptions, ImportPlan, Quarantined, Sample, meets
+from cornerstone.data.importers.debris import is_debris
 from cornerstone.data.importers.fields import conditions, find, names, spelled
 from cornerstone.data.importers.folder import ImageFolder
 from cornerstone.data.manifest import Kind
@@ -76,7 +77,7 @@ class PairsJsonl:
 
     def read(self, task: Any) -> Iterator[Sample | Quarantined]:
         """The rows of some lines, given as (offset, length)."""
-        folder = ImageFolder(self.images)
+        folder = ImageFolder(self.images, self.options.follow_links)
         with self.list.open_input() as stream:
             for offset, length in task.tolist():
                 found = self.row(stream, offset, length)
@@ -187,10 +188,10 @@ class Scan:
 def _list_file(src: Location) -> Location:
     if not src.exists():
         raise CornerstoneError(f"Nothing at {src}: expected a .jsonl file, or a folder with {LIST}.")
-    if src.uri.endswith((".jsonl", ".json", ".ndjson")):
+    if src.name.endswith((".jsonl", ".json", ".ndjson")):
         return src
     if not src.join(LIST).exists():
-        lists = sorted(name for name in src.list() if name.endswith(".jsonl"))
+        lists = sorted(name for name in src.list() if name.endswith(".jsonl") and not is_debris(name))
         found = f" It has {', '.join(lists)}: name one of them." if lists else " Name the list itself."
         raise CornerstoneError(f"{src} has no {LIST}.{found}")
     return src.join(LIST)

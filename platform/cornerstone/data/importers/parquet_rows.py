@@ -24,6 +24,7 @@ IMAGE_NAMES = ("image", "jpg", "jpeg", "png", "webp")
 TEXT_NAMES = ("caption", "text", "txt", "TEXT")
 KEY_NAMES = ("key", "__key__", "id", "image_id")
 ENDING = ".parquet"
+LOOKED_AT = 32  # files in which an image column is looked for
 SPLIT = "split"
 """A field taken from the file name if the table has no such column."""
 
@@ -38,15 +39,15 @@ class ParquetRows:
         if options.label is not None:
             raise CornerstoneError("--label needs all class names before the first row: import a list (pairs-jsonl).")
         self.files = find_files(src, (ENDING,), "Parquet file")
-        schema = _schema(self.files[0])
+        first, schema = _first_with_image(self.files, options.image)
         self.image = options.image or image_column(schema)
         if options.image and options.image not in schema.names:
             raise CornerstoneError(
-                f"{self.files[0]} has no column {options.image!r}{did_you_mean(options.image, schema.names)}"
+                f"{first} has no column {options.image!r}{did_you_mean(options.image, schema.names)}"
             )
         if not self.image:
             raise CornerstoneError(
-                f"{self.files[0]} has no image column: expected a struct<bytes, path>, or bytes named "
+                f"{first} has no image column: expected a struct<bytes, path>, or bytes named "
                 f"{', '.join(IMAGE_NAMES)}; found {', '.join(schema.names)}. Name it with --image FIELD."
             )
         columns = [name for name in schema.names if name != self.image]
@@ -58,11 +59,14 @@ class ParquetRows:
                 )
             options = replace(options, raw=(text,))
         self.options, self.where, self.downloaded = options, conditions(options.where), downloaded
-        self._choose_split(src)
+        if SPLIT not in columns:
+            self._choose_split(src)
+        self._skipped = {name for name in columns if _holds_bytes(schema.field(name).type)}
         columns.append(SPLIT)
         for field in (*options.raw, *options.long, *(field for field, _ in self.where)):
             if field.partition(".")[0] not in columns and field not in columns:
-                raise CornerstoneError(f"{self.files[0]} has no column {field!r}{did_you_mean(field, columns)}")
+                raise CornerstoneError(f"{first} has no column {field!r}{did_you_mean(field, columns)}")
+        self.first = first
         self.images = Location.of(options.images) if options.images else None
 
     def _choose_split(self, src: Location) -> None:
@@ -92,15 +96,27 @@ class ParquetRows:
     def _records(self, file: Location) -> Iterator[Sample | Quarantined]:
         name = file.name
         stem, count = name.removesuffix(ENDING), 0
-        folder = ImageFolder(self.images) if self.images else None
+        folder = ImageFolder(self.images, self.options.follow_links) if self.images else None
         try:
             with reading(file) as stream:
-                for batch in pq.ParquetFile(stream).iter_batches(batch_size=64):
+                opened = pq.ParquetFile(stream)
+                if missing := [name for name in self._needed() if name not in opened.schema_arrow.names]:
+                    yield Quarantined(
+                        name, f"another schema: no column {', '.join(missing)}, unlike {self.first.name}; left out"
+                    )
+                    return
+                columns = [column for column in opened.schema_arrow.names if column not in self._skipped]
+                for batch in opened.iter_batches(batch_size=64, columns=columns):
                     for row in range(batch.num_rows):
                         yield self._record(f"{stem}/{count}", batch, row, folder, split_of(file))
                         count += 1
         except (OSError, pa.ArrowException) as error:
             yield Quarantined(name, f"damaged file: the rest is lost after {count} rows ({error})")
+
+    def _needed(self) -> list[str]:
+        """Columns that every file must have: the image, and one of the captions."""
+        names = [self.image, *(field for field, _ in self.where if field != SPLIT)]
+        return list(dict.fromkeys(name.partition(".")[0] for name in names))
 
     def _record(
         self, place: str, batch: pa.RecordBatch, row: int, folder: ImageFolder | None, split: str
@@ -115,6 +131,10 @@ class ParquetRows:
         if self.downloaded and str(fields.get("status", "success")) != "success":
             return Quarantined(key, f"not downloaded: {fields.get('error_message') or fields['status']}")
         image = fields.pop(self.image)
+        if isinstance(image, list):
+            if len(image) > 1:
+                return Quarantined(key, f"several images: the list in {self.image} has {len(image)}")
+            image = image[0] if image else None
         data, path = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (image, None)
         others = {name: value for name, value in fields.items() if not isinstance(value, bytes)}
         if data is not None:
@@ -136,12 +156,49 @@ def split_of(file: Location) -> str:
 
 
 def image_column(schema: pa.Schema) -> str:
-    """The image column: a struct with bytes, or bytes with one of IMAGE_NAMES; empty if there is none."""
-    for field in schema:
-        if pa.types.is_struct(field.type) and {"bytes", "path"} <= {inner.name for inner in field.type}:
-            return str(field.name)
+    """The image column: a struct with bytes, or a list of it, or bytes with one of IMAGE_NAMES; empty if there is none.
+
+    Of several, the one that is named like an image. Raises CornerstoneError if none of several is.
+    """
+    structs = [str(field.name) for field in schema if _is_image_struct(field.type)]
+    named = next((name for name in (*IMAGE_NAMES, "images") if name in structs), "")
+    if len(structs) == 1 or named:
+        return named or structs[0]
+    if structs:
+        raise CornerstoneError(f"There are several image columns ({', '.join(structs)}): choose one with --image.")
     binary = [f.name for f in schema if pa.types.is_binary(f.type) or pa.types.is_large_binary(f.type)]
     return next((name for name in IMAGE_NAMES if name in binary), "")
+
+
+def _is_image_struct(kind: pa.DataType) -> bool:
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return _is_image_struct(kind.value_type)
+    return bool(pa.types.is_struct(kind)) and {"bytes", "path"} <= {inner.name for inner in kind}
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    """Whether values hold bytes, as other images do: they are no fields of a row."""
+    if pa.types.is_dictionary(kind):
+        return _holds_bytes(kind.value_type)
+    if pa.types.is_struct(kind):
+        return any(_holds_bytes(inner.type) for inner in kind)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return _holds_bytes(kind.value_type)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
+
+
+def _first_with_image(files: list[Location], image: str | None) -> tuple[Location, pa.Schema]:
+    """The first of the files that has an image column, with its schema; the first one if none has.
+
+    A file of something else may stand beside them. Raises CornerstoneError if several columns may be the image.
+    """
+    found: list[tuple[Location, pa.Schema]] = []
+    for file in files[:LOOKED_AT]:
+        schema = _schema(file)
+        if (image in schema.names) if image else image_column(schema):
+            return file, schema
+        found.append((file, schema))
+    return found[0]
 
 
 def _schema(file: Location) -> pa.Schema:

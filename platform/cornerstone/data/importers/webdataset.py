@@ -1,32 +1,32 @@
-"""`webdataset`: tars in which the members of a sample, `KEY.jpg`, `KEY.txt`, `KEY.json`, follow each other.
+"""`webdataset`: tars of samples (`tar_samples`). Tars are read as streams; nothing is extracted to disk.
 
-Fields are the extensions of the members (`txt`, `long.txt`) and the names inside the JSON member. Tars are read as streams;
-nothing is extracted to disk.
+Fields are the endings of the members (`txt`, `long.txt`) and the names inside the JSON member. A text that is taken as raw
+caption and has several lines is several captions, as in retrieval sets (CLIP_benchmark's, the hub's
+`clip-benchmark/wds_*`). Members `KEY.cls` beside a file `classnames.txt`, in the folder of the tars or above it, make a
+classification set; `zeroshot_classification_templates.txt` has its prompts.
 """
 
 from __future__ import annotations
 
-import json
-import tarfile
-import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
-from tarfile import EOFHeaderError, HeaderError, ReadError  # type: ignore[attr-defined]
-from typing import Any, Self
 
-from cornerstone.data.importers.core import MAX_BYTES, ImportOptions, ImportPlan, Quarantined, Sample, meets
+from cornerstone.data.importers.core import ImportOptions, ImportPlan, Quarantined, Sample, meets
 from cornerstone.data.importers.fields import conditions, find, names
-from cornerstone.data.importers.files import Task, find_files, plan_files, read_files, reading
+from cornerstone.data.importers.files import Task, find_files, plan_files, read_files
+from cornerstone.data.importers.tar_samples import IMAGES, Names, member_names, read_tar
 from cornerstone.data.manifest import Kind
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError, did_you_mean
 
-IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 ENDINGS = (".tar", ".tar.gz", ".tgz")
-_MAX_TEXT = 16 << 20
+CLASS_NAMES, TEMPLATES = "classnames.txt", "zeroshot_classification_templates.txt"
+LABEL = "cls"
 _LOOKED_AT = 256  # samples whose fields are compared with the options before the import starts
-_BROKEN = (tarfile.TarError, EOFError, OSError, zlib.error)
+_MEMBERS = 2000  # members whose names are looked at
+_MOST_ENDINGS = 8  # of several parts in one tar: more of them are parts of names
 
 
 class WebDataset:
@@ -39,34 +39,62 @@ class WebDataset:
             raise CornerstoneError("--label needs all class names before the first row: import a list (pairs-jsonl).")
         if options.images is not None:
             raise CornerstoneError("--images has no effect on tars, which hold their images. Leave it out.")
-        self.options = options if options.raw or options.long else replace(options, raw=("txt",))
         self.where = conditions(options.where)
         self.tars = find_files(src, ENDINGS, "tar")
+        self.classes, self.prompts = _classes(self.tars[0].parent)
+        self.options = options
+        parts = (*options.raw, *options.long, *(field for field, _ in self.where))
+        self.names = _names_of(self.tars, parts, options.image or "")
+        if not (options.raw or options.long) and not (self.classes and not self._has("txt")):
+            self.options = replace(options, raw=("txt",))
 
     def plan(self) -> ImportPlan:
         """One task per tar; with `limit_rows` a single task, which reads no more tars than it needs."""
         plan = plan_files(self.tars, self.options, "tars")
         self._check_fields([tar for task in plan.tasks for _, tar in task])
-        return plan
+        return replace(plan, classes=self.classes, prompts=self.prompts)
 
     def read(self, task: Task) -> Iterator[Sample | Quarantined]:
         """The rows of some tars that meet the conditions, at most `limit_rows`, through the shuffle buffer."""
         return read_files(task, self._matching, self.options)
 
     def _matching(self, tar: Location) -> Iterator[Sample | Quarantined]:
-        for record in read_tar(tar, self._parts()):
+        for record in read_tar(tar, self.names, self._is_complete):
             if isinstance(record, Quarantined) or meets(record.fields, self.where):
-                yield record
+                yield self._read(record)
 
-    def _parts(self) -> tuple[str, ...]:
+    def _read(self, record: Sample | Quarantined) -> Sample | Quarantined:
+        """The captions of a text of several lines, and the number of the class."""
+        if isinstance(record, Quarantined):
+            return record
+        fields = dict(record.fields)
+        for field in self.options.raw:
+            text = fields.get(field)
+            if isinstance(text, str) and len(lines := [line for line in text.splitlines() if line.strip()]) > 1:
+                fields[field] = lines
+        if not self.classes or LABEL not in fields:
+            return replace(record, fields=fields)
+        given = str(fields.pop(LABEL)).strip()
+        if not given.isdecimal() or int(given) >= len(self.classes):
+            return Quarantined(record.key, f"no such class: .cls is {given[:20]!r}, there are {len(self.classes)}")
+        return replace(record, fields=fields, label=int(given))
+
+    def _wanted(self) -> tuple[str, ...]:
         return (*self.options.raw, *self.options.long, *(field for field, _ in self.where))
+
+    def _is_complete(self, sample: Sample) -> bool:
+        wanted = all(find(sample.fields, field) is not None for field in self._wanted())
+        return wanted and (not self.classes or LABEL in sample.fields)
+
+    def _has(self, ending: str) -> bool:
+        return any(self.names.split(name)[1] == ending for name in member_names(self.tars[0], _LOOKED_AT))
 
     def _check_fields(self, tars: list[Location]) -> None:
         """Raise CornerstoneError for a field that none of the first samples has, before hours of work."""
-        records = (record for tar in tars for record in read_tar(tar, self._parts()))
+        records = (record for tar in tars for record in read_tar(tar, self.names, self._is_complete))
         samples = list(islice((record.fields for record in records if isinstance(record, Sample)), _LOOKED_AT))
         known = sorted({name for sample in samples for name in names(sample)})
-        for field in self._parts() if samples else ():
+        for field in self._wanted() if samples else ():
             if all(find(sample, field) is None for sample in samples):
                 raise CornerstoneError(
                     f"None of the first {len(samples)} samples of {tars[0]} has a field {field!r}"
@@ -74,98 +102,62 @@ class WebDataset:
                 )
 
 
-class _Header(tarfile.TarInfo):
-    """A header that makes truncated tars raise: `tarfile` takes a missing or broken header for the end of the tar."""
-
-    @classmethod
-    def fromtarfile(cls, tarfile: tarfile.TarFile) -> Self:
-        try:
-            return super().fromtarfile(tarfile)
-        except EOFHeaderError:
-            raise
-        except HeaderError as error:
-            raise ReadError(f"no end-of-archive marker, {error}") from error
+def _classes(folder: Location) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Class names and prompts beside the tars, or in the folder above them (which holds the splits)."""
+    for place in (folder, folder.parent):
+        if place.join(CLASS_NAMES).exists():
+            templates = place.join(TEMPLATES)
+            prompts = _lines(templates) if templates.exists() else ()
+            return _lines(place.join(CLASS_NAMES)), tuple(prompt.replace("{c}", "{}") for prompt in prompts)
+    return (), ()
 
 
-def read_tar(tar: Location, parts: tuple[str, ...]) -> Iterator[Sample | Quarantined]:
-    """The samples of one tar, in order. A damaged tar gives the samples before the damage, then the reason it stops there."""
-    name = tar.name
-    stem = name.partition(".")[0]
-    key, sample, complete = "", dict[str, Any](), 0
-    try:
-        with (
-            reading(tar) as stream,
-            tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header) as members,
-        ):
-            for member in members:
-                if (reason := _unsafe(member)) is not None:
-                    yield Quarantined(f"{stem}/{member.name}", reason)
-                    continue
-                member_key, ending = _split(member.name)
-                if member.isdir() or not ending:
-                    continue
-                if member_key != key:
-                    if sample:
-                        yield _sample(f"{stem}/{key}", sample)
-                        complete += 1
-                    key, sample = member_key, {}
-                if ending in sample:
-                    yield Quarantined(
-                        f"{stem}/{member.name}", "duplicate: the sample has two members with this extension"
-                    )
-                    continue
-                sample[ending] = _content(members, member, ending, parts)
-                members.members = []  # type: ignore[attr-defined]  # tarfile would keep every header in memory
-    except _BROKEN as error:
-        lost = f", in sample {key}" if sample else ""
-        yield Quarantined(name, f"damaged tar: the rest is lost after {complete} samples{lost} ({error})")
-        return
-    if sample:
-        yield _sample(f"{stem}/{key}", sample)
+def _lines(file: Location) -> tuple[str, ...]:
+    text = file.read_bytes().decode("utf-8-sig", "replace")
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
-def _unsafe(member: tarfile.TarInfo) -> str | None:
-    """Why a member is quarantined without being read; None if it is a plain file or folder inside the tar."""
-    if member.name.startswith("/") or ".." in member.name.split("/"):
-        return "outside the folder: the path is absolute or contains `..`"
-    if not (member.isreg() or member.isdir()):
-        return "not a file: the member is a link or a device"
-    return None
+def _names_of(tars: list[Location], parts: tuple[str, ...], image: str) -> Names:
+    """How the names of these tars are to be split, by those of the first tar that can be read.
+
+    Raises CornerstoneError if it is not clear, or if there are several images in a sample and none is chosen.
+    """
+    found = next((found for tar in tars[:8] if (found := member_names(tar, _MEMBERS))), [])
+    names = Names(tuple(part.lower() for part in parts), image.lower())
+    endings = Counter(names.split(name)[1] for name in found)
+    endings.pop("", None)
+    odd = [ending for ending in endings if "." in ending and ending not in names.parts and ending != names.image]
+    if odd and _are_parts_of_names(odd, endings):
+        names = replace(names, at_last_dot=True)
+        endings = Counter(names.split(name)[1] for name in found)
+        endings.pop("", None)
+    images = [ending for ending in endings if ending in IMAGES]
+    long_images = [ending for ending in endings if "." in ending and ending.rpartition(".")[2] in IMAGES]
+    if names.image:
+        if found and names.image not in endings:
+            raise CornerstoneError(f"No member ends with .{names.image}{did_you_mean(names.image, endings)}")
+        return names
+    if images or not long_images:
+        return names
+    if len(long_images) > 1:
+        raise CornerstoneError(
+            f"The samples of {tars[0]} have several images ({', '.join('.' + ending for ending in sorted(long_images))}): "
+            f"choose one with --image {sorted(long_images)[0]}."
+        )
+    return replace(names, image=long_images[0])
 
 
-def _split(name: str) -> tuple[str, str]:
-    """Split `a/0001.long.txt` into `a/0001` and `long.txt`. Hidden files give two empty strings."""
-    folder, slash, last = name.removeprefix("./").rpartition("/")
-    stem, _, ending = last.partition(".")
-    return (folder + slash + stem, ending.lower()) if stem else ("", "")
-
-
-def _content(members: tarfile.TarFile, member: tarfile.TarInfo, ending: str, parts: tuple[str, ...]) -> Any:
-    """An image's bytes, a text or parsed JSON; None for a member that is not needed; a Quarantined if it cannot be used."""
-    is_image = ending in IMAGES
-    if not is_image and ending not in ("json", "txt") and ending not in parts:
-        return None
-    if member.size > (MAX_BYTES if is_image else _MAX_TEXT):
-        return Quarantined(member.name, f"too large: {member.size:,} bytes in .{ending}")
-    file = members.extractfile(member)
-    content = file.read() if file is not None else b""
-    if is_image:
-        return content
-    if ending != "json":
-        return content.decode("utf-8-sig", "replace")
-    try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
-        return Quarantined(member.name, f"not JSON: {error}")
-
-
-def _sample(key: str, parts: dict[str, Any]) -> Sample | Quarantined:
-    for value in parts.values():
-        if isinstance(value, Quarantined):
-            return Quarantined(key, value.reason)
-    images = [value for ending, value in parts.items() if ending in IMAGES]
-    if not images:
-        return Quarantined(key, f"no image: only {', '.join(sorted(parts))}")
-    fields = dict(parts["json"]) if isinstance(parts.get("json"), dict) else {}
-    fields |= {ending: value for ending, value in parts.items() if isinstance(value, str)}
-    return Sample(key, images[0], fields)
+def _are_parts_of_names(odd: list[str], endings: Counter[str]) -> bool:
+    """Whether endings like `05.10.jpg` are the rest of a name with dots, and not kinds of members like `input.jpg`."""
+    numeric = [ending for ending in odd if any(part.isdecimal() for part in ending.split(".")[:-1])]
+    if numeric and len(numeric) == len(odd):
+        return True
+    repeated = [ending for ending in odd if endings[ending] > 1]
+    if len(odd) <= _MOST_ENDINGS and (len(repeated) == len(odd) or sum(endings.values()) <= 2 * len(endings)):
+        return False
+    if not repeated:
+        return True
+    raise CornerstoneError(
+        f"It is not clear where the keys end: .{odd[0]} can be a kind of member or the rest of a name with dots. Rename "
+        f"the members so that the key has no dot, or name the ending in --raw, --long or --image."
+    )
