@@ -13,6 +13,7 @@ from cornerstone import cli
 from cornerstone.data.manifest import Manifest
 from cornerstone.data.shards import DataSet
 from cornerstone.data.texts import SentenceFormat
+from cornerstone.errors import CornerstoneError
 from cornerstone.recipes.presets import PRESETS
 
 COMMANDS = cli.command_names()
@@ -250,3 +251,14 @@ def test_a_loaded_model_encodes(model):
     features = opened.encode_text(["raw 3"], corners=True)
     assert features.shape == (1, 3, 64)
     torch.testing.assert_close(features.norm(dim=-1), torch.ones(1, 3))
+
+
+def test_a_mixture_of_nothing_is_refused(capsys, tmp_path):
+    assert "No data set is named: expected DIR=WEIGHT" in exits(capsys, "data", "mix", "--out", tmp_path / "x")
+
+
+def test_transform_says_what_it_takes(model):
+    import cornerstone
+
+    with pytest.raises(CornerstoneError, match=r"transform got str \('bus.jpg'\): expected a PIL image, or the bytes"):
+        cornerstone.load(str(model)).transform("bus.jpg")

@@ -220,7 +220,7 @@ def test_another_shape_is_refused(photos, tmp_path):
         read("coco", dump(folder / "x.json", {"posts": []}))
     with pytest.raises(CornerstoneError, match=r"not JSON"):
         read("coco", dump(folder / "y.json", "{"))
-    with pytest.raises(CornerstoneError, match=r"entry 0 of entries has no 'conversations'"):
+    with pytest.raises(CornerstoneError, match=r"no entry of entries has 'conversations'"):
         read("sharegpt4v", dump(folder / "z.json", [{"image": "a.jpg"}]))
     with pytest.raises(CornerstoneError, match=r"No file at"):
         read("karpathy", folder / "nowhere.json")

@@ -51,15 +51,18 @@ class ImageFolder:
 
     def read_image(self, names: Iterable[str]) -> bytes:
         """The first file with one of these names that is an image. Raises OSError, ValueError or BadImage if there is none."""
-        problem: Exception = OSError("no image: the row has neither a name nor a URL")
-        for place, name in enumerate(names):
+        problems: list[Exception] = []
+        for name in names:
             try:
                 found = self.read(name)
                 probe(found)
                 return found
             except (OSError, ValueError, BadImage) as error:
-                problem = problem if place else error  # report what is wrong with the first name
-        raise problem
+                problems.append(error)
+        if not problems:
+            raise OSError("no image: the row has neither a name nor a URL")
+        # A file that is there and cannot be used says more than the names that do not exist.
+        raise next((one for one in problems if not str(one).startswith("missing file")), problems[0])
 
     def _inside(self, name: str) -> str:
         """The path of a name, with symbolic links resolved on a local disk. Raises ValueError if it lies outside the folder."""

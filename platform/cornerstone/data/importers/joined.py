@@ -118,17 +118,16 @@ class Joined:
                 if isinstance(row, Quarantined):
                     continue
                 (name, fields), extra = row, json.loads(image["extra"] or "{}")
-                there = {_plain(c["text"]) for c in image["captions"] if c["role"] == "raw"} | {
-                    _plain(extra.get("url"))
-                }
-                here = {_plain(text) for field in self.options.raw for text in texts(find(fields, field))}
-                here |= {_plain(fields.get("url")), _plain(name) if "://" in name else ""}
-                here, there = here - {""}, there - {""}
+                there = _plain(*(c["text"] for c in image["captions"] if c["role"] == "raw"), extra.get("url"))
+                listed = (text for field in self.options.raw for text in texts(find(fields, field)))
+                here = _plain(*listed, fields.get("url"), name if "://" in name else "")
                 if here and there:
                     compared += 1
-                    agreed += not here.isdisjoint(there)
-                    if here.isdisjoint(there) and not example:
-                        example = f"{name}: {min(here)[:80]!r} in the list, {min(there)[:80]!r} in the data set"
+                    agrees = any(ours in theirs or theirs in ours for ours in here for theirs in there)
+                    agreed += agrees
+                    if not agrees and not example:
+                        ours, theirs = next(iter(here.values())), next(iter(there.values()))
+                        example = f"{name}: {ours[:80]!r} in the list, {theirs[:80]!r} in the data set"
         if compared and agreed < AGREEING * compared:
             raise CornerstoneError(
                 f"The keys of {self.texts.list} seem to belong to another download: of {compared} joined rows that have a raw "
@@ -198,9 +197,10 @@ class _Lookup:
         return self._found[self._asked]
 
 
-def _plain(text: Any) -> str:
-    """A text without case, punctuation and spaces."""
-    return re.sub(r"[\W_]+", "", text).lower() if isinstance(text, str) else ""
+def _plain(*found: Any) -> dict[str, str]:
+    """Texts by what is left of them without case, punctuation and spaces; empty ones are left out."""
+    plain = {re.sub(r"[\W_]+", "", text).lower(): text for text in found if isinstance(text, str)}
+    return {short: text for short, text in plain.items() if short}
 
 
 def _hash(name: str) -> int:

@@ -212,15 +212,20 @@ def dci(src: Location) -> Listing:
     """
     root = src if src.join("splits.json").exists() else src.join("densely_captioned_images")
     splits = _json(root.join("splits.json"), {})
-    entries = []
+    entries, aside = [], list[Quarantined]()
     for split, listed in splits.items():
         for name in listed:
             place = root.join("annotations", name if str(name).endswith(".json") else f"{name}.json")
-            row = _json(place, {"image": str})
+            row = _json(place, {})
+            if not isinstance(row.get("image"), str):
+                aside.append(Quarantined(place.name, "no image: the annotation names none"))
+                continue
             short, extra = str(row.get("short_caption") or ""), str(row.get("extra_caption") or "")
             fields = {"split": split, "short_caption": short, "extra_caption": extra, "caption": f"{short}\n{extra}"}
             entries.append((row["image"], fields))
-    return Listing(root.join("photos"), entries)
+    if aside and not entries:
+        raise CornerstoneError(f"{root}: no annotation names an image. Is it another format?")
+    return Listing(root.join("photos"), entries, tuple(aside))
 
 
 def iiw(src: Location) -> Listing:

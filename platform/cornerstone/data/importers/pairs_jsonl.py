@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from cornerstone.data import draws
+from cornerstone.data.images import BadImage
 from cornerstone.data.importers.core import ImportOptions, ImportPlan, Quarantined, Sample, meets
 from cornerstone.data.importers.debris import is_debris
 from cornerstone.data.importers.fields import conditions, find, names, spelled
@@ -87,7 +88,7 @@ class PairsJsonl:
                 image, row = found
                 try:
                     yield Sample(image, self.fetch(folder, image), row)
-                except (OSError, ValueError) as reason:
+                except (OSError, ValueError, BadImage) as reason:
                     yield Quarantined(image, str(reason))
 
     def row(self, stream: Any, offset: int, length: int) -> tuple[str, dict[str, Any]] | Quarantined:

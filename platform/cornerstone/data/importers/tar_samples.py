@@ -26,6 +26,7 @@ MOST_HELD = 512 << 20
 _MAX_TEXT = 16 << 20
 _BROKEN = (tarfile.TarError, EOFError, OSError, zlib.error)
 _TEXTS = ("txt", "cls")
+_MISSING = ("no image", "scattered")
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ class _Samples:
         self._scattered = self._scattered or key in self._held
         if before and not self._scattered:
             found = self._sample(before)
-            if self._is_complete(found) if isinstance(found, Sample) else not found.reason.startswith("no image"):
+            if self._is_complete(found) if isinstance(found, Sample) else not found.reason.startswith(_MISSING):
                 yield self._give(before, found)
         if self._bytes > MOST_HELD:
             for held in [one for one in self._held if one != key]:
@@ -152,12 +153,6 @@ class _Samples:
 
     def add(self, name: str, ending: str, content: Any) -> Iterator[Quarantined]:
         """Add a member to the current sample."""
-        if self._key in self._gone:
-            yield Quarantined(
-                f"{self.stem}/{name}",
-                "scattered members: the rest of this sample came before others; sort the tar (tar --sort=name)",
-            )
-            return
         sample = self._held.setdefault(self._key, {})
         if ending in sample:
             yield Quarantined(f"{self.stem}/{name}", "duplicate: the sample has two members with this extension")
@@ -175,7 +170,10 @@ class _Samples:
 
     def lost_from(self) -> str:
         """Where the rows that a damage has lost begin."""
-        return f", rows from {self._key} on are lost" if self._key else ""
+        if not self._key:
+            return ""
+        after = self._key in self._gone
+        return f", rows after {self._key} are lost" if after else f", rows from {self._key} on are lost"
 
     def _give(self, key: str, found: Sample | Quarantined) -> Sample | Quarantined:
         for content in self._held.pop(key).values():
@@ -190,6 +188,10 @@ class _Samples:
             if isinstance(value, Quarantined):
                 return Quarantined(place, value.reason)
         image = next((value for ending, value in parts.items() if self.names.is_image(ending)), None)
+        if image is None and key in self._gone:
+            return Quarantined(
+                place, "scattered members: others of this sample came long before; sort the tar (tar --sort=name)"
+            )
         if image is None:
             return Quarantined(place, f"no image: only {', '.join(sorted(parts))}")
         fields = dict(parts["json"]) if isinstance(parts.get("json"), dict) else {}
