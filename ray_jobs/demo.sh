@@ -8,6 +8,9 @@ cd "$(dirname "$0")/.."
 export RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="${RAY_TRAIN_HEALTH_CHECK_INTERVAL_S:-0.2}"
 export RAY_worker_maximum_startup_concurrency=16  # otherwise Ray warns of the small processes of three trials
 export RAY_BACKEND_LOG_LEVEL=fatal  # suppresses its warnings about arguments of actors, but not the output of Python
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"  # for workers, which import torch first
+temporary="${TMPDIR:-}"
+if [ "${#temporary}" -gt 40 ]; then export RAY_TMPDIR=/tmp; fi  # the names of Ray's sockets would be too long
 unset RAY_ADDRESS
 # A token of its own, whatever ~/.ray contains, so that nobody else on the machine can submit jobs to this Ray.
 RAY_AUTH_TOKEN="$(python -c 'import secrets; print(secrets.token_hex(32))')"
@@ -20,7 +23,6 @@ mkdir -p "$log"
 arguments="$*"
 follower=
 job="demo-$(date +%Y%m%d-%H%M%S)-$$"
-started=$(date +%s)
 
 # A process group of its own: Ctrl-C then reaches only this script, which stops the job first and Ray afterwards.
 set -m
@@ -106,6 +108,5 @@ follower=$!
 wait "$follower" || status=$?
 if [ "$status" -ne 0 ]; then
     echo "The demo did not finish (status $status). Ray's logs: $log"
-else
 fi
 exit "$status"

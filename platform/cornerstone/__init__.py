@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
+
+# Before torch is imported: threads that busy-wait for work slow each other down by ten times if anything else runs.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from cornerstone.inference.saved_model import SavedModel

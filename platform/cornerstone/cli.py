@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Annotated, Any, get_args
 
 import tyro
@@ -20,6 +21,7 @@ from cornerstone.commands.recaption import RecaptionCommand
 from cornerstone.commands.terminal import console
 from cornerstone.errors import CornerstoneError, did_you_mean
 from cornerstone.recipes.options import preset_defaults
+from cornerstone.runtime.terminal import any_terminal
 
 DataCommands = (
     Annotated[ScenesCommand, subcommand("scenes")]
@@ -64,16 +66,20 @@ def command_names() -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command. Exits with 0, or with an error message and 1, or 2 if the command line is not valid."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        _parse(given).run()
-    except CornerstoneError as error:
-        console.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False)
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    with any_terminal():
+        try:
+            _parse(given).run()
+        except CornerstoneError as error:
+            console.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+            raise SystemExit(1) from None
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
 
 
 def _parse(given: list[str]) -> Any:
+    if given == ["--version"]:
+        console.print(f"cornerstone {version('cornerstone')}", highlight=False)
+        raise SystemExit(0)
     if given in ([], ["data"]):
         given = [*given, "--help"]
     _refuse_unknown_command(given)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 LINE_EVERY = 30.0  # seconds between progress lines in a log
 console = Console() if sys.stdout.isatty() else Console(soft_wrap=True, width=200)  # a log has no width
-say = partial(console.print, markup=False, highlight=False)  # names and paths may contain brackets
+say = partial(console.print, markup=False, highlight=False, soft_wrap=True)  # names and paths may contain brackets
 
 
 def show_metrics(metrics: dict[str, float], path: str) -> None:

@@ -171,7 +171,7 @@ def load(path: Location | str, device: torch.device | str = "cpu") -> SavedModel
     if missing:
         raise CornerstoneError(
             f"No model at {place}: it lacks {', '.join(missing)}. Give the folder `model` that a finished run left "
-            f"(its path is printed at the end and tagged in MLflow), or one made by `cornerstone convert`."
+            f"(its path is printed at the end and tagged in MLflow)."
         )
     described = json.loads(place.join(CONFIG).read_text())
     if not isinstance(described, dict) or described.get("version") not in range(1, _VERSION + 1):

@@ -37,8 +37,8 @@ class DualEncoderConfig(MethodConfig):
         super().check(data)
         if isinstance(data, PairData) and data.features == "stored" and not self.image.locked:
             raise CornerstoneError(
-                "Stored features need a locked image tower, but the tower is trained: set --recipe.data.features online, "
-                "or leave the tower locked (no --recipe.method.image.no-locked)."
+                "Stored features (--features) need a locked image tower, but this recipe trains its tower: leave out "
+                "--features, or lock the tower with --recipe.method.image.locked."
             )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, TypeVar
@@ -46,6 +47,10 @@ class RunOptions:
     """Feature stores made by `cornerstone features`, for training and evaluation sets."""
     limit_rows: int | None = None
     """Train on the first N rows only."""
+    lr: float | None = None
+    """Learning rate after the warmup."""
+    batch_size: int | None = None
+    """Rows of one step, over all workers."""
     dry_run: bool = False
     """Resolve everything, run one step on one batch, print what would happen, and stop."""
 
@@ -60,6 +65,10 @@ class RunOptions:
             recipe = recipe.with_evaluation(best="")  # the preset's validation set is not among the user's
         if self.steps is not None:
             recipe = recipe.with_steps(self.steps)
+        if self.lr is not None:
+            recipe = recipe.with_optimization(learning_rate=self.lr)
+        if self.batch_size is not None:
+            recipe = recipe.with_optimization(batch_size=self.batch_size)
         if self.tokenizer is not None:
             recipe = recipe.with_data(tokenizer=self.tokenizer)
         if self.image_tower is not None:
@@ -100,4 +109,10 @@ def again_with(command: Sequence[str], option: str, value: str) -> str:
         place = given.index(option)
         del given[place : place + 2]
     program = os.path.relpath(given[0]) if given and os.path.exists(given[0]) else given[0]
-    return shlex.join([*(["python"] if program.endswith(".py") else []), program, *given[1:], option, value])
+    return shlex.join([*([_python()] if program.endswith(".py") else []), program, *given[1:], option, value])
+
+
+def _python() -> str:
+    """This Python as it can be typed in the current folder, whatever PATH is."""
+    relative = os.path.relpath(sys.executable)
+    return sys.executable if relative.startswith("..") else relative

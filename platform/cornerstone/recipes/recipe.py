@@ -15,6 +15,9 @@ from cornerstone.recipes.data import DataConfig
 from cornerstone.recipes.method import MethodConfig
 from cornerstone.recipes.pairs import PairData
 
+SHORTEST_WARMUP = 10
+"""Steps: with one or two, the full learning rate comes before AdamW's moments mean anything, and the loss jumps."""
+
 
 @dataclass(frozen=True)
 class Optimization:
@@ -111,9 +114,10 @@ class Recipe:
         return replace(self, optimization=_changed(self.optimization, changes, "optimization"))
 
     def with_steps(self, steps: int) -> Recipe:
-        """The same recipe with more or fewer steps, its warmup in proportion."""
+        """The same recipe with more or fewer steps, its warmup in proportion, but at least 10 steps (or half of all)."""
         old = self.optimization
-        return self.with_optimization(steps=steps, warmup_steps=old.warmup_steps * steps // old.steps)
+        shortest = min(old.warmup_steps, SHORTEST_WARMUP, steps // 2)
+        return self.with_optimization(steps=steps, warmup_steps=max(old.warmup_steps * steps // old.steps, shortest))
 
     def with_evaluation(self, **changes: Any) -> Recipe:
         """The same recipe, evaluated otherwise."""

@@ -6,18 +6,23 @@ import logging
 import os
 import signal
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from cornerstone.errors import CornerstoneError
 from cornerstone.recipes.placement import Placement
 from cornerstone.runtime.home import home
 
 Say = Callable[[str], None]
+T = TypeVar("T")
 POLL_EVERY = 5.0  # seconds between polls of a cluster that the autoscaler is growing
+CONNECT_TRIES, CONNECT_SECONDS = 3, 5.0
+LONGEST_SOCKET = 107  # bytes of the path of a UNIX socket
+SOCKET_NAME = len("/session_2026-01-31_14-25-01_123456_1234567/sockets/plasma_store.1")
 SAY_EVERY = 60.0  # seconds between messages about it
 
 
@@ -32,7 +37,7 @@ def connect(say: Say) -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS")
     with ExitStack() as stack:
         if address:
-            ray.init(address=address, logging_level=logging.WARNING, log_to_driver=log_to_driver())
+            _join(address)
         else:
             # Ray logs that it generated an authentication token for the local cluster, which nobody needs to know.
             logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
@@ -45,6 +50,7 @@ def connect(say: Say) -> Iterator[None]:
                 log_to_driver=log_to_driver(),
                 dashboard_host="127.0.0.1",
                 dashboard_port=port,
+                _temp_dir=_short_folder(say),
             )
         stack.callback(ray.shutdown)
         _warm_up()
@@ -52,6 +58,47 @@ def connect(say: Say) -> Iterator[None]:
         if address:
             _check_home()
         yield
+
+
+def _join(address: str) -> None:
+    """Join the cluster of `RAY_ADDRESS`. Raises CornerstoneError, within seconds, if that is not possible."""
+    import ray
+
+    what = f"RAY_ADDRESS is {address!r}"
+    how = "Set it to HOST:6379 of a running cluster, or unset it to start Ray on this machine."
+    if address.startswith(("http://", "https://")):
+        raise CornerstoneError(
+            f"{what}: that is a dashboard, to which jobs are submitted: ray job submit -- python .. (it reads RAY_ADDRESS). "
+            f"{how}"
+        )
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal() and not _listens(host.strip("[]"), int(port)):
+        raise CornerstoneError(f"{what}, where nothing answers. {how}")
+    try:
+        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=log_to_driver())
+    except Exception as error:  # Ray raises ConnectionError, ValueError, RuntimeError and others
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CornerstoneError(f"{what}, which cannot be joined: {why} {how}") from error
+
+
+def _listens(host: str, port: int) -> bool:
+    """Whether something accepts connections there; Ray itself would try for minutes."""
+    for _ in range(CONNECT_TRIES):
+        try:
+            socket.create_connection((host, port), CONNECT_SECONDS).close()
+            return True
+        except OSError:
+            time.sleep(1.0)
+    return False
+
+
+def _short_folder(say: Say) -> str | None:
+    """Another folder for Ray's files if that of TMPDIR makes the names of its sockets too long; None for Ray's own choice."""
+    given = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    if len(os.path.join(given, "ray")) + SOCKET_NAME <= LONGEST_SOCKET:
+        return None
+    say(f"TMPDIR is too long for the names of Ray's sockets ({given}): Ray's files are in /tmp/ray")
+    return "/tmp/ray"
 
 
 @contextmanager
@@ -110,6 +157,26 @@ def stoppable(how_to_continue: str, say: Say) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def interruptible(call: Callable[[], T]) -> T:
+    """The result of `call`, made in another thread: Ray Train takes over Ctrl-C in the main one."""
+    outcome: list[T] = []
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            outcome.append(call())
+        except BaseException as error:  # raised again in the caller's thread
+            failure.append(error)
+
+    thread = threading.Thread(target=run, daemon=True, name="run")
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.2)
+    if failure:
+        raise failure[0]
+    return outcome[0]
 
 
 def _warm_up() -> None:

@@ -16,6 +16,7 @@ from rich.markup import escape
 from cornerstone.errors import CornerstoneError
 from cornerstone.recipes.options import RunOptions, parse
 from cornerstone.recipes.recipe import Recipe
+from cornerstone.runtime.terminal import any_terminal
 from cornerstone.sweeps.points import Sweep
 
 Define = Callable[[Recipe], Sweep]
@@ -37,16 +38,17 @@ def main(define: Define, arguments: Sequence[str] | None = None) -> None:
     """Run an experiment from the command line. Exits with status 0, or with an error message and 1."""
     file = Path(inspect.getfile(define))
     module_doc = inspect.getdoc(inspect.getmodule(define)) or ""
-    console = Console(file=sys.stdout, soft_wrap=not sys.stdout.isatty())
-    try:
-        options = parse(ExperimentOptions, sys.argv[1:] if arguments is None else arguments, file.name, module_doc)
-        run_experiment(file.stem, define, options, console)
-    except CornerstoneError as error:
-        console.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False)
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:  # before there is a sweep to continue
-        console.print("\nStopped during preparation. What is prepared is kept: run the same command again.")
-        raise SystemExit(130) from None
+    with any_terminal():
+        console = Console(file=sys.stdout, soft_wrap=not sys.stdout.isatty())
+        try:
+            options = parse(ExperimentOptions, sys.argv[1:] if arguments is None else arguments, file.name, module_doc)
+            run_experiment(file.stem, define, options, console)
+        except CornerstoneError as error:
+            console.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+            raise SystemExit(1) from None
+        except KeyboardInterrupt:  # before there is a sweep to continue
+            console.print("\nStopped during preparation. What is prepared is kept: run the same command again.")
+            raise SystemExit(130) from None
 
 
 def run_experiment(name: str, define: Define, options: ExperimentOptions, console: Console) -> None:

@@ -47,7 +47,8 @@ class SweepRun:
     ) -> None:
         self.name, self.sweep, self.points, self.options = name, sweep, points, options
         self.placement, self.console = placement, console
-        self.say = partial(console.print, markup=False, highlight=False)  # names and paths may hold brackets
+        # Names and paths may contain brackets, and a command that is printed must not be broken into lines.
+        self.say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
         self.state = SweepState.of(options.continue_ or new_sweep_id())
         self.preparer = Preparer(self.say)
         self.prepared: dict[str, Prepared] = {}
@@ -58,6 +59,8 @@ class SweepRun:
 
     def run(self) -> None:
         """Prepare, run, show. If it is interrupted, it says how to continue."""
+        for point in self.points:
+            self.preparer.open_names(point.recipe)
         with cluster.connect(self.say):
             self.placement = cluster.require(self.placement, self.say)
             first = self._start()

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from cornerstone.tracking.address import Address
+from cornerstone.tracking.address import VARIABLE, Address
 
 PORT = 5000
 
@@ -29,7 +29,8 @@ def server_command(address: Address) -> str:
     """The command that starts a server on the store; empty if the address is a server itself."""
     if address.is_server:
         return ""
-    return f"{command_path('mlflow')} server --backend-store-uri {shlex.quote(str(address))} --port {PORT}"
+    store = f'"${VARIABLE}"' if address.password else shlex.quote(str(address))  # a password is not printed
+    return f"{command_path('mlflow')} server --backend-store-uri {store} --port {PORT}"
 
 
 def run_link(address: Address, experiment: str, run: str) -> str:

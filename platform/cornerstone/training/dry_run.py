@@ -75,7 +75,10 @@ def dry_run(recipe: Recipe, placement: Placement, *, trials: int, experiment: st
         f"{optimization.steps:,} steps take {optimization.steps * seconds / 60:,.1f} min of computing"
     )
     yield f"placement   {placement.arithmetic()}; ZeRO stage {placement.zero_stage}, {recipe.precision}"
-    yield f"trials      {trials}"
+    minutes = optimization.steps * seconds / 60
+    yield f"trials      {trials}" + (
+        f": {trials * minutes:,.1f} min of computing, one after another" if trials > 1 else ""
+    )
     yield f"records     MLflow experiment {experiment} at {tracking_address()}; runs, models and checkpoints under {home()}"
     image, text = recipe.method.image_tower, recipe.method.text_tower
     if (text is not None and text.dropout) or (image is not None and not image.locked and image.drop_path):

@@ -107,13 +107,31 @@ class Preparer:
             special_ids=kind.special_ids(tokenizer),
         )
 
+    def open_names(self, recipe: Recipe) -> None:
+        """Open whatever the recipe names, before anything is started: a wrong name costs seconds.
+
+        Raises CornerstoneError as `prepare` does, which then finds it opened. Features are not computed, and the built-in
+        scenes not made.
+        """
+        if not recipe.data.train:
+            return
+        wanted, self.shared.compute_features = self.shared.compute_features, False
+        try:
+            self.prepare(recipe)
+        finally:
+            self.shared.compute_features = wanted
+
     def _content(self, recipe: Recipe, data: Mixture, tokenizer: str, tower_digest: str) -> dict[str, str]:
         content = {"data": data.manifest.content_hash, "tokenizer": content_digest(tokenizer)}
         if tower_digest:
             content["image"] = tower_digest
         text = recipe.method.text_tower
-        if text is not None and text.name and Location.of(text.name).exists():
-            content["text"] = self.shared.text_tower(text, self._vocab_size(tokenizer))
+        if (
+            text is not None and text.name
+        ):  # opened also if it is from the hub: a wrong name fails here and not in a worker
+            found = self.shared.text_tower(text, self._vocab_size(tokenizer))
+            if Location.of(text.name).exists():
+                content["text"] = found
         return content
 
     def _vocab_size(self, tokenizer: str) -> int:

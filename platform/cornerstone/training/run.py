@@ -10,7 +10,7 @@ from rich.console import Console
 
 from cornerstone.errors import CornerstoneError
 from cornerstone.recipes.options import RunOptions, again_with
-from cornerstone.runtime.cluster import connect, require, stoppable
+from cornerstone.runtime.cluster import connect, interruptible, require, stoppable
 from cornerstone.runtime.home import home
 from cornerstone.tracking.mlflow_pages import run_link, server_command
 from cornerstone.tracking.mlflow_records import Records
@@ -18,7 +18,7 @@ from cornerstone.tracking.progress import ProgressActor, ProgressPrinter, Progre
 from cornerstone.training.job import Identity, Job
 from cornerstone.training.launch import Outcome, launch
 from cornerstone.training.mlflow_run import close_run, open_run, reason
-from cornerstone.training.prepare import prepare
+from cornerstone.training.prepare import Preparer
 
 Say = Callable[..., None]
 EXPERIMENT = "train"
@@ -32,11 +32,14 @@ def train_one(options: RunOptions, resume: str, console: Console, name: str = ""
     there is no such run, or if its recipe was another one.
     """
     recipe, placement = options.resolved()
-    say = partial(console.print, markup=False, highlight=False)  # paths may contain brackets
+    # Paths may contain brackets, and a command that is printed must not be broken into lines.
+    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    preparer = Preparer(say)
+    preparer.open_names(recipe)
     with connect(say):
         placement = require(placement, say)
         identity = Identity(run=resume) if resume else Identity()
-        job = Job(prepare(recipe, say), placement, identity)
+        job = Job(preparer.prepare(recipe), placement, identity)
         _check_same_recipe(job, resume)
         say(f"run {identity.run}: recipe {job.prepared.recipe_hash}, {recipe.optimization.steps:,} steps")
         say(f"data {job.prepared.data.name}: {job.prepared.passes()}")
@@ -47,7 +50,7 @@ def train_one(options: RunOptions, resume: str, console: Console, name: str = ""
         how_to_continue = f"Continue with:\n  {again_with(sys.argv, '--resume', identity.run)}"
         try:
             with stoppable(how_to_continue, say), ProgressPrinter(progress, [(identity.run, name)], console):
-                outcome = launch(job, ProgressSender(progress, identity.run))
+                outcome = interruptible(partial(launch, job, ProgressSender(progress, identity.run)))
         except SystemExit:
             close_run(records, job, None)
             raise
@@ -66,8 +69,8 @@ def _say_where(records: Records, job: Job, say: Say) -> None:
         say(f"metrics: {job.identity.folder}/journal.jsonl")
         return
     if command := server_command(records.address):
-        say(f"MLflow: start it with\n  {command}", soft_wrap=True)
-    say(f"run {job.identity.run}, in MLflow {run}:\n  {run_link(records.address, experiment, run)}", soft_wrap=True)
+        say(f"MLflow: start it with\n  {command}")
+    say(f"run {job.identity.run}, in MLflow {run}:\n  {run_link(records.address, experiment, run)}")
 
 
 def _check_same_recipe(job: Job, resume: str) -> None:

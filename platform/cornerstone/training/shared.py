@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
+from cornerstone.data.storage import Location
 from cornerstone.hashing import canonical_json, content_digest
 from cornerstone.recipes.towers import BertText, ImageTower
 
@@ -31,18 +32,31 @@ class Shared:
 
     def tower(self, config: ImageTower) -> tuple[int, str]:
         """Length of an image tower's feature, and a digest of its weights ("" if it starts at random and is trained)."""
-        return self.once(("image tower", config), lambda: describe_tower(config))
+        return self.once(("image tower", config), lambda: describe_tower(config, self.say))
 
     def text_tower(self, config: BertText, vocab_size: int) -> str:
         """A digest of the weights of a text tower that is read from a folder."""
         return self.once(("text tower", config.name, vocab_size), lambda: digest_of_text_tower(config, vocab_size))
 
 
-def describe_tower(config: ImageTower) -> tuple[int, str]:
-    """Length of the tower's feature, and a digest of its weights ("" if it starts at random and is trained)."""
-    from cornerstone.models.image_tower import build_image_tower, state_hash
+def describe_tower(config: ImageTower, say: Say = lambda text: None) -> tuple[int, str]:
+    """Length of the tower's feature, and a digest of its weights ("" if it starts at random and is trained).
 
+    Says so if the tower was trained at another size than it is used at.
+    """
+    from cornerstone.models.image_tower import build_image_tower, state_hash
+    from cornerstone.runtime.hub import hub_answers
+
+    if config.pretrained and not Location.of(config.name).exists():
+        hub_answers()  # timm's client would retry for a minute
     tower = build_image_tower(config)
+    configuration: Any = tower.model.pretrained_cfg or {}
+    trained_at = configuration.get("input_size", (config.size,))[-1]
+    if trained_at != config.size and config.name:
+        say(
+            f"The image tower {config.name} was made for {trained_at} pixels and is used at {config.size}: "
+            f"--recipe.method.image.size {trained_at} uses it as it was trained"
+        )
     return tower.width, state_hash(tower) if config.pretrained or config.locked else ""
 
 
@@ -50,7 +64,10 @@ def digest_of_text_tower(config: BertText, vocab_size: int) -> str:
     """A digest of a text tower's weights and of what its folder's configuration says beside their shapes."""
     from cornerstone.models.bert import build_bert
     from cornerstone.models.image_tower import state_hash
+    from cornerstone.runtime.hub import hub_answers
 
+    if not Location.of(config.name).exists():
+        hub_answers()
     bert = build_bert(config, vocab_size, seed=0)
     beside = {name: getattr(bert.config, name) for name in ("num_attention_heads", "hidden_act", "layer_norm_eps")}
     return content_digest(state_hash(bert), canonical_json(beside))
