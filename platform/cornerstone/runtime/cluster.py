@@ -71,14 +71,17 @@ def _join(address: str) -> None:
             f"{what}: that is a dashboard, to which jobs are submitted: ray job submit -- python .. (it reads RAY_ADDRESS). "
             f"{how}"
         )
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    found = _started_here() if address == "auto" else address
+    host, _, port = found.removeprefix("ray://").rpartition(":")
     if host and port.isdecimal() and not _listens(host.strip("[]"), int(port)):
+        if address == "auto":
+            raise CornerstoneError(f"{what}, but the Ray that was last started here ({found}) has ended. {how}")
         raise CornerstoneError(f"{what}, where nothing answers. {how}")
     try:
         ray.init(address=address, logging_level=logging.WARNING, log_to_driver=log_to_driver())
     except Exception as error:  # Ray raises ConnectionError, ValueError, RuntimeError and others
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CornerstoneError(f"{what}, which cannot be joined: {why} {how}") from error
+        raise CornerstoneError(f"{what}, which cannot be joined: {why.rstrip('.')}. {how}") from error
 
 
 def _listens(host: str, port: int) -> bool:
@@ -92,12 +95,22 @@ def _listens(host: str, port: int) -> bool:
     return False
 
 
+def _started_here() -> str:
+    """The address that `auto` stands for: of the Ray that was last started on this machine; "" if there is none."""
+    from ray._private.utils import (
+        read_ray_address,  # private: `auto` itself would wait minutes for a Ray that has ended
+    )
+
+    return read_ray_address() or ""
+
+
 def _short_folder(say: Say) -> str | None:
-    """Another folder for Ray's files if that of TMPDIR makes the names of its sockets too long; None for Ray's own choice."""
+    """Another folder for Ray's files if that of TMPDIR makes the names of sockets too long; None for Ray's own choice."""
     given = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
     if len(os.path.join(given, "ray")) + SOCKET_NAME <= LONGEST_SOCKET:
         return None
     say(f"TMPDIR is too long for the names of Ray's sockets ({given}): Ray's files are in /tmp/ray")
+    os.environ["TMPDIR"], tempfile.tempdir = "/tmp", None  # Python's own sockets, in the processes that Ray starts
     return "/tmp/ray"
 
 
