@@ -56,7 +56,8 @@ def test_every_command_has_help(capsys, command):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_help_of_train_shows_the_presets_and_the_values_of_the_chosen_one(capsys, preset):
-    text = exits(capsys, "train", "--help", "--preset", preset, status=0)
+    assert f"(default: {preset})" in exits(capsys, "train", "--help", "--preset", preset, status=0)
+    text = exits(capsys, "train", "--help-all", "--preset", preset, status=0)
     assert f"--preset NAME {', '.join(PRESETS)}. (default: {preset})" in text
     assert f"--recipe.name STR (default: {preset})" in text
 

@@ -15,12 +15,12 @@ from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, subcommand
 from cornerstone.commands.data import DeriveCommand, ImportCommand, MixCommand, ScenesCommand
 from cornerstone.commands.features import FeaturesCommand
 from cornerstone.commands.inspect import StatsCommand, VerifyCommand
-from cornerstone.commands.models import EvaluateCommand, TrainCommand
+from cornerstone.commands.models import TRAIN_HELP, EvaluateCommand, TrainCommand, TrainShortcuts
 from cornerstone.commands.pack import PackCommand
 from cornerstone.commands.recaption import RecaptionCommand
 from cornerstone.commands.terminal import console
 from cornerstone.errors import CornerstoneError, did_you_mean
-from cornerstone.recipes.options import preset_defaults
+from cornerstone.recipes.options import preset_defaults, short_help
 from cornerstone.runtime.terminal import any_terminal
 
 DataCommands = (
@@ -83,6 +83,8 @@ def _parse(given: list[str]) -> Any:
     if given in ([], ["data"]):
         given = [*given, "--help"]
     _refuse_unknown_command(given)
+    if given[0] == "train":
+        given = ["train", *short_help(TrainShortcuts, given[1:], "cornerstone train", TRAIN_HELP)]
     # The preset's values are the defaults of `train`, see `parse` in recipes/options.py.
     train = subcommand("train", default=preset_defaults(TrainCommand, given if given[0] == "train" else []))
     commands: Any = OTHER_COMMANDS | Annotated[TrainCommand, train]

@@ -20,8 +20,8 @@ from cornerstone.data.manifest import Manifest
 from cornerstone.recipes import Recipe
 from cornerstone.sweeps import Point, Sweep, main
 from cornerstone.sweeps.state import SweepState, TrialRecord, TrialResult
+from cornerstone.tracking.address import tracking_address
 from cornerstone.tracking.journal import read_journal
-from cornerstone.tracking.mlflow_records import tracking_uri
 from cornerstone.training.job import Identity
 
 from .conftest import REPOSITORY, experiment
@@ -86,7 +86,7 @@ def swept(corner_tokens) -> Swept:
 def client(swept):
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri())
+    return MlflowClient(tracking_address().full)
 
 
 def runs_of(client, swept: Swept) -> tuple:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 
 import pytest
 
@@ -34,7 +35,7 @@ def test_named_feature_stores_are_stored_features():
     recipe = given("--preset", "lotlip-100m", "--features", "/a", "s3://b").resolved()[0]
     assert (recipe.data.features, recipe.data.feature_stores) == ("stored", ("/a", "s3://b"))
     assert recipe.data.crop_scale == (1.0, 1.0)  # what is stored has seen one crop
-    with pytest.raises(CornerstoneError, match="Stored features need a locked image tower"):
+    with pytest.raises(CornerstoneError, match=r"Stored features \(--features\) need a locked image tower"):
         given("--preset", "photos", "--features", "/a").resolved()
 
 
@@ -103,7 +104,7 @@ def test_impossible_values_are_errors_as_in_python():
 
 def test_help_shows_the_presets_own_defaults(capsys):
     with pytest.raises(SystemExit) as exit:
-        given("--preset", "lotlip-3m", "--help")
+        given("--preset", "lotlip-3m", "--help-all")
     assert exit.value.code == 0
     assert "bert-base-uncased" in capsys.readouterr().out
 
@@ -127,4 +128,20 @@ def test_the_command_of_an_experiment_is_started_by_python(tmp_path, monkeypatch
     script.parent.mkdir()
     script.touch()
     command = again_with([str(script), "--only", "2, no mask"], "--continue", "s")
-    assert shlex.split(command) == ["python", "experiments/ablate.py", "--only", "2, no mask", "--continue", "s"]
+    assert shlex.split(command) == [sys.executable, "experiments/ablate.py", "--only", "2, no mask", "--continue", "s"]
+
+
+def test_the_aliases_that_everybody_types(tmp_path):
+    recipe, _ = given("--lr", "5e-4", "--batch-size", "32", "--steps", "30").resolved()
+    assert (recipe.optimization.learning_rate, recipe.optimization.batch_size) == (5e-4, 32)
+    assert recipe.optimization.warmup_steps == 10  # and not 3: the loss would jump
+    assert preset("scenes").with_steps(8).optimization.warmup_steps == 4
+
+
+def test_the_short_help_lists_no_field_of_the_recipe(capsys):
+    with pytest.raises(SystemExit):
+        given("--preset", "photos", "--help")
+    text = capsys.readouterr().out
+    assert all(part in text for part in ("--lr", "--help-all", "(default: photos)"))
+    assert "--recipe." not in text
+    assert len(text.splitlines()) < 80

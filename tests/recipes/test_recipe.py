@@ -136,7 +136,7 @@ IMPOSSIBLE = {
     "--recipe.optimization.warmup-steps": lambda: Optimization(steps=10, warmup_steps=11),
     "--recipe.optimization.learning-rate": lambda: Optimization(learning_rate=0),
     "--recipe.optimization.batch-size": lambda: Optimization(batch_size=1),
-    "--recipe.method.image.no-locked": lambda: preset("scenes").with_image(locked=False),
+    "--recipe.method.image.locked": lambda: preset("scenes").with_image(locked=False),
     "--recipe.method.loss.long-weight 0": lambda: RECIPE.with_data(sub_captions=0),
     "--recipe.method.loss.raw-weight": lambda: LotlipLoss(raw_weight=0, long_weight=0),
     "--recipe.method.image.size": lambda: ImageTower(size=4),

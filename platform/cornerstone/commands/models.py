@@ -10,12 +10,17 @@ from typing import Annotated, Any
 import tyro
 
 from cornerstone.commands.terminal import console, say, show_metrics
-from cornerstone.recipes.options import RunOptions
+from cornerstone.recipes.options import RunOptions, Shortcuts
+
+TRAIN_HELP = """Train one recipe on Ray Train workers.
+
+    cornerstone train --preset smoke
+    cornerstone train --preset photos --train data/train --eval data/val --tokenizer bert-base-uncased --steps 2000 --lr 5e-4"""
 
 
 @dataclass(frozen=True)
-class TrainCommand(RunOptions):
-    """Train one recipe on Ray Train workers."""
+class TrainShortcuts(Shortcuts):
+    """The options of `train` that are typed most."""
 
     resume: Annotated[str, tyro.conf.arg(metavar="RUN")] = ""
     """Resume an interrupted run from its last checkpoint, by the id that was printed at its start."""
@@ -24,12 +29,18 @@ class TrainCommand(RunOptions):
     json: str = ""
     """Write the metrics to this file."""
 
+
+@dataclass(frozen=True)
+class TrainCommand(TrainShortcuts, RunOptions):
+    """Train one recipe on Ray Train workers."""
+
     def run(self) -> None:
         """Train, or print what training would do."""
         if self.dry_run:
             from cornerstone.training.dry_run import dry_run
+            from cornerstone.training.epochs import resolved_options
 
-            for line in dry_run(*self.resolved(), trials=1, experiment="train"):
+            for line in dry_run(*resolved_options(self), trials=1, experiment="train"):
                 say(line)
             return
         from cornerstone.training.run import train_one

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from cornerstone.evaluation.judged import Judged
 
 LINE_EVERY = 30.0  # seconds between progress lines in a log
-console = Console() if sys.stdout is not None and sys.stdout.isatty() else Console(soft_wrap=True, width=200)  # a log has no width
+console = (
+    Console() if sys.stdout is not None and sys.stdout.isatty() else Console(soft_wrap=True, width=200)
+)  # a log has no width
 say = partial(console.print, markup=False, highlight=False, soft_wrap=True)  # names and paths may contain brackets
 
 

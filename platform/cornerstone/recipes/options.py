@@ -10,7 +10,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, TypeVar
 
 import tyro
@@ -20,14 +20,13 @@ from cornerstone.recipes.presets import PRESETS, preset
 from cornerstone.recipes.recipe import Recipe
 
 T = TypeVar("T", bound="RunOptions")
+HELP_ALL = "--help-all"
 
 
 @dataclass(frozen=True)
-class RunOptions:
-    """The options of every run. A shortcut overrides the same field under `recipe` or `placement`."""
+class Shortcuts:
+    """The options that are typed most: what `--help` lists. `--help-all` lists every field of recipe and placement too."""
 
-    recipe: Recipe
-    placement: Placement
     preset: Annotated[str, tyro.conf.arg(metavar="NAME", help=f"{', '.join(PRESETS)}.")] = "scenes"
     train: str = ""
     """Folder or URI of training shards; empty for the built-in scenes."""
@@ -35,6 +34,8 @@ class RunOptions:
     """Evaluation sets, `[NAME=]DIR`; empty for the built-in scenes' own."""
     steps: int | None = None
     """Optimizer steps; the warmup follows in proportion."""
+    epochs: float | None = None
+    """Passes over the training data, in place of --steps."""
     workers: int | None = None
     """Ray Train workers."""
     zero_stage: int | None = None
@@ -53,6 +54,14 @@ class RunOptions:
     """Rows of one step, over all workers."""
     dry_run: bool = False
     """Resolve everything, run one step on one batch, print what would happen, and stop."""
+
+
+@dataclass(frozen=True)
+class RunOptions(Shortcuts):
+    """The options of every run. A shortcut overrides the same field under `recipe` or `placement`."""
+
+    recipe: Recipe = field(kw_only=True)
+    placement: Placement = field(kw_only=True)
 
     def resolved(self) -> tuple[Recipe, Placement]:
         """The recipe and the placement, with the shortcuts applied."""
@@ -84,10 +93,24 @@ class RunOptions:
         return recipe, placement
 
 
-def parse(options: type[T], arguments: Sequence[str], prog: str, description: str) -> T:
-    """Parse a command line of which `--preset` gives every other option its default."""
+def parse(
+    options: type[T], arguments: Sequence[str], prog: str, description: str, short: type[Shortcuts] = Shortcuts
+) -> T:
+    """Parse a command line of which `--preset` gives every other option its default. `short` is what `--help` lists."""
+    arguments = short_help(short, arguments, prog, description)
     defaults = preset_defaults(options, arguments)
     return tyro.cli(options, args=list(arguments), default=defaults, prog=prog, description=description)
+
+
+def short_help(short: type[Shortcuts], arguments: Sequence[str], prog: str, description: str) -> list[str]:
+    """Print the short help and exit if it is asked for. Otherwise the arguments, `--help-all` as tyro's `--help`."""
+    if HELP_ALL in arguments:
+        return ["--help" if argument == HELP_ALL else argument for argument in arguments]
+    if {"-h", "--help"} & set(arguments):
+        more = f"{HELP_ALL} lists every field of the recipe and the placement as well."
+        default = short(preset=chosen_preset(arguments))
+        tyro.cli(short, args=["--help"], default=default, prog=prog, description=f"{description}\n\n{more}")
+    return list(arguments)
 
 
 def preset_defaults(options: type[T], arguments: Sequence[str]) -> T:
@@ -96,10 +119,16 @@ def preset_defaults(options: type[T], arguments: Sequence[str]) -> T:
     That is tyro's mechanism for overriding parts of a base config. The base must be known before the parser is made, so
     `--preset` is parsed first. Raises CornerstoneError if there is no such preset.
     """
+    name = chosen_preset(arguments)
+    return options(recipe=preset(name), placement=Placement(), preset=name)
+
+
+def chosen_preset(arguments: Sequence[str]) -> str:
+    """The name that `--preset` gives."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default="scenes")
-    chosen, _ = first.parse_known_args([a for a in arguments if a not in ("-h", "--help")])
-    return options(recipe=preset(chosen.preset), placement=Placement(), preset=chosen.preset)
+    chosen, _ = first.parse_known_args([a for a in arguments if a not in ("-h", "--help", HELP_ALL)])
+    return str(chosen.preset)
 
 
 def again_with(command: Sequence[str], option: str, value: str) -> str:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from cornerstone.errors import CornerstoneError
-from cornerstone.recipes.options import RunOptions, parse
+from cornerstone.recipes.options import RunOptions, Shortcuts, parse
 from cornerstone.recipes.recipe import Recipe
 from cornerstone.runtime.terminal import any_terminal
 from cornerstone.sweeps.points import Sweep
@@ -23,8 +23,8 @@ Define = Callable[[Recipe], Sweep]
 
 
 @dataclass(frozen=True)
-class ExperimentOptions(RunOptions):
-    """The options of an experiment file: those of a single run, and those of a sweep."""
+class ExperimentShortcuts(Shortcuts):
+    """The options of an experiment file that are typed most."""
 
     seeds: int = 1
     """Seeds 0 to N-1 of every point. The table's errors are over seeds; the paper's effects need 5 to 8."""
@@ -34,6 +34,11 @@ class ExperimentOptions(RunOptions):
     """Continue an interrupted sweep: keep the finished trials, resume or run the others."""
 
 
+@dataclass(frozen=True)
+class ExperimentOptions(ExperimentShortcuts, RunOptions):
+    """The options of an experiment file: those of a single run, and those of a sweep."""
+
+
 def main(define: Define, arguments: Sequence[str] | None = None) -> None:
     """Run an experiment from the command line. Exits with status 0, or with an error message and 1."""
     file = Path(inspect.getfile(define))
@@ -41,7 +46,13 @@ def main(define: Define, arguments: Sequence[str] | None = None) -> None:
     with any_terminal():
         console = Console(file=sys.stdout, soft_wrap=not sys.stdout.isatty())
         try:
-            options = parse(ExperimentOptions, sys.argv[1:] if arguments is None else arguments, file.name, module_doc)
+            options = parse(
+                ExperimentOptions,
+                sys.argv[1:] if arguments is None else arguments,
+                file.name,
+                module_doc,
+                ExperimentShortcuts,
+            )
             run_experiment(file.stem, define, options, console)
         except CornerstoneError as error:
             console.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
@@ -53,7 +64,9 @@ def main(define: Define, arguments: Sequence[str] | None = None) -> None:
 
 def run_experiment(name: str, define: Define, options: ExperimentOptions, console: Console) -> None:
     """Run a sweep and show its table. `name` is the experiment's name in MLflow."""
-    recipe, placement = options.resolved()
+    from cornerstone.training.epochs import resolved_options
+
+    recipe, placement = resolved_options(options)
     if options.seeds < 1:
         raise CornerstoneError(f"{options.seeds} seeds: expected 1 or more (--seeds).")
     sweep = define(recipe)

@@ -15,6 +15,7 @@ from cornerstone.runtime.home import home
 from cornerstone.tracking.mlflow_pages import run_link, server_command
 from cornerstone.tracking.mlflow_records import Records
 from cornerstone.tracking.progress import ProgressActor, ProgressPrinter, ProgressSender
+from cornerstone.training.epochs import resolved_options
 from cornerstone.training.job import Identity, Job
 from cornerstone.training.launch import Outcome, launch
 from cornerstone.training.mlflow_run import close_run, open_run, reason
@@ -31,7 +32,7 @@ def train_one(options: RunOptions, resume: str, console: Console, name: str = ""
     `name` is the run's in MLflow, by default the recipe's with the first digits of the run's id. Raises CornerstoneError if
     there is no such run, or if its recipe was another one.
     """
-    recipe, placement = options.resolved()
+    recipe, placement = resolved_options(options)
     # Paths may contain brackets, and a command that is printed must not be broken into lines.
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     preparer = Preparer(say)

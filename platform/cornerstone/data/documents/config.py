@@ -54,7 +54,7 @@ class PackingConfig:
             )
         if self.max_images < 1 or self.groups_together < 1:
             raise CornerstoneError(
-                f"--max-images {self.max_images}, --groups-together {self.groups_together}: expected 1 or more."
+                f"--max-images {self.max_images}, groups_together {self.groups_together}: expected 1 or more."
             )
 
     @property
