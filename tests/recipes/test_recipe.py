@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import fields, replace
 
 import pytest
@@ -170,3 +171,12 @@ def test_changing_a_copy_leaves_the_recipe():
     before = RECIPE.as_dict()
     RECIPE.with_text(corner_tokens=0).with_steps(3).with_seed(1)
     assert RECIPE.as_dict() == before
+
+
+def test_the_loss_by_chance_counts_every_term():
+    two, batch = preset("scenes"), 128
+    assert two.method.chance_loss(batch) == pytest.approx(4 * math.log(batch))  # raw, [CLS] and two corners
+    assert two.with_text(corner_tokens=0).method.chance_loss(batch) == pytest.approx(2 * math.log(batch))
+    assert two.with_loss(balance="equal").method.chance_loss(batch) == pytest.approx(2 * math.log(batch))
+    assert two.with_loss(reduction="mean").method.chance_loss(batch) == pytest.approx(math.log(batch))
+    assert preset("scenes-siglip").method.chance_loss(batch) is None

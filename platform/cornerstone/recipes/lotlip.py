@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -45,6 +46,13 @@ class LotlipConfig(DualEncoderConfig):
     image: ImageTower = field(default_factory=ImageTower)
     text: CornerText = field(default_factory=CornerText)
     loss: LotlipLoss = field(default_factory=LotlipLoss)
+
+    def chance_loss(self, batch_size: int) -> float:
+        """ln of the batch for the raw captions, and for [CLS] and each corner of the long ones, by their weights."""
+        loss, terms = self.loss, 1 + self.text.corner_tokens
+        long = loss.long_weight * (1 if loss.balance == "equal" else terms)
+        divided = 1 + terms if loss.reduction == "mean" else 1
+        return math.log(batch_size) * (loss.raw_weight + long) / divided
 
     def check(self, data: DataConfig) -> None:
         """Long captions need sub-captions to be drawn."""

@@ -52,6 +52,10 @@ class MethodConfig:
         """Its text tower, if it has one: it decides how texts become token ids."""
         return None
 
+    def chance_loss(self, batch_size: int) -> float | None:
+        """The loss of a model that cannot tell the rows of a batch apart; None if it has no such value."""
+        return None
+
     def check(self, data: DataConfig) -> None:
         """Raise CornerstoneError if the method cannot be trained on such data."""
         if data.kind not in self.data_kinds:

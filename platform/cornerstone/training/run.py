@@ -44,6 +44,8 @@ def train_one(options: RunOptions, resume: str, console: Console, name: str = ""
         _check_same_recipe(job, resume)
         say(f"run {identity.run}: recipe {job.prepared.recipe_hash}, {recipe.optimization.steps:,} steps")
         say(f"data {job.prepared.data.name}: {job.prepared.passes()}")
+        if (chance := recipe.method.chance_loss(recipe.optimization.batch_size)) is not None:
+            say(f"loss by chance: {chance:.2f} (ln {recipe.optimization.batch_size} for each contrastive term)")
         records = Records(EXPERIMENT, say=say)
         name = name or f"{recipe.name} {identity.run[:6]}"
         job = open_run(records, job, name, {})
