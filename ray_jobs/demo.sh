@@ -87,7 +87,7 @@ esac
 for argument in "$@"; do
     [ "$argument" = --all ] || experiment+=("$argument")
 done
-echo "running $points: 3 points take 5 to 7 minutes on 2 cores, all 7 about 13; the first start adds 1 for preparing data"
+echo "running $points: 3 points take about 6 minutes on 2 cores, all 7 about 14; the first start adds 1 for preparing data"
 
 terminal=()  # a job has no terminal: it is told how wide the table may be
 [ -t 1 ] && terminal=("COLUMNS=$(tput cols 2>/dev/null || echo 100)")
