@@ -52,9 +52,8 @@ def in_order(dataset: ray.data.Dataset, failed: str) -> Iterator[dict[str, Any]]
     context.raise_original_map_exception = True
     try:
         yield from dataset.iter_rows()
-    except CornerstoneError as error:
-        raise CornerstoneError(f"{failed} {error}") from error
     except Exception as error:  # whatever a task raises: Ray gives the original, or one of its own
+        # Ray's own may inherit from the original's class, but its text is the traceback of the task.
         cause = getattr(error, "cause", None) or error
         if isinstance(cause, CornerstoneError):
             raise CornerstoneError(f"{failed} {cause}") from error
