@@ -18,6 +18,7 @@ from cornerstone.commands.inspect import StatsCommand, VerifyCommand
 from cornerstone.commands.models import TRAIN_HELP, EvaluateCommand, TrainCommand, TrainShortcuts
 from cornerstone.commands.pack import PackCommand
 from cornerstone.commands.recaption import RecaptionCommand
+from cornerstone.commands.submit import SubmitCommand
 from cornerstone.commands.terminal import console
 from cornerstone.errors import CornerstoneError, did_you_mean
 from cornerstone.recipes.options import preset_defaults, short_help
@@ -50,6 +51,7 @@ OTHER_COMMANDS = (
     | Annotated[RecaptionCommand, subcommand("recaption")]
     | Annotated[FeaturesCommand, subcommand("features")]
     | Annotated[EvaluateCommand, subcommand("evaluate")]
+    | Annotated[SubmitCommand, subcommand("submit")]
 )
 """All except `train`, whose defaults depend on its `--preset`."""
 DESCRIPTION = """Language-image pre-training on Ray.

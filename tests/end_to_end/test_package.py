@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import zipfile
 from pathlib import Path
 
+import pytest
 import yaml
 from ray._private.runtime_env import packaging  # what `ray job submit` itself calls
+
+from cornerstone import cli
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LARGEST = 2 << 20
 
 
-def test_data_in_the_projects_folder_stay_there(tmp_path):
+@pytest.fixture
+def project(tmp_path):
     project = tmp_path / "project"
     for name in ("experiments", "ray_jobs", "platform", "docs"):
         shutil.copytree(REPOSITORY / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -22,6 +27,10 @@ def test_data_in_the_projects_folder_stay_there(tmp_path):
     for name in ("data/train/shard-00000.parquet", "photos/a.jpg", "d/x.tar", "cc3m.tar", ".cornerstone/mlflow.db"):
         (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).write_bytes(bytes(1 << 20))
+    return project
+
+
+def test_data_in_the_projects_folder_stay_there(project, tmp_path):
     environment = yaml.safe_load((project / "ray_jobs" / "runtime_env.yaml").read_text())
     assert environment["working_dir"] == "."
     found = {}
@@ -34,3 +43,24 @@ def test_data_in_the_projects_folder_stay_there(tmp_path):
     assert tops <= {"experiments", "ray_jobs", "pyproject.toml"}
     assert "experiments/ablate_corner_tokens.py" in found["project"]
     assert "training/loop.py" in found["cornerstone"]
+
+
+@pytest.mark.parametrize("address", ["", "head:6379", "http://127.0.0.1:9"])
+def test_submit_says_what_travels_and_names_large_files(project, monkeypatch, capsys, address):
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    command = ["submit", "experiments/ablate_corner_tokens.py", "--limit", "1.5", "--", "--preset", "smoke"]
+    with pytest.raises(SystemExit):
+        cli.main(command)
+    said = capsys.readouterr().out
+    if not address.startswith("http"):
+        assert f"http://HOST:8265; given: {address or 'no address'}. Name it with --address or RAY_ADDRESS" in said
+        return
+    assert "KiB of code travel to the cluster" in said
+    assert "No cluster answers at http://127.0.0.1:9" in said
+    (project / "experiments" / "features.bin").write_bytes(os.urandom(2 << 20))
+    with pytest.raises(SystemExit):
+        cli.main(command)
+    said = capsys.readouterr().out
+    assert "above the limit of 1.5 MiB; the largest: experiments/features.bin (2.0 MiB)" in said
+    assert "No cluster answers" not in said
