@@ -145,3 +145,16 @@ def test_the_short_help_lists_no_field_of_the_recipe(capsys):
     assert all(part in text for part in ("--lr", "--help-all", "(default: photos)"))
     assert "--recipe." not in text
     assert len(text.splitlines()) < 80
+
+
+def test_a_command_that_is_printed_names_a_python_that_is_there(tmp_path, monkeypatch):
+    """Where the virtual environment lies in the folder by its relative path; in a job on a cluster as `python`."""
+    script = tmp_path / "x.py"
+    script.touch()
+    monkeypatch.setattr("sys.executable", str(tmp_path / ".venv/bin/python"))
+    monkeypatch.chdir(tmp_path)
+    assert again_with([str(script)], "--continue", "s") == ".venv/bin/python x.py --continue s"
+    monkeypatch.setattr("sys.executable", "/opt/python/bin/python")
+    assert again_with([str(script)], "--continue", "s") == "/opt/python/bin/python x.py --continue s"
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert again_with([str(script)], "--continue", "s") == "python x.py --continue s"

@@ -131,6 +131,10 @@ def chosen_preset(arguments: Sequence[str]) -> str:
     return str(chosen.preset)
 
 
+_IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Ray sets it for the command of a submitted job."""
+
+
 def again_with(command: Sequence[str], option: str, value: str) -> str:
     """The command line as it was typed, with `option value` in place of an earlier value of that option."""
     given = [part for part in command if not part.startswith(f"{option}=")]
@@ -142,6 +146,8 @@ def again_with(command: Sequence[str], option: str, value: str) -> str:
 
 
 def _python() -> str:
-    """This Python as it can be typed in the current folder, whatever PATH is."""
+    """This Python as it can be typed in the current folder, whatever PATH is; in a Ray job that of the cluster."""
     relative = os.path.relpath(sys.executable)
-    return sys.executable if relative.startswith("..") else relative
+    if not relative.startswith(".."):
+        return relative
+    return "python" if _IN_A_JOB in os.environ else sys.executable

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 ENVIRONMENT = Path("ray_jobs/runtime_env.yaml")
 MEBIBYTE = 1 << 20
+_NOISE = "Set ray log level from environment variable"
+"""Ray prints this line wherever RAY_BACKEND_LOG_LEVEL is set, as `make demo` does."""
 NAMED = 5  # files in the message about a package that is too large
 
 
@@ -57,7 +59,7 @@ def follow(client: JobSubmissionClient, job: str) -> None:
 
     async def printed() -> None:
         async for lines in client.tail_job_logs(job):
-            print(lines, end="", flush=True)
+            print("".join(line for line in lines.splitlines(keepends=True) if _NOISE not in line), end="", flush=True)
 
     logging.getLogger(type(client).__module__).setLevel(logging.WARNING)  # silences "connection closed"
     asyncio.run(printed())
