@@ -12,6 +12,7 @@ import tyro
 from rich.markup import escape
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, subcommand
 
+from cornerstone.commands.convert import ConvertCommand
 from cornerstone.commands.data import DeriveCommand, ImportCommand, MixCommand, ScenesCommand
 from cornerstone.commands.features import FeaturesCommand
 from cornerstone.commands.inspect import StatsCommand, VerifyCommand
@@ -51,6 +52,7 @@ OTHER_COMMANDS = (
     | Annotated[RecaptionCommand, subcommand("recaption")]
     | Annotated[FeaturesCommand, subcommand("features")]
     | Annotated[EvaluateCommand, subcommand("evaluate")]
+    | Annotated[ConvertCommand, subcommand("convert")]
     | Annotated[SubmitCommand, subcommand("submit")]
 )
 """All except `train`, whose defaults depend on its `--preset`."""

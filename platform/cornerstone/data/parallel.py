@@ -40,6 +40,19 @@ def map_tasks(
             progress(done, len(rows))
 
 
+def map_here(
+    work: Callable[[Item], Result], items: Sequence[Item], *, failed: str, progress: OnProgress | None = None
+) -> Iterator[Result]:
+    """The same in this process, one item after another: for data sets of seconds, before Ray is started."""
+    for done, item in enumerate(items, 1):
+        try:
+            yield work(item)
+        except CornerstoneError as error:
+            raise CornerstoneError(f"{failed} {error}") from error
+        if progress is not None:
+            progress(done, len(items))
+
+
 def in_order(dataset: ray.data.Dataset, failed: str) -> Iterator[dict[str, Any]]:
     """The rows of a Ray Data pipeline as they become available, in order, without Ray's own progress bars.
 

@@ -26,6 +26,7 @@ from cornerstone.data.texts import FILE as TOKENIZER
 from cornerstone.data.texts import TextInput
 from cornerstone.errors import CornerstoneError
 from cornerstone.hashing import as_json
+from cornerstone.inference.documents import encode_documents
 from cornerstone.inference.lotlip_checkpoint import without_corners
 from cornerstone.models.dual_encoder import DualEncoder
 from cornerstone.models.image_tower import VISUAL, TimmTower
@@ -86,6 +87,13 @@ class SavedModel:
             ids, lengths = self._padded(texts)
         parts = zip(ids.to(self.device).split(_AT_A_TIME), lengths.to(self.device).split(_AT_A_TIME), strict=True)
         return torch.cat([encoder.encode_text(i, n, corners=corners) for i, n in parts])
+
+    def encode_documents(self, images_N3SS: Tensor, token_ids_BT: Tensor) -> dict[str, Tensor]:
+        """LCL's features and logits of documents: `image_features`, `text_features`, `logits`, `labels`.
+
+        See `inference.documents.encode_documents`. Raises CornerstoneError for a method that reads no documents.
+        """
+        return encode_documents(self.module, images_N3SS.to(self.device), token_ids_BT)
 
     @property
     def image_size(self) -> int:

@@ -8,7 +8,7 @@ a task needs little memory, and the sequences of one row group, which the plan k
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -81,9 +81,12 @@ def write_packing(
     tokenizer: str,
     config: PackingConfig,
     progress: OnProgress | None = None,
+    *,
+    map_tasks: Callable[..., Iterator[Done]] = map_tasks,
 ) -> Manifest:
     """Pack the documents of a data set into a new folder, one Ray task per shard. Ray must be started.
 
+    `map_tasks=map_here` (`data/parallel.py`) packs in this process, without Ray.
     `tokenizer` is the text of a `tokenizer.json`; a copy is kept beside the index. The manifest's `source["packed"]` gives
     the number of sequences, documents and images per sequence, the share of padding, and what was left out and why.
     Raises CornerstoneError if the folder holds no documents, if the out folder already holds a data set, if the tokenizer

@@ -110,6 +110,7 @@ def _of_timm(config: ImageTower, seed: int) -> TimmTower:
     arguments |= {"global_pool": _POOLING[config.pooling], "img_size": config.size}
     arguments |= {"drop_path_rate": config.drop_path} if config.drop_path else {}
     arguments |= {"init_values": config.layer_scale} if config.layer_scale else {}
+    arguments |= config.sizes
     model = _create(arguments, pretrained, _CHECK_SEED if pretrained else seed)
     if pretrained:
         _refuse_unloaded(model, _create(arguments, pretrained=False, seed=_CHECK_SEED), config.name)

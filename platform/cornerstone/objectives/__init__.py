@@ -1,7 +1,9 @@
 """Losses: plain PyTorch, on one device or over a torch.distributed group."""
 
 from cornerstone.objectives.contrastive import contrastive_loss
+from cornerstone.objectives.generation import token_losses
+from cornerstone.objectives.lcl import lcl_loss
 from cornerstone.objectives.lotlip import lotlip_loss
 from cornerstone.objectives.siglip import siglip_loss
 
-__all__ = ["contrastive_loss", "lotlip_loss", "siglip_loss"]
+__all__ = ["contrastive_loss", "lcl_loss", "lotlip_loss", "siglip_loss", "token_losses"]

@@ -58,6 +58,23 @@ def gather(local_B: Tensor, group: ProcessGroup | None = None, sizes: Sizes = No
     return gathered
 
 
+def summed(local: Tensor, group: ProcessGroup | None = None) -> Tensor:
+    """The sum over all workers, without a gradient."""
+    total = local.detach()
+    if workers(group) > 1:
+        total = total.clone()
+        dist.all_reduce(total, group=group)
+    return total
+
+
+def global_mean(total: Tensor, count: Tensor, group: ProcessGroup | None = None) -> Tensor:
+    """A sum over this worker's items / the items of all workers × workers: the mean over workers is the global mean.
+
+    `count` is this worker's number of items, which may be 0; without any item the result is 0, with a graph.
+    """
+    return total * workers(group) / summed(count.to(total.dtype), group).clamp(min=1)
+
+
 def start_of(rows: int, group: ProcessGroup | None, sizes: Sizes) -> int:
     """The place of this worker's first row among all workers' rows."""
     return sum(sizes[: rank(group)]) if sizes is not None else rank(group) * rows

@@ -30,8 +30,19 @@ class ImageTower:
     """Largest rate of stochastic depth, rising linearly over the blocks."""
     layer_scale: float = 0.0
     """Initial value of layer scale; 0 for none."""
+    width: int = 0
+    """With `layers`, `heads` and `patch`: sizes other than those of the named model, for a tower from scratch; 0 as named."""
+    layers: int = 0
+    heads: int = 0
+    patch: int = 0
+    """Pixels of a patch's side."""
 
     def __post_init__(self) -> None:
+        if self.pretrained and self.sizes:
+            raise CornerstoneError(
+                f"Pretrained weights have sizes of their own, but {', '.join(self.sizes)} is set as well: set "
+                f"--recipe.method.image.no-pretrained, or leave the sizes out."
+            )
         if self.size < 8:
             raise CornerstoneError(
                 f"An image of {self.size} pixels is too small: set --recipe.method.image.size to 32."
@@ -48,6 +59,12 @@ class ImageTower:
                 f"Projection {self.projection}, layer scale {self.layer_scale}: expected 0 or more "
                 f"(--recipe.method.image.projection, --recipe.method.image.layer-scale)."
             )
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The sizes that differ from the named model's, by timm's names."""
+        given = {"embed_dim": self.width, "depth": self.layers, "num_heads": self.heads, "patch_size": self.patch}
+        return {name: value for name, value in given.items() if value}
 
 
 @dataclass(frozen=True)

