@@ -15,11 +15,12 @@ from cornerstone.data.plan import Plan
 from cornerstone.data.records import Caption
 from cornerstone.data.stream import Stream
 from cornerstone.errors import CornerstoneError
-from cornerstone.evaluation import evaluator
-from cornerstone.evaluation.evaluator import encode_texts, evaluate
+from cornerstone.evaluation.evaluator import Model, evaluate
 from cornerstone.evaluation.judged import metrics_of, per_query_table, queries_of
 from cornerstone.evaluation.sets import open_sets
+from cornerstone.evaluation.tasks import EvaluationInputs, pair_task
 from cornerstone.evaluation.tasks.classification import class_features
+from cornerstone.evaluation.tasks.pair_task import encode_texts
 from cornerstone.models.lotlip import Lotlip
 from cornerstone.models.method import Inputs
 from cornerstone.recipes import CornerText, LotlipConfig
@@ -73,7 +74,7 @@ def layout(sets, wordpiece):
 
 def sources(sets, train):
     """The sets as the model of `train` reads them."""
-    return tuple(one.source(DecodedImages(Transform(SIZE)), train.texts) for one in sets)
+    return tuple(one.source(EvaluationInputs(DecodedImages(Transform(SIZE)), train.texts, "")) for one in sets)
 
 
 def batches(layout, worker):
@@ -183,7 +184,7 @@ def test_each_view_of_lookalikes_has_its_text(layout, sets, truth, small_data):
 
 
 def test_texts_are_encoded_by_length_and_come_back_in_order(monkeypatch):
-    monkeypatch.setattr(evaluator, "ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(pair_task, "ROWS_AT_ONCE", 3)
     model, lengths = Encoder(), torch.tensor([5, 2, 9, 1, 2, 7, 3])
     ids = torch.randint(1, 512, (7, 16), generator=torch.Generator().manual_seed(1))
     found = encode_texts(model, ids, lengths, CPU)
@@ -241,12 +242,12 @@ def test_images_are_encoded_in_parts_of_limited_size(layout, sets, monkeypatch):
     whole = evaluated(layout, sets, 1)
     most, images = max(sizes), sum(sizes)
     sizes.clear()
-    monkeypatch.setattr(evaluator, "ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(pair_task, "ROWS_AT_ONCE", 3)
     assert evaluated(layout, sets, 1) == whole
     assert most > 3 == max(sizes)
     assert sum(sizes) == images == 22 + 22 + 12  # the photos are read by two tasks
     monkeypatch.undo()
-    assert evaluator.ROWS_AT_ONCE == 256
+    assert pair_task.ROWS_AT_ONCE == 256
 
 
 def test_queries_are_counted_as_they_were_measured(layout, sets):
@@ -294,6 +295,6 @@ def test_an_empty_batch_is_skipped():
     nothing = torch.zeros(0, dtype=torch.int64)
     texts = (nothing.view(0, 8), nothing, nothing, nothing, nothing)
     empty = EvaluationBatch(0, nothing, nothing.bool(), (), nothing, (), *texts, nothing.view(0, WIDTH))
-    seen = evaluator._Seen()
-    evaluator._encode(Encoder(), empty, seen, CPU)
-    assert seen == evaluator._Seen()
+    seen = pair_task.PairFeatures()
+    seen.add(empty, Model(Encoder(), None, CPU))
+    assert seen == pair_task.PairFeatures()

@@ -24,9 +24,11 @@ from cornerstone.data.layout import Layout, StreamSpec
 from cornerstone.data.pairs.image_input import DecodedImages
 from cornerstone.data.plan import Plan
 from cornerstone.data.stream import Stream
-from cornerstone.evaluation.evaluator import encode_texts, evaluate
+from cornerstone.evaluation.evaluator import evaluate
 from cornerstone.evaluation.judged import metrics_of
 from cornerstone.evaluation.sets import open_sets
+from cornerstone.evaluation.tasks import EvaluationInputs
+from cornerstone.evaluation.tasks.pair_task import encode_texts
 from cornerstone.models.image_tower import build_image_tower
 from cornerstone.recipes.lotlip import LotlipConfig
 from cornerstone.recipes.recipe import Optimization
@@ -268,7 +270,7 @@ def test_shares_on_two_ranks_give_the_gradients_of_the_whole(tmp_path, name):
 
 def test_evaluation_gives_the_features_and_metrics_of_the_cpu(given, pairs_folder, device):
     sets, train = open_sets((pairs_folder,)), given.spec.train
-    evaluations = tuple(one.source(DecodedImages(Transform(SIZE)), train.texts) for one in sets)
+    evaluations = tuple(one.source(EvaluationInputs(DecodedImages(Transform(SIZE)), train.texts, "")) for one in sets)
     layout = Layout(StreamSpec(train, given.spec.plan, 1, evaluations), 1)
     model = worker.build(given.config, device).eval()
 

@@ -13,6 +13,7 @@ from cornerstone.errors import CornerstoneError
 
 if TYPE_CHECKING:
     from cornerstone.data.importers.core import ImportReport
+    from cornerstone.data.manifest import Manifest
 
 
 CONTINUE = "Run the same command again to continue: finished tasks are kept."
@@ -20,42 +21,77 @@ CONTINUE = "Run the same command again to continue: finished tasks are kept."
 
 @dataclass(frozen=True)
 class ScenesCommand:
-    """Write the built-in data set `scenes`, or one of its evaluation sets, as shards."""
+    """Write the built-in data set `scenes` as shards: image-text pairs, one of their evaluation sets, or documents."""
 
     out: str
     """A new folder or URI."""
-    pairs: int
+    pairs: int = 0
     """Number of image-text pairs."""
+    documents: int = 0
+    """Number of interleaved documents."""
     set: Literal["train", "long-human", "long-captioner", "short", "class", "lookalike", "validation"] = "train"
-    """The training set, or an evaluation set of N images."""
+    """The training set, or of pairs an evaluation set of N images, of documents `validation`."""
     image_size: int = 64
     """Image size in pixels, 32 to 224."""
     seed: int = 0
     """Seed of the images and texts."""
+    redundancy: float = 0.5
+    """Documents: probability that a fact behind an image repeats one that stands before it."""
+    context: float = 0.75
+    """Documents: probability that a sentence before an image speaks of it."""
+    mismatch: float = 0.0
+    """Documents: share of images that do not belong to their sentence, and have a low similarity."""
 
     def run(self) -> None:
         """Draw and write; training shards get a tokenizer."""
-        from cornerstone.data.scenes.tokenizer import texts_of, train_wordpiece
+        if (self.pairs > 0) == (self.documents > 0):
+            raise CornerstoneError(
+                f"--pairs {self.pairs}, --documents {self.documents}: give exactly one of them, 1 or more."
+            )
+        manifest = self._documents() if self.documents else self._pairs()
+        say(f"{manifest.rows:,} rows of {manifest.name} in {self.out} (content {manifest.content_hash})")
+
+    def _documents(self) -> Manifest:
+        from cornerstone.data.scenes.write import write_documents
+
+        names = {"train": "documents", "validation": "documents-validation"}
+        if self.set not in names:
+            raise CornerstoneError(f"--set {self.set}: of documents there are the sets {' and '.join(names)}.")
+        knobs = {"redundancy": self.redundancy, "context": self.context, "mismatch": self.mismatch}
+        world: dict[str, Any] = {"seed": self.seed, "image_size": self.image_size, **knobs}
+        manifest = write_documents(
+            self.out, documents=self.documents, name=names[self.set], progress=bar("drawing"), **world
+        )
+        if self.set == "train":
+            self._tokenizer()
+        return manifest
+
+    def _pairs(self) -> Manifest:
         from cornerstone.data.scenes.write import write_evaluation_sets, write_scenes
-        from cornerstone.data.shards import DataSet
         from cornerstone.data.storage import Location
-        from cornerstone.data.texts import FILE
 
         world = {"seed": self.seed, "image_size": self.image_size}
         if self.set == "train":
             manifest = write_scenes(self.out, pairs=self.pairs, progress=bar("drawing"), **world)
-            place = Location.of(self.out)
-            place.join(FILE).write_text(train_wordpiece(texts_of(DataSet.open(place))))
-        else:
-            folder = Location.of(self.out)
-            if folder.name != self.set:
-                raise CornerstoneError(
-                    f"The folder of an evaluation set has the set's name: --out {folder.join(self.set)}."
-                )
-            manifest = write_evaluation_sets(
-                folder.parent, images=self.pairs, sets=[self.set], progress=bar("drawing"), **world
-            )[self.set]
-        say(f"{manifest.rows:,} rows of {manifest.name} in {self.out} (content {manifest.content_hash})")
+            self._tokenizer()
+            return manifest
+        folder = Location.of(self.out)
+        if folder.name != self.set:
+            raise CornerstoneError(
+                f"The folder of an evaluation set has the set's name: --out {folder.join(self.set)}."
+            )
+        return write_evaluation_sets(
+            folder.parent, images=self.pairs, sets=[self.set], progress=bar("drawing"), **world
+        )[self.set]
+
+    def _tokenizer(self) -> None:
+        from cornerstone.data.scenes.tokenizer import texts_of, train_wordpiece
+        from cornerstone.data.shards import DataSet
+        from cornerstone.data.storage import Location
+        from cornerstone.data.texts import FILE
+
+        place = Location.of(self.out)
+        place.join(FILE).write_text(train_wordpiece(texts_of(DataSet.open(place))))
 
 
 @dataclass(frozen=True)

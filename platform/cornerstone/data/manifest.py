@@ -18,7 +18,7 @@ RECORD = ".done.json"
 """Suffix of the record of a finished task. The records are removed when the folder is finished."""
 VERSION = 1
 Kind = Literal["pairs", "documents", "features", "mixture", "packing"]
-RETRIEVAL, CLASSIFICATION, LOOKALIKE = "retrieval", "classification", "lookalike"
+RETRIEVAL, CLASSIFICATION, LOOKALIKE, PROBE = "retrieval", "classification", "lookalike", "probe"
 """Names of evaluation tasks, which importers and the built-in scenes write into manifests. They are checked when a data set
 is opened for evaluation, not here."""
 

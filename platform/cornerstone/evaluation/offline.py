@@ -17,7 +17,7 @@ from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation.evaluator import evaluate
 from cornerstone.evaluation.judged import Judged
-from cornerstone.evaluation.tasks import EvaluationSet
+from cornerstone.evaluation.tasks import EvaluationInputs, EvaluationSet
 from cornerstone.inference.saved_model import SavedModel
 from cornerstone.models.image_tower import state_hash
 from cornerstone.runtime.home import home
@@ -38,22 +38,25 @@ def evaluate_model(
     With `features`, folders of stored features, one for each set, no image is read. Raises CornerstoneError for a model that
     does not encode images and texts, and for features of other rows or of another tower.
     """
-    encoder, texts = model.encoder, model.text_input
+    for judged in sets:
+        if why := judged.task.refusal(type(model.module)):
+            raise CornerstoneError(f"The method {model.module.config.kind!r} {why} (given: {judged.folder}).")
+    texts = model.text_input
     images: ImageInput = DecodedImages(Transform(model.image_size, train=False))
     stores = _stores_of(model, sets, features)
     if stores:
         images = StoredFeatures((), store_width(DataSet.open(next(iter(stores.values())), "features").manifest))
-    assert texts is not None, "a dual encoder has a text tower"
+    inputs = EvaluationInputs(images, texts, model.tokenizer_json, stores)
 
     def batches() -> Iterator[tuple[int, Batch]]:
         for place, judged in enumerate(sets):
-            source = judged.source(images, texts, stores.get(judged.folder, ""))
+            source = judged.source(inputs)
             opened = source.open()
             for first in track(range(0, judged.rows, ROWS_AT_ONCE), judged.name):
                 rows = np.arange(first, min(first + ROWS_AT_ONCE, judged.rows))
                 yield place, source.batch(0, opened.take(rows, np.zeros_like(rows)))
 
-    return evaluate(encoder, batches(), sets, texts.open(), model.device)
+    return evaluate(model.module, batches(), sets, texts.open() if texts is not None else None, model.device)
 
 
 def stores_in_home(model: SavedModel, sets: Sequence[EvaluationSet]) -> list[str]:

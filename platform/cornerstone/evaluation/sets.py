@@ -62,11 +62,14 @@ def only_task(sets: Sequence[EvaluationSet], name: str) -> tuple[EvaluationSet, 
 
 def _sets_of(data: DataSet, name: str) -> list[EvaluationSet]:
     manifest = data.manifest
-    if manifest.kind != "pairs":
-        raise CornerstoneError(f"{data.location} holds {manifest.kind}; an evaluation set is a folder of pairs.")
-    contents = _contents(data)
+    readable = sorted({task.reads for task in TASKS.values()})
+    if manifest.kind not in readable:
+        raise CornerstoneError(
+            f"{data.location} holds {manifest.kind}; an evaluation set is a folder of {' or of '.join(readable)}."
+        )
+    contents = _contents(data) if manifest.kind == "pairs" else Contents(frozenset(), False)
     tasks = [task_named(task, f"{data.location}: ") for task in manifest.tasks]
-    tasks = tasks or [task for task in TASKS.values() if task.applies(contents)]
+    tasks = tasks or [t for t in TASKS.values() if t.reads == manifest.kind and t.applies(contents)]
     if not tasks:
         raise CornerstoneError(f"{data.location} has neither captions nor labelled classes: no task can judge it.")
     return [
@@ -88,6 +91,7 @@ def _set(data: DataSet, name: str, task: Task, view: View) -> EvaluationSet:
         manifest.pool,
         manifest.classes,
         manifest.prompts,
+        task.worth(data),
     )
 
 

@@ -9,13 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cornerstone.data.documents import PackingConfig, PackingKeys
 from cornerstone.data.manifest import FILE as MANIFEST
+from cornerstone.data.parallel import map_here
 from cornerstone.data.scenes.sets import EVALUATION_SETS
 from cornerstone.data.scenes.tokenizer import texts_of, train_wordpiece
-from cornerstone.data.scenes.write import write_evaluation_sets, write_scenes
+from cornerstone.data.scenes.write import write_documents, write_evaluation_sets, write_scenes
 from cornerstone.data.shards import DataSet
+from cornerstone.data.storage import Location
 from cornerstone.data.texts import FILE as TOKENIZER
 from cornerstone.hashing import digest
+from cornerstone.jobs.packing import write_packing
+from cornerstone.recipes.documents import SceneDocuments
 from cornerstone.recipes.pairs import Scenes
 from cornerstone.runtime.home import home
 
@@ -53,6 +58,51 @@ def prepare_scenes(scenes: Scenes, image_size: int, say: Say) -> BuiltInScenes:
     return BuiltInScenes(
         train.uri, tuple(sets.join(name).uri for name in EVALUATION_SETS), scenes_tower(scenes, image_size, say)
     )
+
+
+def prepare_documents(scenes: SceneDocuments, image_size: int, say: Say) -> BuiltInScenes:
+    """Write and pack the documents that are missing, without Ray. Existing parts are reused. They have no image tower."""
+    world: dict[str, Any] = {"seed": scenes.seed, "image_size": image_size}
+    world |= {name: getattr(scenes, name) for name in ("redundancy", "context", "mismatch")}
+    train = _documents("documents", scenes.documents, world, say)
+    if not train.join(TOKENIZER).exists():
+        with timed(say, "scenes: training a WordPiece vocabulary on the documents"):
+            train.join(TOKENIZER).write_text(train_wordpiece(texts_of(DataSet.open(train))))
+    validation = _documents("documents-validation", scenes.validation, world, say)
+    tokenizer = train.join(TOKENIZER).read_text()
+    packed = [_packed(folder, tokenizer, scenes) for folder in (train, validation)]
+    sets = home().join(
+        "scenes", f"probe-{digest({'images': scenes.probe_images, 'seed': scenes.seed, 'size': image_size})}"
+    )
+    probe = sets.join("probe")
+    if not probe.join(MANIFEST).exists():
+        with timed(say, f"scenes: writing {scenes.probe_images:,} labelled images to probe the tower with"):
+            write_evaluation_sets(
+                sets,
+                class_images=scenes.probe_images,
+                images=scenes.probe_images,
+                sets=["probe"],
+                seed=scenes.seed,
+                image_size=image_size,
+            )
+    return BuiltInScenes(packed[0], (f"documents={packed[1]}", probe.uri), "")
+
+
+def _documents(name: str, count: int, world: dict[str, Any], say: Say) -> Location:
+    folder = home().join("scenes", f"{name}-{digest({'documents': count, **world})}")
+    if not folder.join(MANIFEST).exists():
+        with timed(say, f"scenes: writing {count:,} {name} with images of {world['image_size']} px"):
+            write_documents(folder, documents=count, name=name, **world)
+    return folder
+
+
+def _packed(folder: Location, tokenizer: str, scenes: SceneDocuments) -> str:
+    config = PackingConfig(token_budget=scenes.token_budget, image_tokens=scenes.image_tokens)
+    keys = PackingKeys.of(DataSet.open(folder).manifest.content_hash, tokenizer, config)
+    place = home().join("scenes", f"packing-{keys.digest()}")
+    if not place.join(MANIFEST).exists():
+        write_packing(folder, place, tokenizer, config, map_tasks=map_here)
+    return place.uri
 
 
 def scenes_tower(scenes: Scenes, image_size: int, say: Say) -> str:

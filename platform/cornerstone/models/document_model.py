@@ -6,9 +6,10 @@ B sequences, T tokens, N images in all of them, S pixels a side, P patches, V wi
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,22 @@ from cornerstone.data.documents.config import SpecialIds
 from cornerstone.errors import CornerstoneError
 from cornerstone.models.image_tower import TimmTower
 from cornerstone.models.method import Inputs, Method
+
+
+class Reading(NamedTuple):
+    """What an evaluation asks of some documents. Features need not have length 1."""
+
+    token_loss_B1: Tensor
+    """Of each sequence the sum of −log p of its text targets."""
+    correct_B1: Tensor
+    """Of each sequence the targets that have the largest logit."""
+    image_ND: Tensor
+    """The feature of each image."""
+    context_ND: Tensor
+    """What its document said before it; methods without such a feature give zeros, with which no image is found."""
+    compared_N: Tensor
+    """Whether an image is looked for by its context."""
+
 
 F = TypeVar("F", bound=tuple[Any, ...])
 
@@ -45,6 +62,10 @@ class DocumentModel(Method[SequenceBatch, F]):
     def image_tower(self) -> TimmTower:
         """The image tower, which a transfer run takes."""
         return self.visual
+
+    @abstractmethod
+    def reading(self, batch: SequenceBatch) -> Reading:
+        """Losses and features of some documents, without a gradient."""
 
     @property
     def vocabulary(self) -> int:

@@ -22,7 +22,7 @@ from torch.distributed import ProcessGroup
 from cornerstone.data.documents.batch import SequenceBatch
 from cornerstone.models.attention_pooling import AttentionPooling
 from cornerstone.models.causal_text import CausalDecoder
-from cornerstone.models.document_model import DocumentModel, inserted
+from cornerstone.models.document_model import DocumentModel, Reading, inserted
 from cornerstone.models.method import Inputs, Losses
 from cornerstone.objectives import lcl_loss, token_losses
 from cornerstone.objectives.contrastive import at_least_fp32
@@ -76,6 +76,11 @@ class Lcl(DocumentModel[Features]):
         return Features(
             image_ND[: len(batch.image)], context_ND, losses.sum_B1 + unused, losses.correct_B1, self.scale()
         )
+
+    def reading(self, batch: SequenceBatch) -> Reading:
+        """Losses and features of some documents."""
+        found = self(batch)
+        return Reading(found.token_loss_B1, found.correct_B1, found.image_ND, found.context_ND, self.compared(batch))
 
     def images(self, image_N3SS: Tensor) -> tuple[Tensor, Tensor]:
         """Pooled features (N, D), L2-normalised, and the language model's tokens (N, P, E), of at least one image."""

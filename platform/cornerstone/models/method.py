@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from cornerstone.data.documents.config import SpecialIds
+from cornerstone.errors import CornerstoneError
 from cornerstone.models.image_tower import TimmTower
 from cornerstone.recipes.method import MethodConfig
 
@@ -98,6 +99,14 @@ class Method(nn.Module, ABC, Generic[B, F]):
     def image_tower(self) -> TimmTower | None:
         """The image tower that a saved model must hold, whether or not its weights are among the module's own."""
         return None
+
+    def image_features(self, image: Tensor) -> Tensor:
+        """(B, V): the mean of the image tower's patches, which probes of a frozen tower read, the same for every method."""
+        tower = self.image_tower
+        if tower is None:
+            raise CornerstoneError(f"The method {self.config.kind!r} has no image tower to probe.")
+        patches: Tensor = tower(image).patches
+        return patches.mean(1)
 
     def parameter_groups(self) -> list[Group]:
         """All trained parameters: weight decay on matrices, none on biases, norms and temperatures."""

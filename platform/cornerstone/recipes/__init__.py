@@ -1,8 +1,10 @@
 """Recipes: configuration as frozen dataclasses, presets as functions, and the placement apart from both."""
 
 from cornerstone.recipes.data import DataConfig
-from cornerstone.recipes.documents import DocumentData
+from cornerstone.recipes.documents import DocumentData, SceneDocuments
 from cornerstone.recipes.dual_encoder import DualEncoderConfig
+from cornerstone.recipes.language import CausalText
+from cornerstone.recipes.lcl import LclConfig, LclLoss
 from cornerstone.recipes.lotlip import LotlipConfig, LotlipLoss
 from cornerstone.recipes.method import MethodConfig
 from cornerstone.recipes.pairs import PairData, Scenes
@@ -14,12 +16,15 @@ from cornerstone.recipes.towers import BertText, CornerText, ImageTower
 __all__ = [
     "PRESETS",
     "BertText",
+    "CausalText",
     "CornerText",
     "DataConfig",
     "DocumentData",
     "DualEncoderConfig",
     "Evaluation",
     "ImageTower",
+    "LclConfig",
+    "LclLoss",
     "LotlipConfig",
     "LotlipLoss",
     "MethodConfig",
@@ -27,6 +32,7 @@ __all__ = [
     "PairData",
     "Placement",
     "Recipe",
+    "SceneDocuments",
     "Scenes",
     "preset",
 ]

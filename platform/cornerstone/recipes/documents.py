@@ -2,10 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
+from cornerstone.errors import CornerstoneError
+from cornerstone.hashing import NOT_HASHED
 from cornerstone.recipes.data import DataConfig, check_crop_scale
+
+
+@dataclass(frozen=True)
+class SceneDocuments:
+    """Sizes and knobs of the built-in documents, made and packed on first use if no --train is given."""
+
+    documents: int = 16_000
+    validation: int = 1_000
+    """Documents of the validation set."""
+    probe_images: int = 4_000
+    """Labelled images with which the frozen tower is probed."""
+    redundancy: float = 0.5
+    """Probability that a fact behind an image repeats one that stands before it: then the image is not needed for it."""
+    context: float = 0.75
+    """Probability that a sentence before an image speaks of it."""
+    mismatch: float = 0.0
+    """Share of images that do not belong to their sentence, and have a similarity below the filter's 0.24."""
+    seed: int = 0
+    """The world's seed; the recipe's seed draws from it, and never changes it."""
+    token_budget: int = 256
+    """Tokens of a packed sequence."""
+    image_tokens: int = 16
+    """Patches of an image."""
+
+    def __post_init__(self) -> None:
+        if self.documents < 1 or self.validation < 2:
+            raise CornerstoneError(
+                f"{self.documents} documents and {self.validation} for validation: expected 1 and 2 or more "
+                "(--recipe.data.scenes.documents, --recipe.data.scenes.validation)."
+            )
+        for name in ("redundancy", "context", "mismatch"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise CornerstoneError(
+                    f"{name} {getattr(self, name)} of built-in documents: expected 0 to 1 (--recipe.data.scenes.{name})."
+                )
 
 
 @dataclass(frozen=True)
@@ -22,6 +59,7 @@ class DocumentData(DataConfig):
     """Side of the square that an image becomes, in pixels."""
     crop_scale: tuple[float, float] = (0.9, 1.0)
     """Share of the area that the random crop keeps; `1 1` for the fixed centre crop."""
+    scenes: SceneDocuments = field(default_factory=SceneDocuments, metadata=NOT_HASHED)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from cornerstone.errors import CornerstoneError, did_you_mean
+from cornerstone.recipes.documents import DocumentData
+from cornerstone.recipes.language import CausalText
+from cornerstone.recipes.lcl import LclConfig, LclLoss
 from cornerstone.recipes.lotlip import LotlipConfig, LotlipLoss
 from cornerstone.recipes.pairs import PairData, Scenes
 from cornerstone.recipes.recipe import Evaluation, Optimization, Recipe
@@ -121,6 +124,69 @@ def lotlip_100m() -> Recipe:
     return _named(recipe.with_optimization(steps=62_600, batch_size=16_384, warmup_steps=5_000), "lotlip-100m")
 
 
+def scenes_lcl() -> Recipe:
+    """LCL on the built-in documents, from scratch: a small vision transformer and a small OPT, 64 px, 16 tokens an image."""
+    return Recipe(
+        name="scenes-lcl",
+        method=LclConfig(
+            image=ImageTower("vit_base_patch16_224", False, False, 64, "none", width=128, layers=3, heads=4, patch=16),
+            language=CausalText(width=128, layers=2, heads=4, positions=256),
+            embedding=128,
+            pooling_heads=4,
+        ),
+        data=DocumentData(image_size=64, crop_scale=(1.0, 1.0)),
+        optimization=Optimization(
+            steps=1_000, batch_size=32, learning_rate=1e-3, warmup_steps=100, weight_decay=0.1, betas=(0.9, 0.98)
+        ),
+    )
+
+
+def lcl_mmc4_b16() -> Recipe:
+    """LCL's ablations on MMC4: ViT-B/16 from scratch, 250,000 steps of 8,000 images (paper, section 4.1 and appendix A.1).
+
+    A packed sequence of 2,048 tokens holds about 4 images under MMC4's filter: 2,048 sequences are about 8,000 images.
+    """
+    return Recipe(
+        name="lcl-mmc4-b16",
+        method=LclConfig(image=ImageTower("vit_base_patch16_224", False, False, 224, "none", drop_path=0.1)),
+        data=DocumentData(tokenizer="facebook/opt-125m"),
+        optimization=Optimization(
+            steps=250_000,
+            batch_size=2_048,
+            learning_rate=3e-4,
+            warmup_steps=2_000,
+            weight_decay=0.1,
+            betas=(0.9, 0.98),
+        ),
+        evaluation=Evaluation(every=25_000),
+        precision="bf16",
+    )
+
+
+def lcl_laion_b16() -> Recipe:
+    """The same on LAION-Random: the image before or after its caption. Its peak learning rate is higher (appendix A.1)."""
+    return _named(lcl_mmc4_b16().with_optimization(learning_rate=5e-4), "lcl-laion-b16")
+
+
+def lcl_l14() -> Recipe:
+    """LCL's main model: ViT-L/14, 200,000 steps of 64,000 images, LAION-400M and MMC4 mixed (paper, section 4.3)."""
+    recipe = lcl_mmc4_b16().with_optimization(steps=200_000, batch_size=16_384)
+    return _named(recipe.with_image(name="vit_large_patch14_224", drop_path=0.2), "lcl-l14")
+
+
+def lcl_authors_b16() -> Recipe:
+    """As the released code has it: pooling and image tokens share the value path, CLIP's text transformer and vocabulary."""
+    method = LclConfig(
+        image=ImageTower("vit_base_patch16_clip_224", False, False, 224, "none"),
+        language=CausalText(activation="gelu", restart_positions=False),
+        shared_values=True,
+        loss=LclLoss(unpreceded="authors"),
+    )
+    recipe = replace(lcl_mmc4_b16(), name="lcl-authors-b16", method=method)
+    recipe = recipe.with_data(tokenizer="openai/clip-vit-base-patch16")
+    return recipe.with_optimization(weight_decay=0.2)
+
+
 PRESETS: dict[str, Callable[[], Recipe]] = {
     "smoke": smoke,
     "scenes": scenes,
@@ -132,6 +198,11 @@ PRESETS: dict[str, Callable[[], Recipe]] = {
     "lotlip-12m": lotlip_12m,
     "lotlip-30m": lotlip_30m,
     "lotlip-100m": lotlip_100m,
+    "scenes-lcl": scenes_lcl,
+    "lcl-mmc4-b16": lcl_mmc4_b16,
+    "lcl-laion-b16": lcl_laion_b16,
+    "lcl-l14": lcl_l14,
+    "lcl-authors-b16": lcl_authors_b16,
 }
 
 

@@ -1,4 +1,4 @@
-"""Packed documents become a source. A dual encoder on documents is evaluated zero-shot on pairs."""
+"""Packed documents become a source."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from cornerstone.data.images import Transform
 from cornerstone.data.manifest import Kind
 from cornerstone.data.mixture import Mixture
 from cornerstone.data.pairs.image_input import DecodedImages
-from cornerstone.data.pairs.source import PairEvaluation
 from cornerstone.data.texts import TextInput
 from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation.sets import EvaluationSet
+from cornerstone.evaluation.tasks import EvaluationInputs
 from cornerstone.recipes.documents import DocumentData
 from cornerstone.recipes.recipe import Recipe
 from cornerstone.training.shared import Shared
@@ -31,16 +31,12 @@ class DocumentSources:
         documents, image, text = recipe.data, recipe.method.image_tower, recipe.method.text_tower
         if not isinstance(documents, DocumentData):
             raise CornerstoneError(f"The recipe's data are {recipe.data.kind}; expected documents.")
-        if sets and (image is None or text is None):
-            raise CornerstoneError(
-                f"The method {recipe.method.kind!r} has no image and text tower to be evaluated zero-shot: leave out --eval."
-            )
         transform = Transform(documents.image_size, documents.crop_scale)
         self.train = PackedSource.of(data.sets, data.parts, tokenizer, transform, recipe.seed)
-        self.evaluations: tuple[PairEvaluation, ...] = ()
-        if image is not None and text is not None:
-            images, texts = DecodedImages(Transform(image.size, train=False)), TextInput.of(text, tokenizer)
-            self.evaluations = tuple(one.source(images, texts) for one in sets)
+        size = image.size if image is not None else documents.image_size
+        texts = TextInput.of(text, tokenizer) if text is not None else None
+        inputs = EvaluationInputs(DecodedImages(Transform(size, train=False)), texts, tokenizer)
+        self.evaluations = tuple(one.source(inputs) for one in sets)
 
     @staticmethod
     def special_ids(tokenizer: str) -> SpecialIds:

@@ -13,11 +13,12 @@ from cornerstone.data.mixture import Mixture
 from cornerstone.data.pairs.drawing import TextDraws
 from cornerstone.data.pairs.feature_store import FeatureKeys, check_store
 from cornerstone.data.pairs.image_input import DecodedImages, ImageInput, StoredFeatures
-from cornerstone.data.pairs.source import PairEvaluation, PairSource
+from cornerstone.data.pairs.source import PairSource
 from cornerstone.data.shards import DataSet, Reader
 from cornerstone.data.texts import TextInput
 from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation.sets import EvaluationSet
+from cornerstone.evaluation.tasks import EvaluationInputs
 from cornerstone.jobs.built_in_scenes import timed
 from cornerstone.jobs.features import FeatureJob, write_features
 from cornerstone.recipes.pairs import PairData
@@ -48,9 +49,8 @@ class PairSources:
             images = StoredFeatures(tuple(stores[one.location.uri] for one in data.sets), shared.tower(image)[0])
         draws = TextDraws(recipe.seed, pairs.sub_captions, pairs.captioners)
         self.train = PairSource(data.folders, data.parts, images, texts, draws)
-        self.evaluations: tuple[PairEvaluation, ...] = tuple(
-            one.source(images, texts, stores.get(one.folder, "")) for one in sets
-        )
+        inputs = EvaluationInputs(images, texts, tokenizer, stores)
+        self.evaluations = tuple(one.source(inputs) for one in sets)
 
     @staticmethod
     def special_ids(tokenizer: str) -> None:

@@ -89,8 +89,7 @@ class Preparer:
         tokenizer = self._tokenizer(recipe, data)
         sets = self.shared.once(("sets", recipe.evaluation.sets), lambda: open_sets(recipe.evaluation.sets))
         _check_best(recipe, sets)
-        if sets:
-            _check_dual_encoder(recipe)
+        _check_tasks(recipe, sets)
         width, tower_digest = self.shared.tower(recipe.method.image_tower) if recipe.method.image_tower else (0, "")
         sources = kind(recipe, data, tokenizer, sets, self.shared)
         return Prepared(
@@ -167,15 +166,14 @@ def _check_batch(recipe: Recipe, data: Mixture) -> None:
     Plan(data.parts, recipe.optimization.batch_size, recipe.seed, recipe.data.limit_rows)
 
 
-def _check_dual_encoder(recipe: Recipe) -> None:
-    """Raise CornerstoneError if the method cannot be evaluated: the tasks compare encoded images and texts."""
-    from cornerstone.models.dual_encoder import DualEncoder
+def _check_tasks(recipe: Recipe, sets: tuple[EvaluationSet, ...]) -> None:
+    """Raise CornerstoneError if a set's task cannot judge the method."""
     from cornerstone.recipes.method import implementation_of
 
-    if not issubclass(implementation_of(recipe.method), DualEncoder):
-        raise CornerstoneError(
-            f"The method {recipe.method.kind!r} is no dual encoder, so no evaluation set suits it: leave out --eval."
-        )
+    method = implementation_of(recipe.method)
+    for judged in sets:
+        if why := judged.task.refusal(method):
+            raise CornerstoneError(f"The method {recipe.method.kind!r} {why}: leave out --eval {judged.folder}.")
 
 
 def _check_best(recipe: Recipe, sets: tuple[EvaluationSet, ...]) -> None:

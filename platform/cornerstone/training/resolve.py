@@ -7,7 +7,8 @@ from pathlib import Path
 from cornerstone.data.storage import absolute
 from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation.sets import split_name
-from cornerstone.jobs.built_in_scenes import prepare_scenes
+from cornerstone.jobs.built_in_scenes import prepare_documents, prepare_scenes
+from cornerstone.recipes.documents import DocumentData
 from cornerstone.recipes.pairs import PairData
 from cornerstone.recipes.recipe import Recipe
 from cornerstone.training.shared import Shared
@@ -45,14 +46,25 @@ def _is_folder(name: str) -> bool:
 
 def _with_scenes(recipe: Recipe, shared: Shared) -> Recipe:
     data, image = recipe.data, recipe.method.image_tower
+    if isinstance(data, DocumentData) and not data.tokenizer:
+        return _with_scene_documents(recipe, data, shared)
     if not isinstance(data, PairData) or image is None or (image.name and data.tokenizer):
         raise CornerstoneError(
             f"The preset {recipe.name!r} trains on your own data: name them with --train DIR and --eval DIR (`cornerstone data "
-            f"import` makes such folders). The presets smoke, scenes and scenes-long bring their own."
+            f"import` makes such folders). The presets smoke, scenes, scenes-long and scenes-lcl bring their own."
         )
     scenes, size = data.scenes, image.size
     built_in = shared.once(("scenes", scenes, size), lambda: prepare_scenes(scenes, size, shared.say))
     recipe = recipe.with_data(train=built_in.train)
     if not image.name:
         recipe = recipe.with_image(name=built_in.tower)
+    return recipe.with_evaluation(sets=recipe.evaluation.sets or built_in.sets)
+
+
+def _with_scene_documents(recipe: Recipe, data: DocumentData, shared: Shared) -> Recipe:
+    built_in = shared.once(
+        ("scene documents", data.scenes, data.image_size),
+        lambda: prepare_documents(data.scenes, data.image_size, shared.say),
+    )
+    recipe = recipe.with_data(train=built_in.train)
     return recipe.with_evaluation(sets=recipe.evaluation.sets or built_in.sets)

@@ -21,11 +21,9 @@ from ray.train import CheckpointUploadMode
 from cornerstone.data import draws
 from cornerstone.data.batch import Batch
 from cornerstone.data.execution import ray_stream
-from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation.evaluator import evaluate
 from cornerstone.evaluation.judged import chance_of, metrics_of, per_query_table, queries_of
 from cornerstone.inference.saved_model import save_model
-from cornerstone.models.dual_encoder import DualEncoder
 from cornerstone.models.image_tower import TimmTower, build_image_tower
 from cornerstone.recipes.pairs import PairData
 from cornerstone.tracking.journal import Journal
@@ -173,12 +171,12 @@ def _evaluate(
 ) -> Evaluated:
     """Judge every set with the weights of now; rank 0 keeps the result of each query."""
     model = engine.whole_module(lambda: build_method(job.prepared, unsharded(tower, job.prepared)))
-    text = job.prepared.evaluation_texts
-    if not isinstance(model, DualEncoder) or text is None:
-        raise CornerstoneError(f"The method {job.recipe.method.kind!r} is no dual encoder: leave out --eval.")
+    texts = job.prepared.evaluation_texts
     model.eval()
     try:
-        results = evaluate(model, batches, job.prepared.sets, text.open(), engine.device, _gather)
+        results = evaluate(
+            model, batches, job.prepared.sets, texts.open() if texts is not None else None, engine.device, _gather
+        )
     finally:
         model.train()
     if store.rank == 0:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from scene_rows import scene_of
 
-from cornerstone.data.manifest import CLASSIFICATION, LOOKALIKE, RETRIEVAL
+from cornerstone.data.manifest import CLASSIFICATION, LOOKALIKE, PROBE, RETRIEVAL
 from cornerstone.data.records import ROLES
 from cornerstone.data.scenes.sets import EVALUATION_SETS, SETS, lookalikes, manifest_fields, pair
 from cornerstone.data.scenes.world import NOUNS, ScenesSpec
@@ -91,8 +91,9 @@ def test_manifests_say_what_a_set_is_for():
         "class": ("classification",),
         "lookalike": ("lookalike",),
         "validation": ("retrieval",),
+        "probe": ("probe",),
     }
-    assert {task for names in tasks.values() for task in names} == {RETRIEVAL, CLASSIFICATION, LOOKALIKE}
+    assert {task for names in tasks.values() for task in names} == {RETRIEVAL, CLASSIFICATION, LOOKALIKE, PROBE}
     assert "scenes" not in EVALUATION_SETS
     fields = manifest_fields(ScenesSpec(set="short", rows=4000))
     assert fields["pool"] == 1000

@@ -19,18 +19,29 @@ from cornerstone.evaluation.evaluator import evaluate
 from cornerstone.evaluation.judged import metrics_of, queries_of
 from cornerstone.evaluation.ranking import Measured
 from cornerstone.evaluation.sets import metric_names, open_sets
-from cornerstone.evaluation.tasks import TASKS, Metric, Task
+from cornerstone.evaluation.tasks import TASKS, EvaluationInputs, Metric
+from cornerstone.evaluation.tasks.pair_task import PairTask
 
 
 def test_every_task_is_registered_under_its_name():
-    assert list(TASKS) == [task.name for task in TASKS.values()] == ["retrieval", "classification", "lookalike"]
+    assert (
+        list(TASKS)
+        == [task.name for task in TASKS.values()]
+        == [
+            "retrieval",
+            "classification",
+            "lookalike",
+            "interleaved",
+            "probe",
+        ]
+    )
     assert [str(task) for task in TASKS.values()] == list(TASKS)
 
 
 def test_metrics_have_names_and_labels_of_their_own():
     for task in TASKS.values():
         assert len({metric.name for metric in task.metrics}) == len({metric.label for metric in task.metrics})
-        assert {metric.unit for metric in task.metrics} == {"%"}
+        assert {metric.unit for metric in task.metrics} <= {"%", "nats", "bits", ""}
     assert [metric.name for metric in TASKS["retrieval"].shown] == ["i2t_r1", "t2i_r1"]
     assert [metric.name for metric in TASKS["classification"].shown] == ["top1"]
     assert TASKS["lookalike"].shown == TASKS["lookalike"].metrics
@@ -44,7 +55,7 @@ def test_no_other_module_names_a_task(package):
             assert not re.search("|".join(f"['\"]{name}['\"]" for name in TASKS), path.read_text()), path
 
 
-class Swap(Task):
+class Swap(PairTask):
     """Whether an image is nearer to its first raw caption than to the first foil."""
 
     name = "swap"
@@ -72,7 +83,7 @@ def test_a_new_task_is_one_object_in_the_registry(monkeypatch, tmp_path, small_d
     assert [(s.name, s.task.name) for s in sets] == [("foils-swap", "swap")]
     assert metric_names(sets) == ["eval/foils-swap/swap_accuracy"]
     texts = texts_of(wordpiece.read_text(), 32, 0)
-    source = sets[0].source(DecodedImages(Transform(8)), texts)
+    source = sets[0].source(EvaluationInputs(DecodedImages(Transform(8)), texts, ""))
     rows = np.arange(4)
     batch = source.batch(0, source.open().take(rows, np.zeros_like(rows)))
 

@@ -6,6 +6,7 @@
 | `long-human` | every fact, no errors, half the sentences by templates not seen in training (like DCI, IIW) | retrieval |
 | `long-captioner`, `validation` | captioner C (like ShareGPT4V) | retrieval |
 | `short` | five, each with the salient object, another one and their relation (like COCO) | retrieval |
+| `probe` | none, as `class` | probes of a frozen image tower |
 | `class` | none; the salient object's species is the label (like ImageNet) | classification |
 | `lookalike` | every fact, no errors; and a short caption | choice among four images with equal salient object and background |
 """
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from cornerstone.data.manifest import CLASSIFICATION, LOOKALIKE, RETRIEVAL
+from cornerstone.data.manifest import CLASSIFICATION, LOOKALIKE, PROBE, RETRIEVAL
 from cornerstone.data.records import Caption, Pair
 from cornerstone.data.scenes.captioners import HUMAN, A, B, C, Captioner, describe
 from cornerstone.data.scenes.draw import encode, paint
@@ -114,8 +115,10 @@ SETS = {
     "class": SetKind(_class, (CLASSIFICATION,)),
     "lookalike": SetKind(_lookalike, (LOOKALIKE,)),
     "validation": SetKind(_described(C), (RETRIEVAL,)),
+    "probe": SetKind(_class, (PROBE,)),
 }
-EVALUATION_SETS = tuple(name for name in SETS if name != "scenes")
+EVALUATION_SETS = tuple(name for name in SETS if name not in ("scenes", "probe"))
+"""Those that models of images and texts are evaluated on; `probe` is for image towers alone."""
 
 
 def pair(spec: ScenesSpec, index: int) -> Pair:

@@ -47,7 +47,13 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int = 1024) -> str:
 
 
 def texts_of(data: DataSet) -> Iterator[str]:
-    """All captions of a data set, then its prompts for every class."""
+    """All captions of a data set, then its prompts for every class; of documents all their texts."""
+    if data.manifest.kind == "documents":
+        reader = Reader(data, columns=["segments"], keep_groups=1)
+        for group in range(len(data.manifest.row_groups)):
+            for segments in reader.group(group)["segments"].to_pylist():
+                yield from (part["text"] for part in segments or () if part["text"])
+        return
     reader = Reader(data, columns=["captions"], keep_groups=1)
     for group in range(len(data.manifest.row_groups)):
         for captions in reader.group(group)["captions"].to_pylist():

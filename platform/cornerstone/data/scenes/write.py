@@ -6,12 +6,15 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, Literal
 
 from cornerstone.data.manifest import Manifest, Shard
 from cornerstone.data.output import writing
 from cornerstone.data.parallel import OnProgress
-from cornerstone.data.scenes.sets import EVALUATION_SETS, GROUP, manifest_fields, pair, set_kind
+from cornerstone.data.records import Record
+from cornerstone.data.scenes import documents as interleaved
+from cornerstone.data.scenes.documents import DocumentsSpec
+from cornerstone.data.scenes.sets import EVALUATION_SETS, GROUP, SETS, manifest_fields, pair, set_kind
 from cornerstone.data.scenes.world import ScenesSpec
 from cornerstone.data.shards import write_shard
 from cornerstone.data.storage import Location
@@ -40,6 +43,27 @@ def write_scenes(
     return _write_all([(Location.of(out), spec)], workers, progress)[0]
 
 
+def write_documents(
+    out: Place,
+    *,
+    documents: int,
+    name: str = "documents",
+    seed: int = 0,
+    workers: int | None = None,
+    progress: OnProgress | None = None,
+    **world: Any,
+) -> Manifest:
+    """Write interleaved documents into a new folder; sets of other names share no random stream.
+
+    `world` are fields of `DocumentsSpec` (redundancy, context, mismatch, image_size, ...). Other arguments, and what is
+    raised, as for `write_scenes`. The manifest's `source["expected_worth"]` is what all images are worth, in nats.
+    """
+    if documents < 1:
+        raise CornerstoneError(f"--documents {documents}: expected 1 or more.")
+    spec = DocumentsSpec(set=name, rows=documents, seed=seed, **world)
+    return _write_all([(Location.of(out), spec)], workers, progress)[0]
+
+
 def write_evaluation_sets(
     out: Place,
     *,
@@ -64,8 +88,8 @@ def write_evaluation_sets(
         "lookalike": GROUP * (groups or max(1, images // GROUP)),
     }
     for name in sets:
-        if name not in EVALUATION_SETS:
-            raise CornerstoneError(f"{name!r} is not an evaluation set of scenes{did_you_mean(name, EVALUATION_SETS)}")
+        if name not in (valid := [known for known in SETS if known != "scenes"]):
+            raise CornerstoneError(f"{name!r} is not an evaluation set of scenes{did_you_mean(name, valid)}")
     out = Location.of(out)
     specs = [ScenesSpec(set=name, rows=rows.get(name, images), seed=seed, **world) for name in sets]
     manifests = _write_all([(out.join(spec.set), spec) for spec in specs], workers, progress)
@@ -74,7 +98,7 @@ def write_evaluation_sets(
 
 def write_scenes_shard(out: Place, index: int, spec: ScenesSpec) -> Shard:
     """Write one of the set's `spec.shards` shards. It depends only on the arguments, so calls may run in parallel."""
-    shard = write_shard(Location.of(out), index, (pair(spec, row) for row in spec.rows_of(index)))
+    shard = write_shard(Location.of(out), index, (_record(spec, row) for row in spec.rows_of(index)), _kind(spec))
     if shard is None:
         raise CornerstoneError(f"Shard {index} of {spec.set} has no rows: the set has shards 0 to {spec.shards - 1}.")
     return shard
@@ -82,9 +106,18 @@ def write_scenes_shard(out: Place, index: int, spec: ScenesSpec) -> Shard:
 
 def finish_scenes(out: Place, spec: ScenesSpec, shards: Sequence[Shard]) -> Manifest:
     """Write the manifest of the set's shards, which are given in order."""
-    manifest = Manifest(kind="pairs", shards=tuple(shards), **manifest_fields(spec))
+    fields = interleaved.manifest_fields(spec) if isinstance(spec, DocumentsSpec) else manifest_fields(spec)
+    manifest = Manifest(kind=_kind(spec), shards=tuple(shards), **fields)
     manifest.write(Location.of(out))
     return manifest
+
+
+def _record(spec: ScenesSpec, row: int) -> Record:
+    return interleaved.document(spec, row) if isinstance(spec, DocumentsSpec) else pair(spec, row)
+
+
+def _kind(spec: ScenesSpec) -> Literal["pairs", "documents"]:
+    return "documents" if isinstance(spec, DocumentsSpec) else "pairs"
 
 
 def _write_all(
@@ -92,7 +125,8 @@ def _write_all(
 ) -> list[Manifest]:
     """Write all shards of all sets in parallel, then the manifests."""
     for _, spec in sets:
-        set_kind(spec)
+        if not isinstance(spec, DocumentsSpec):
+            set_kind(spec)  # refuses an unknown name
     with writing(*(out for out, _ in sets)):
         return _write_shards(sets, workers, progress)
 

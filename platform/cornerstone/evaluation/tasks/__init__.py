@@ -2,11 +2,15 @@
 
 from cornerstone.errors import CornerstoneError, did_you_mean
 from cornerstone.evaluation.tasks.classification import Classification
+from cornerstone.evaluation.tasks.interleaved import Interleaved
 from cornerstone.evaluation.tasks.lookalike import Lookalike
+from cornerstone.evaluation.tasks.probe import Probe
 from cornerstone.evaluation.tasks.retrieval import Retrieval
-from cornerstone.evaluation.tasks.task import Contents, Encoded, EvaluationSet, Metric, Task
+from cornerstone.evaluation.tasks.task import Contents, EvaluationInputs, EvaluationSet, Metric, Task
 
-TASKS: dict[str, Task] = {task.name: task for task in (Retrieval(), Classification(), Lookalike())}
+TASKS: dict[str, Task] = {
+    task.name: task for task in (Retrieval(), Classification(), Lookalike(), Interleaved(), Probe())
+}
 """In the order in which a folder's sets are listed."""
 
 
@@ -17,4 +21,4 @@ def task_named(name: str, where: str = "") -> Task:
     return TASKS[name]
 
 
-__all__ = ["TASKS", "Contents", "Encoded", "EvaluationSet", "Metric", "Task", "task_named"]
+__all__ = ["TASKS", "Contents", "EvaluationInputs", "EvaluationSet", "Metric", "Task", "task_named"]

@@ -14,13 +14,14 @@ from cornerstone.data.manifest import CLASSIFICATION
 from cornerstone.data.pairs.views import View
 from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation.ranking import CHUNK, Measured, normalised, percent, ranks
-from cornerstone.evaluation.tasks.task import Contents, Encoded, EncodeTexts, EvaluationSet, Metric, Task
+from cornerstone.evaluation.tasks.pair_task import Encoded, EncodeTexts, PairTask
+from cornerstone.evaluation.tasks.task import Contents, EvaluationSet, Metric
 
 AT = (1, 5)
 
 
 @dataclass(frozen=True)
-class Classification(Task):
+class Classification(PairTask):
     """Top-1 and top-5 accuracy over the classes and prompts of the set's manifest."""
 
     name = CLASSIFICATION

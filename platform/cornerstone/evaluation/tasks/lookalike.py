@@ -15,7 +15,8 @@ from cornerstone.data.manifest import LOOKALIKE
 from cornerstone.data.pairs.views import View, Wanted
 from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation.ranking import CHUNK, TIE, Measured, normalised, percent
-from cornerstone.evaluation.tasks.task import Contents, Encoded, EncodeTexts, EvaluationSet, Metric, Task
+from cornerstone.evaluation.tasks.pair_task import Encoded, EncodeTexts, PairTask
+from cornerstone.evaluation.tasks.task import Contents, EvaluationSet, Metric
 
 TEXTS = {
     "long": Wanted("long", every=False),
@@ -26,7 +27,7 @@ TEXTS = {
 
 
 @dataclass(frozen=True)
-class Lookalike(Task):
+class Lookalike(PairTask):
     """Accuracy of choosing among the images of a group: by the long caption, the raw one, and the first sentence alone."""
 
     name = LOOKALIKE

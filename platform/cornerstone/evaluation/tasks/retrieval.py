@@ -16,7 +16,8 @@ from cornerstone.data.manifest import RETRIEVAL
 from cornerstone.data.pairs.views import View, Wanted
 from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation.ranking import CHUNK, Measured, normalised, percent, ranks
-from cornerstone.evaluation.tasks.task import Contents, Encoded, EncodeTexts, EvaluationSet, Metric, Task
+from cornerstone.evaluation.tasks.pair_task import Encoded, EncodeTexts, PairTask
+from cornerstone.evaluation.tasks.task import Contents, EvaluationSet, Metric
 
 AT = (1, 5)
 LONG: View = (Wanted("long"),)
@@ -24,7 +25,7 @@ RAW: View = (Wanted("raw"),)
 
 
 @dataclass(frozen=True)
-class Retrieval(Task):
+class Retrieval(PairTask):
     """Recall at 1 and 5 between the images of a set and their captions."""
 
     name = RETRIEVAL

@@ -1,4 +1,4 @@
-"""What an evaluation task is: its metrics, the texts it reads, the sets it makes of a folder, and how it judges.
+"""What an evaluation task is: its metrics, the sets it makes of a folder, what a worker collects of its batches, how it judges.
 
 Shape legend: N images, T texts, D feature width.
 """
@@ -6,20 +6,20 @@ Shape legend: N images, T texts, D feature width.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
 
-from torch import Tensor
+import torch
 
+from cornerstone.data.batch import Batch
+from cornerstone.data.manifest import Kind
 from cornerstone.data.pairs.image_input import ImageInput
-from cornerstone.data.pairs.source import PairEvaluation
 from cornerstone.data.pairs.views import View
-from cornerstone.data.texts import TextInput
+from cornerstone.data.shards import DataSet
+from cornerstone.data.source import Source
+from cornerstone.data.texts import TextFormat, TextInput
 from cornerstone.evaluation.ranking import Measured
-
-EncodeTexts = Callable[[Sequence[str]], Tensor]
-"""Text features (T, D), fp32 on the CPU, by the model that is evaluated."""
 
 
 @dataclass(frozen=True)
@@ -44,21 +44,35 @@ class Contents:
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """Features and labels of a set's usable rows, ordered by row; fp32 on the CPU."""
+class EvaluationInputs:
+    """How a model reads the rows of evaluation sets."""
 
-    image_ND: Tensor
-    label_N: Tensor
-    """-1: the row has no label."""
-    groups: tuple[str, ...]
-    """The group of each image; empty: none."""
-    text_TD: Tensor
-    owner_T: Tensor
-    """Index of the image that each text belongs to."""
-    place_T: Tensor
-    """Index of each text among the texts that the view takes of its row."""
-    key_T: Tensor
-    """Equal for identical texts."""
+    images: ImageInput
+    texts: TextInput | None
+    """None: it encodes no single texts."""
+    tokenizer: str
+    """The text of a `tokenizer.json`."""
+    stores: dict[str, str] = field(default_factory=dict)
+    """Folders of stored features by the set's folder."""
+
+
+class Judge(Protocol):
+    """What judges with the weights of now."""
+
+    @property
+    def model(self) -> Any:
+        """The method's module, in evaluation mode."""
+        ...
+
+    @property
+    def texts(self) -> TextFormat | None:
+        """Its text format, for class prompts."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -74,10 +88,23 @@ class EvaluationSet:
     pool: int | None = None
     classes: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ()
+    worth: float = 0.0
+    """Of built-in documents: nats that their images are worth to a reader of the text; 0 if it is not known."""
 
-    def source(self, images: ImageInput, texts: TextInput, features: str = "") -> PairEvaluation:
-        """Its rows as a model reads them; `features` is the folder of its stored features, if there are any."""
-        return PairEvaluation(self.folder, self.rows, images.for_evaluation(features), texts, self.view)
+    def source(self, inputs: EvaluationInputs) -> Source[Batch]:
+        """Its rows as a model reads them."""
+        return self.task.source(self, inputs)
+
+
+class Collected(ABC):
+    """What a worker has seen of one set. It is pickled and gathered from all workers."""
+
+    left_out: int = 0
+    """Rows that could not be used."""
+
+    @abstractmethod
+    def add(self, batch: Batch, judge: Judge) -> None:
+        """Take some rows of the set."""
 
 
 class Task(ABC):
@@ -85,7 +112,9 @@ class Task(ABC):
 
     name: ClassVar[str]
     metrics: ClassVar[tuple[Metric, ...]]
-    """Every metric that `judge` gives; the first one is the primary metric."""
+    """Every metric that `conclude` gives; the first one is the primary metric."""
+    reads: ClassVar[Kind]
+    """What the folder of a set must hold."""
 
     @property
     def shown(self) -> tuple[Metric, ...]:
@@ -93,16 +122,32 @@ class Task(ABC):
         return tuple(metric for metric in self.metrics if metric.shown)
 
     def applies(self, contents: Contents) -> bool:
-        """Whether a folder is judged by this task if its manifest names no tasks."""
+        """Whether a folder of the kind that it reads is judged by this task if its manifest names no tasks."""
         return False
+
+    @abstractmethod
+    def refusal(self, method: type) -> str:
+        """Why it cannot judge models of this class; "" if it can."""
 
     @abstractmethod
     def views(self, contents: Contents) -> dict[str, View]:
         """The sets that the task makes of a folder: for each the suffix of its name and the texts that it reads."""
 
+    def worth(self, data: DataSet) -> float:
+        """`EvaluationSet.worth` of a folder."""
+        return 0.0
+
     @abstractmethod
-    def judge(self, judged: EvaluationSet, encoded: Encoded, encode_texts: EncodeTexts) -> Measured:
-        """All of `metrics`, and each query's result."""
+    def source(self, judged: EvaluationSet, inputs: EvaluationInputs) -> Source[Batch]:
+        """The set's rows as a model reads them."""
+
+    @abstractmethod
+    def collected(self) -> Collected:
+        """What a worker collects, still empty."""
+
+    @abstractmethod
+    def conclude(self, judged: EvaluationSet, parts: Sequence[Any], judge: Judge) -> Measured:
+        """All of `metrics`, and each query's result, from what the workers collected."""
 
     def notes(self, judged: EvaluationSet) -> tuple[str, ...]:
         """What a reader of a table has to know about this set's numbers."""
