@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -80,11 +79,3 @@ class LclConfig(MethodConfig):
     def chance_loss(self, batch_size: int) -> float | None:
         """None: it depends on the vocabulary and on the number of images."""
         return None
-
-
-def with_contrastive_weight(config: LclConfig, weight: float) -> LclConfig:
-    """The same method at another λ; infinity trains on the contrastive loss alone."""
-    from dataclasses import replace
-
-    weights = (1.0, 0.0) if math.isinf(weight) else (weight, 1.0)
-    return replace(config, loss=replace(config.loss, contrastive_weight=weights[0], generation_weight=weights[1]))

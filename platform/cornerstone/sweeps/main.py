@@ -39,8 +39,11 @@ class ExperimentOptions(ExperimentShortcuts, RunOptions):
     """The options of an experiment file: those of a single run, and those of a sweep."""
 
 
-def main(define: Define, arguments: Sequence[str] | None = None) -> None:
-    """Run an experiment from the command line. Exits with status 0, or with an error message and 1."""
+def main(define: Define, arguments: Sequence[str] | None = None, *, preset: str = "") -> None:
+    """Run an experiment from the command line. Exits with status 0, or with an error message and 1.
+
+    `preset` is the one that is used if none is given.
+    """
     file = Path(inspect.getfile(define))
     module_doc = inspect.getdoc(inspect.getmodule(define)) or ""
     with any_terminal():
@@ -48,7 +51,7 @@ def main(define: Define, arguments: Sequence[str] | None = None) -> None:
         try:
             options = parse(
                 ExperimentOptions,
-                sys.argv[1:] if arguments is None else arguments,
+                _with_preset(preset, list(sys.argv[1:] if arguments is None else arguments)),
                 file.name,
                 module_doc,
                 ExperimentShortcuts,
@@ -60,6 +63,11 @@ def main(define: Define, arguments: Sequence[str] | None = None) -> None:
         except KeyboardInterrupt:  # before there is a sweep to continue
             console.print("\nStopped during preparation. What is prepared is kept: run the same command again.")
             raise SystemExit(130) from None
+
+
+def _with_preset(preset: str, arguments: list[str]) -> list[str]:
+    given = any(argument.partition("=")[0] == "--preset" for argument in arguments)
+    return arguments if given or not preset else ["--preset", preset, *arguments]
 
 
 def run_experiment(name: str, define: Define, options: ExperimentOptions, console: Console) -> None:

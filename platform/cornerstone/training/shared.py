@@ -42,7 +42,7 @@ class Shared:
 def describe_tower(config: ImageTower, say: Say = lambda text: None) -> tuple[int, str]:
     """Length of the tower's feature, and a digest of its weights ("" if it starts at random and is trained).
 
-    Says so if the tower was trained at another size than it is used at.
+    Says so if a pretrained tower was trained at another size than it is used at.
     """
     from cornerstone.models.image_tower import build_image_tower, state_hash
     from cornerstone.runtime.hub import hub_answers
@@ -52,7 +52,7 @@ def describe_tower(config: ImageTower, say: Say = lambda text: None) -> tuple[in
     tower = build_image_tower(config)
     configuration: Any = tower.model.pretrained_cfg or {}
     trained_at = configuration.get("input_size", (config.size,))[-1]
-    if trained_at != config.size and config.name:
+    if trained_at != config.size and config.pretrained:
         say(
             f"The image tower {config.name} was made for {trained_at} pixels and is used at {config.size}: "
             f"--recipe.method.image.size {trained_at} uses it as it was trained"
