@@ -11,11 +11,13 @@ from cornerstone.recipes import preset
 from cornerstone.recipes.lotlip import LotlipConfig
 from cornerstone.recipes.options import parse
 from cornerstone.recipes.siglip import SiglipConfig
-from cornerstone.sweeps.main import ExperimentOptions
+from cornerstone.sweeps.main import ExperimentOptions, _with_preset
 
 from .conftest import REPOSITORY, experiment
 
 DEFINE = {
+    "ablate_contrastive_weight": "contrastive_weight",
+    "ablate_loss": "losses",
     "ablate_corner_tokens": "corner_tokens",
     "ablate_sub_captions": "sub_captions",
     "ablate_token_limit": "token_limit",
@@ -43,10 +45,16 @@ def test_every_experiment_is_known_here_and_names_its_commands():
     assert len(documents()) >= 7
 
 
+def usual_preset(file: str) -> str:
+    """The preset that an experiment uses if none is given."""
+    named = re.search(r'main\(.*preset="(.*?)"', (REPOSITORY / "experiments" / file).read_text())
+    return named[1] if named else "scenes"
+
+
 @pytest.mark.parametrize("command", [command for _, command in documents()], ids=" ".join)
 def test_the_command_in_the_docstring_means_something(command):
     file, *arguments = command
-    options = parse(ExperimentOptions, arguments, file, "")
+    options = parse(ExperimentOptions, _with_preset(usual_preset(file), arguments), file, "")
     name = file.removesuffix(".py")
     recipe, placement = options.resolved()
     sweep = getattr(experiment(name), DEFINE[name])(recipe)
@@ -107,7 +115,7 @@ def test_figures_2_and_5_vary_the_sentences_and_0_are_raw_texts_alone():
 
 @pytest.mark.parametrize("name", DEFINE)
 def test_the_points_differ_in_what_is_ablated_alone(name):
-    recipe = preset("scenes")
+    recipe = preset(usual_preset(f"{name}.py"))
     points = getattr(experiment(name), DEFINE[name])(recipe).points
     hashes = [p.recipe.hash({}) for p in points]
     assert len(set(hashes)) == len(points)
