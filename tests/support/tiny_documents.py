@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
 
 import torch
@@ -21,11 +22,14 @@ WORDS, PATCHES, SIDE = 40, 4, 16
 IMAGE = "image"
 
 
-def config(**changes) -> LclConfig:
-    """A tower of two layers on 16 pixels in 4 patches, and a decoder of two layers."""
+def config(wide: bool = False, **changes) -> LclConfig:
+    """A tower of two layers on 16 pixels in 4 patches, and a decoder of two layers.
+
+    A `wide` one has weights of more than 100,000 numbers, below which ZeRO-3 shards nothing.
+    """
     tower = ImageTower("vit_base_patch16_224", False, False, SIDE, "none", width=24, layers=2, heads=2, patch=8)
     loss = LclLoss(**{name: changes.pop(name) for name in list(changes) if name in LclLoss.__dataclass_fields__})
-    language = CausalText(width=32, layers=2, heads=2, positions=64, **changes.pop("language", {}))
+    language = CausalText(width=160 if wide else 32, layers=2, heads=2, positions=64, **changes.pop("language", {}))
     return LclConfig(image=tower, language=language, embedding=32, pooling_heads=4, loss=loss, **changes)
 
 
@@ -51,8 +55,8 @@ def documents(listed: list[list[int]], length: int = 40, seed: int = 0) -> Seque
     return sequence_batch(pictures.to(torch.uint8), ids, IDS)
 
 
-def some(number: int, length: int = 40, seed: int = 0) -> SequenceBatch:
-    """Documents of random words with 0 to 3 images each."""
+def some(number: int, length: int = 40, seed: int = 0, images: Sequence[int] = (0, 1, 2, 3)) -> SequenceBatch:
+    """Documents of random words, with so many images each, in turn."""
     draw = torch.Generator().manual_seed(seed)
 
     def words(most: int) -> list[int]:
@@ -62,7 +66,7 @@ def some(number: int, length: int = 40, seed: int = 0) -> SequenceBatch:
     listed = []
     for i in range(number):
         parts: list[int | str] = words(4)
-        for _ in range(i % 4):
+        for _ in range(images[i % len(images)]):
             parts += [IMAGE, *words(4)]
         listed.append(laid(*parts))
     return documents(listed, length, seed)

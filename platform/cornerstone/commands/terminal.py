@@ -25,16 +25,26 @@ say = partial(console.print, markup=False, highlight=False, soft_wrap=True)  # n
 
 def show_metrics(metrics: dict[str, float], path: str) -> None:
     """Print metrics as a table; with a path, write them to a JSON file too."""
-    from cornerstone.evaluation.judged import LEFT_OUT
 
     table = Table(box=None)
     table.add_column("metric")
     table.add_column("value", justify="right")
     for name, value in metrics.items():
-        table.add_row(name, f"{value:.0f}" if name.endswith(LEFT_OUT) else f"{value:.2f} %")
+        table.add_row(name, _shown(name, value))
     console.print(table)
     if path:
         _write_json(path, metrics)
+
+
+def _shown(name: str, value: float) -> str:
+    """A metric with its task's unit; the count of rows that were left out as a whole number."""
+    from cornerstone.evaluation.judged import LEFT_OUT
+    from cornerstone.evaluation.tasks import TASKS
+
+    if name.endswith(LEFT_OUT):
+        return f"{value:.0f}"
+    units = {metric.name: metric.unit for task in TASKS.values() for metric in task.metrics}
+    return f"{value:.2f} {units.get(name.rpartition('/')[2], '%')}".strip()
 
 
 def show_results(results: Iterable[Judged], path: str) -> None:
@@ -43,7 +53,7 @@ def show_results(results: Iterable[Judged], path: str) -> None:
     Wilson's interval treats the queries as independent, although those of one image are not. With a path, the metrics are
     written to a JSON file, the rest under `details`.
     """
-    from cornerstone.evaluation.judged import LEFT_OUT, chance_of, metrics_of, queries_of
+    from cornerstone.evaluation.judged import chance_of, metrics_of, queries_of
     from cornerstone.sweeps.statistics import wilson
 
     results = list(results)
@@ -55,7 +65,7 @@ def show_results(results: Iterable[Judged], path: str) -> None:
         table.add_column(header, justify="right")
     for name, value in metrics.items():
         if name not in queries:
-            table.add_row(name, f"{value:.0f}" if name.endswith(LEFT_OUT) else f"{value:.2f} %")
+            table.add_row(name, _shown(name, value))
             continue
         low, high = wilson(value, queries[name])
         details[name] = {"queries": queries[name], "low": low, "high": high, "chance": chance[name]}

@@ -127,8 +127,9 @@ def tensor(column: pa.ChunkedArray | pa.Array) -> Tensor:
 
 
 def matrix(column: pa.ChunkedArray) -> Tensor:
-    """Lists of equal length as (rows, length)."""
-    return tensor(whole(column).flatten()).view(len(column), -1)
+    """Lists of a fixed length as (rows, length); there may be no rows."""
+    lists = whole(column)
+    return tensor(lists.flatten()).view(len(lists), lists.type.list_size)
 
 
 def shared(values: pa.Array) -> Tensor:

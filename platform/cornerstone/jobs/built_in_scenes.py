@@ -64,6 +64,7 @@ def prepare_documents(scenes: SceneDocuments, image_size: int, say: Say) -> Buil
     """Write and pack the documents that are missing, without Ray. Existing parts are reused. They have no image tower."""
     world: dict[str, Any] = {"seed": scenes.seed, "image_size": image_size}
     world |= {name: getattr(scenes, name) for name in ("redundancy", "context", "mismatch")}
+    world |= {"cells": scenes.cells} if scenes.cells != 3 else {}
     train = _documents("documents", scenes.documents, world, say)
     if not train.join(TOKENIZER).exists():
         with timed(say, "scenes: training a WordPiece vocabulary on the documents"):
@@ -71,20 +72,13 @@ def prepare_documents(scenes: SceneDocuments, image_size: int, say: Say) -> Buil
     validation = _documents("documents-validation", scenes.validation, world, say)
     tokenizer = train.join(TOKENIZER).read_text()
     packed = [_packed(folder, tokenizer, scenes) for folder in (train, validation)]
-    sets = home().join(
-        "scenes", f"probe-{digest({'images': scenes.probe_images, 'seed': scenes.seed, 'size': image_size})}"
-    )
+    pictures: dict[str, Any] = {"seed": scenes.seed, "image_size": image_size}
+    pictures |= {"cells": scenes.cells} if scenes.cells != 3 else {}
+    sets = home().join("scenes", f"probe-{digest({'images': scenes.probe_images, **pictures})}")
     probe = sets.join("probe")
     if not probe.join(MANIFEST).exists():
         with timed(say, f"scenes: writing {scenes.probe_images:,} labelled images to probe the tower with"):
-            write_evaluation_sets(
-                sets,
-                class_images=scenes.probe_images,
-                images=scenes.probe_images,
-                sets=["probe"],
-                seed=scenes.seed,
-                image_size=image_size,
-            )
+            write_evaluation_sets(sets, images=scenes.probe_images, sets=["probe"], **pictures)
     return BuiltInScenes(packed[0], (f"documents={packed[1]}", probe.uri), "")
 
 

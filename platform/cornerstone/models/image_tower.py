@@ -23,6 +23,7 @@ from cornerstone.recipes.towers import ImageTower
 _CHECK_SEED = 0x70_77_65_72
 """Draws what loaded weights replace; no tower that somebody trained or saved started from it."""
 _PROJECTION_SEED = 0x69_6D_67_70
+_POSITION_SEED = 0x70_6F_73_69
 _POOLING = {"token": "token", "average": "avg", "attention": "map", "none": ""}
 """timm's names of the poolings."""
 VISUAL = "visual."
@@ -112,6 +113,11 @@ def _of_timm(config: ImageTower, seed: int) -> TimmTower:
     arguments |= {"init_values": config.layer_scale} if config.layer_scale else {}
     arguments |= config.sizes
     model = _create(arguments, pretrained, _CHECK_SEED if pretrained else seed)
+    if config.position_std and not pretrained:
+        positions: Any = model.pos_embed
+        generator = torch.Generator().manual_seed(seed ^ _POSITION_SEED)
+        with torch.no_grad():
+            positions.copy_(config.position_std * torch.randn(positions.shape, generator=generator))
     if pretrained:
         _refuse_unloaded(model, _create(arguments, pretrained=False, seed=_CHECK_SEED), config.name)
     if folder.is_dir():  # a saved model must open on machines that do not have this folder

@@ -1,7 +1,9 @@
 """The contract of a text tower, and how its configuration finds its module.
 
 To add one: its configuration in `recipes/towers.py`, whose `implementation` names the module and whose `format` names how
-texts become token ids (`data/texts.py`), and its module beside `corner_text.py`.
+texts become token ids (`data/texts.py`), and its module beside `corner_text.py`. Declare it as the type of the method's field
+`text` (as `LotlipConfig` does): a saved model is opened by the declared type. One that is no BERT also needs changes in
+`training/shared.py` (`digest_of_text_tower`) and, if its tokenizer begins no text with a token (T5), `texts.special_ids`.
 
 B texts, T their tokens, m reserved tokens, M = 1 + m, E width inside, D width of the features.
 """

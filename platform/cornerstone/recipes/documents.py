@@ -27,6 +27,8 @@ class SceneDocuments:
     """Share of images that do not belong to their sentence, and have a similarity below the filter's 0.24."""
     seed: int = 0
     """The world's seed; the recipe's seed draws from it, and never changes it."""
+    cells: int = 3
+    """Cells per side of an image: 3 or 4."""
     token_budget: int = 256
     """Tokens of a packed sequence."""
     image_tokens: int = 16

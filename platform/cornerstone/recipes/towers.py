@@ -36,6 +36,9 @@ class ImageTower:
     heads: int = 0
     patch: int = 0
     """Pixels of a patch's side."""
+    position_std: float = 0.0
+    """Standard deviation of the initial position embeddings; 0 as timm's, 0.02. With larger ones a small tower tells places
+    apart within a short training."""
 
     def __post_init__(self) -> None:
         if self.pretrained and self.sizes:

@@ -186,3 +186,11 @@ def test_units_hold_as_many_sequences_as_fit_their_bytes(spec_of, index):
     assert layout.share * layout.steps_per_unit <= 1024
     large = replace(layout.spec, train=replace(layout.spec.train, transform=Transform(224)), steps=1000)
     assert Layout(large, 1).steps_per_unit == 3  # 6 images of 150 kB a row, 16 MiB a unit
+
+
+def test_a_worker_may_have_no_sequence_of_an_evaluation_set(spec_of, index):
+    spec = spec_of(index)
+    none = np.zeros(0, dtype=np.int64)
+    batch = spec.train.batch(0, spec.train.open().take(none, none))
+    assert (len(batch), len(batch.image)) == (0, 0)
+    assert batch.token_ids.shape == (0, CONFIG.token_budget)
