@@ -95,7 +95,7 @@ def _packed(folder: Location, tokenizer: str, scenes: SceneDocuments) -> str:
     keys = PackingKeys.of(DataSet.open(folder).manifest.content_hash, tokenizer, config)
     place = home().join("scenes", f"packing-{keys.digest()}")
     if not place.join(MANIFEST).exists():
-        write_packing(folder, place, tokenizer, config, map_tasks=map_here)
+        write_packing(folder, place, tokenizer, config, mapped=map_here)
     return place.uri
 
 

@@ -82,11 +82,11 @@ def write_packing(
     config: PackingConfig,
     progress: OnProgress | None = None,
     *,
-    map_tasks: Callable[..., Iterator[Done]] = map_tasks,
+    mapped: Callable[..., Iterator[Done]] | None = None,
 ) -> Manifest:
     """Pack the documents of a data set into a new folder, one Ray task per shard. Ray must be started.
 
-    `map_tasks=map_here` (`data/parallel.py`) packs in this process, without Ray.
+    `mapped=map_here` (`data/parallel.py`) packs in this process, without Ray.
     `tokenizer` is the text of a `tokenizer.json`; a copy is kept beside the index. The manifest's `source["packed"]` gives
     the number of sequences, documents and images per sequence, the share of padding, and what was left out and why.
     Raises CornerstoneError if the folder holds no documents, if the out folder already holds a data set, if the tokenizer
@@ -102,7 +102,7 @@ def write_packing(
     failed = f"Packing stopped, {out} is unfinished (run the same command again to resume; finished shards are kept):"
     total, written = _Counts(), list[Shard]()
     with writing(out):
-        for done in map_tasks(work, items, failed=failed, progress=progress):
+        for done in (mapped or map_tasks)(work, items, failed=failed, progress=progress):
             total.add(_Counts.from_record(done.report))
             written += done.shards
         if not written:
