@@ -30,16 +30,16 @@ Forms = Mapping[str, Sequence[str]]
 
 COMING: Forms = {
     "large": ("next a large {thing}", "expect a large {thing}"),
-    "place": ("next look {place}", "expect the large one {place}"),
+    "place": ("next look {place}", "soon look {place}"),
     "number": ("next {number} things", "expect {number} things"),
     "empty": ("next nothing {place}", "expect nothing {place}"),
     "small": ("next a small {thing} {place}", "expect a small {thing} {place}"),
 }
 HERE: Forms = {
-    "large": ("here is a large {thing}", "see the large {thing}", "its main thing is {thing}"),
+    "large": ("here is a large {thing}", "see the large {thing}", "large is the {thing}"),
     "place": ("the large one is {place}", "it is largest {place}", "see it {place}"),
-    "number": ("here are {number} things", "we count {number}", "there are {number} of them"),
-    "empty": ("there is nothing {place}", "it is empty {place}", "free is the {place}"),
+    "number": ("here are {number} things", "we count {number}", "see {number} things"),
+    "empty": ("see nothing {place}", "it is empty {place}", "free is {place}"),
     "small": ("here is a small {thing} {place}", "also a {thing} {place}", "see a small {thing} {place}"),
 }
 AGAIN: Forms = {
@@ -47,7 +47,7 @@ AGAIN: Forms = {
     "small": ("the small {thing} is {place}", "the {thing} is {place}", "see the small {thing} {place}"),
 }
 OF_THE_TOPIC = (
-    "all the land is {background}",
+    "all is {background} there",
     "{background} land again",
     "many a {thing} lives there",
     "some like {thing}",
