@@ -184,9 +184,10 @@ def _json(values: dict[str, Any]) -> str:
 def documents_source(spec: DocumentsSpec, extras: Sequence[str]) -> dict[str, Any]:
     """The manifest's `source`: the spec, and the sums of what the documents' `extra` counts."""
     counted = [json.loads(extra) for extra in extras]
-    names = ("images", "sentences", "worth_before", "worth_matched", "worth_after")
-    totals = {name: round(fsum(each[name] for each in counted), 4) for name in names}
-    return {"scenes": asdict(spec), "totals": {"documents": len(counted), **totals}}
+    counts = {name: sum(each[name] for each in counted) for name in ("images", "sentences")}
+    worths = ("worth_before", "worth_matched", "worth_after")
+    worth = {name: round(fsum(each[name] for each in counted), 4) for name in worths}
+    return {"scenes": asdict(spec), "totals": {"documents": len(counted), **counts, **worth}}
 
 
 def expected_worth(manifest: Manifest) -> float:
