@@ -59,6 +59,8 @@ WRONG = [
     "data stats {pairs} --tokenizer no/such-tokenizer",
     "data scenes --pairs 0 --out {tmp}/x",
     "data scenes --pairs 4 --image-size 9000 --out {tmp}/x",
+    "data scenes --out {tmp}/x",
+    "data scenes --documents 4 --redundancy 2 --out {tmp}/x",
 ]
 
 

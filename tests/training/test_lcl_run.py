@@ -31,8 +31,8 @@ STEPS = 8
 def packings(ray_cluster, tmp_path_factory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("lcl")
     config, tokenizer, made = PackingConfig(token_budget=256, image_tokens=16), "", {}
-    for name in ("train", "held-out"):
-        write_documents(folder / name, documents=60, name=f"documents-{name}", workers=1)
+    for name, of_scenes in (("train", "documents"), ("held-out", "documents-validation")):
+        write_documents(folder / name, documents=60, set=of_scenes, workers=1)
         tokenizer = tokenizer or train_wordpiece(texts_of(DataSet.open(folder / name)), 300)
         write_packing(folder / name, folder / f"{name}-packed", tokenizer, config)
         made[name] = str(folder / f"{name}-packed")

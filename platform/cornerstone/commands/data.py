@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,82 +16,90 @@ if TYPE_CHECKING:
     from cornerstone.data.manifest import Manifest
 
 
+OF_DOCUMENTS = ("redundancy", "context", "mismatch", "images_per_document")
 CONTINUE = "Run the same command again to continue: finished tasks are kept."
 
 
 @dataclass(frozen=True)
 class ScenesCommand:
-    """Write the built-in data set `scenes` as shards: image-text pairs, one of their evaluation sets, or documents."""
+    """Write the built-in data set `scenes`, pairs or documents, or one of its evaluation sets, as shards."""
 
     out: str
     """A new folder or URI."""
-    pairs: int = 0
+    pairs: int | None = None
     """Number of image-text pairs."""
-    documents: int = 0
-    """Number of interleaved documents."""
+    documents: int | None = None
+    """Number of interleaved documents; give either this or --pairs."""
     set: Literal["train", "long-human", "long-captioner", "short", "class", "lookalike", "validation"] = "train"
-    """The training set, or of pairs an evaluation set of N images, of documents `validation`."""
+    """The training set, or an evaluation set of N images. Documents: train or validation."""
     image_size: int = 64
     """Image size in pixels, 32 to 224."""
     seed: int = 0
     """Seed of the images and texts."""
     redundancy: float = 0.5
-    """Documents: probability that a fact behind an image repeats one that stands before it."""
+    """Documents: probability that a sentence after an image repeats a fact stated before it, instead of a new one."""
     context: float = 0.75
-    """Documents: probability that a sentence before an image speaks of it."""
+    """Documents: probability that a sentence before an image states a fact of it, instead of suiting the topic only."""
     mismatch: float = 0.0
-    """Documents: share of images that do not belong to their sentence, and have a low similarity."""
+    """Documents: probability that an image is one of another topic, with a low similarity."""
+    images_per_document: int = 6
+    """Documents: most images of a document. It has one, and each of the others with probability 1/4."""
 
     def run(self) -> None:
         """Draw and write; training shards get a tokenizer."""
-        if (self.pairs > 0) == (self.documents > 0):
-            raise CornerstoneError(
-                f"--pairs {self.pairs}, --documents {self.documents}: give exactly one of them, 1 or more."
-            )
-        manifest = self._documents() if self.documents else self._pairs()
-        say(f"{manifest.rows:,} rows of {manifest.name} in {self.out} (content {manifest.content_hash})")
-
-    def _documents(self) -> Manifest:
-        from cornerstone.data.scenes.write import write_documents
-
-        names = {"train": "documents", "validation": "documents-validation"}
-        if self.set not in names:
-            raise CornerstoneError(f"--set {self.set}: of documents there are the sets {' and '.join(names)}.")
-        knobs = {"redundancy": self.redundancy, "context": self.context, "mismatch": self.mismatch}
-        world: dict[str, Any] = {"seed": self.seed, "image_size": self.image_size, **knobs}
-        manifest = write_documents(
-            self.out, documents=self.documents, name=names[self.set], progress=bar("drawing"), **world
-        )
-        if self.set == "train":
-            self._tokenizer()
-        return manifest
-
-    def _pairs(self) -> Manifest:
-        from cornerstone.data.scenes.write import write_evaluation_sets, write_scenes
-        from cornerstone.data.storage import Location
-
-        world = {"seed": self.seed, "image_size": self.image_size}
-        if self.set == "train":
-            manifest = write_scenes(self.out, pairs=self.pairs, progress=bar("drawing"), **world)
-            self._tokenizer()
-            return manifest
-        folder = Location.of(self.out)
-        if folder.name != self.set:
-            raise CornerstoneError(
-                f"The folder of an evaluation set has the set's name: --out {folder.join(self.set)}."
-            )
-        return write_evaluation_sets(
-            folder.parent, images=self.pairs, sets=[self.set], progress=bar("drawing"), **world
-        )[self.set]
-
-    def _tokenizer(self) -> None:
         from cornerstone.data.scenes.tokenizer import texts_of, train_wordpiece
         from cornerstone.data.shards import DataSet
         from cornerstone.data.storage import Location
         from cornerstone.data.texts import FILE
 
-        place = Location.of(self.out)
-        place.join(FILE).write_text(train_wordpiece(texts_of(DataSet.open(place))))
+        if (self.pairs is None) == (self.documents is None):
+            given = "neither" if self.pairs is None else "both"
+            raise CornerstoneError(f"Expected either --pairs N or --documents N, got {given}.")
+        manifest = self._documents(self.documents) if self.documents is not None else self._pairs(self.pairs or 0)
+        if self.set == "train":
+            place = Location.of(self.out)
+            place.join(FILE).write_text(train_wordpiece(texts_of(DataSet.open(place))))
+        say(f"{manifest.rows:,} rows of {manifest.name} in {self.out} (content {manifest.content_hash})")
+
+    def _pairs(self, pairs: int) -> Manifest:
+        from cornerstone.data.scenes.write import write_evaluation_sets, write_scenes
+        from cornerstone.data.storage import Location
+
+        defaults = {field.name: field.default for field in fields(self)}
+        if changed := [name for name in OF_DOCUMENTS if getattr(self, name) != defaults[name]]:
+            named = ", ".join(f"--{name.replace('_', '-')}" for name in changed)
+            raise CornerstoneError(f"{named}: an option of documents; give --documents N instead of --pairs.")
+        world = {"seed": self.seed, "image_size": self.image_size}
+        if self.set == "train":
+            return write_scenes(self.out, pairs=pairs, progress=bar("drawing"), **world)
+        folder = Location.of(self.out)
+        if folder.name != self.set:
+            raise CornerstoneError(
+                f"The folder of an evaluation set has the set's name: --out {folder.join(self.set)}."
+            )
+        return write_evaluation_sets(folder.parent, images=pairs, sets=[self.set], progress=bar("drawing"), **world)[
+            self.set
+        ]
+
+    def _documents(self, documents: int) -> Manifest:
+        from cornerstone.data.scenes.documents import expected_worth
+        from cornerstone.data.scenes.write import write_documents
+
+        sets = {"train": "documents", "validation": "documents-validation"}
+        if self.set not in sets:
+            raise CornerstoneError(f"--set {self.set} is a set of pairs; documents have {' and '.join(sets)}.")
+        manifest = write_documents(
+            self.out,
+            documents=documents,
+            seed=self.seed,
+            set=sets[self.set],
+            image_size=self.image_size,
+            progress=bar("drawing"),
+            **{name: getattr(self, name) for name in OF_DOCUMENTS},
+        )
+        worth = expected_worth(manifest) / manifest.rows
+        say(f"the images are worth {worth:.2f} nats a document for predicting its text")
+        return manifest
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ def _documents(name: str, count: int, world: dict[str, Any], say: Say) -> Locati
     folder = home().join("scenes", f"{name}-{digest({'documents': count, **world})}")
     if not folder.join(MANIFEST).exists():
         with timed(say, f"scenes: writing {count:,} {name} with images of {world['image_size']} px"):
-            write_documents(folder, documents=count, name=name, **world)
+            write_documents(folder, documents=count, set=name, **world)
     return folder
 
 

@@ -20,9 +20,9 @@ class SceneDocuments:
     probe_images: int = 4_000
     """Labelled images with which the frozen tower is probed."""
     redundancy: float = 0.5
-    """Probability that a fact behind an image repeats one that stands before it: then the image is not needed for it."""
+    """Probability that a sentence after an image repeats a fact stated before it, so that the image is not needed for it."""
     context: float = 0.75
-    """Probability that a sentence before an image speaks of it."""
+    """Probability that a sentence before an image states a fact of it."""
     mismatch: float = 0.0
     """Share of images that do not belong to their sentence, and have a similarity below the filter's 0.24."""
     seed: int = 0

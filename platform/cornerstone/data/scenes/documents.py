@@ -1,221 +1,210 @@
-"""Interleaved documents of scenes, for LCL: what an image is worth to a reader of the text is known in nats.
+"""Interleaved documents of scenes, in which the worth of the images for predicting the text is known in nats.
 
-A document has a topic, a background and 12 species, and 1 + Binomial(5, 1/4) images of scenes that are drawn from it. The
-sentences around an image, in stored order:
+A document has a topic, a background and 12 species, from which each of its scenes is drawn. In the order of reading, an image
+has 2 or 3 sentences before it, then its matched sentence, then 2 or 3 sentences after it. Three knobs, each a probability:
 
-    2 or 3 before it    each speaks of the coming image with probability `context`, or of nothing in particular
-    the image
-    the matched one     which the reader of a packing puts behind the image or before it, as MMC4's
-    2 or 3 behind it
+- `context`: a sentence before an image states a fact of the image; otherwise it only suits the topic (or is junk).
+- `redundancy`: the matched sentence, and each sentence after it, repeats a fact that a sentence before the image states;
+  otherwise it states a new one, which can be read only from the image. Where a repetition is drawn and no sentence before
+  the image speaks of it, one is made to.
+- `mismatch`: the image shows a scene of another topic, has a low matched similarity, and is worth nothing.
 
-A fact that the matched sentence or one behind the image states *repeats*, in another form, one that stands before the image,
-with probability `redundancy`: it can be copied. Otherwise it is *new*: of all values that the text leaves open each is equally
-probable, and only the image tells which. The log of their number is what the image is worth there, to a reader who knows the
-topic.
+An image stands directly before its matched sentence, as importers store it: the reader of packed sequences draws which comes
+first. So the image's worth at new facts counts in all epochs for the sentences after (`worth_after`), and in half of them for
+the matched sentence (`worth_matched`). `statements` says how the worth of a word is computed. It supposes that the topic is
+known; for who still has to learn the topic from the document, an image may be worth more.
 
-| fact | values left open |
-|---|---|
-| "a large X is in the P", "a small X is in the P" | species of the topic and cells that no sentence has named for this image |
-| "the image shows five objects" | the numbers of objects that there may be |
+Pictures, facts, their order and the number of sentences do not depend on the knobs, so that sets which differ in one knob can
+be compared image by image.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import random
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from itertools import cycle
+from math import fsum
+from typing import Any, ClassVar
 
+from cornerstone.data.manifest import Manifest
 from cornerstone.data.records import Document, Segment
 from cornerstone.data.scenes.draw import encode, paint
-from cornerstone.data.scenes.facts import CountFact, Fact, ObjectFact, object_fact
-from cornerstone.data.scenes.texts import JUNK, sentence
-from cornerstone.data.scenes.world import BACKGROUNDS, SPECIES, Scene, ScenesSpec, Thing
-from cornerstone.errors import CornerstoneError
+from cornerstone.data.scenes.statements import AGAIN, COMING, HERE, Fact, Forms, Status, Untold, filler, stated
+from cornerstone.data.scenes.world import BACKGROUNDS, SPECIES, Scene, WorldSpec, draw_scene, refuse
+from cornerstone.errors import CornerstoneError, did_you_mean
 
-TOPIC_SPECIES = 12
-MORE_IMAGES, MORE_SHARE = 5, 0.25
-AROUND = (2, 3)
-"""Fewest and most sentences before and behind an image, without the matched one."""
+DOCUMENT_SETS = ("documents", "documents-validation")
+TOPIC = 12
+"""Number of species of a topic."""
+ANOTHER_IMAGE = 0.25
+BEFORE = AFTER = (2, 3)
+"""Fewest and most sentences on either side of an image and its matched sentence."""
 MATCHED, MISMATCHED = (0.25, 0.45), (0.05, 0.23)
-"""Similarities of images with their sentence; MMC4's filter keeps those of 0.24 or more."""
-MOST_PLACED = 4
-"""Objects that are named before the number of objects could be told from them."""
-WordKind = Literal["context", "filler", "copyable", "new"]
+"""Ranges of the matched similarity, on either side of the papers' threshold of 0.24."""
 
 
 @dataclass(frozen=True)
-class DocumentsSpec(ScenesSpec):
-    """Everything that determines a set of documents: equal specs give equal bytes."""
+class DocumentsSpec(WorldSpec):
+    """Everything that determines a set of documents: equal specs give equal bytes. `set` is one of `DOCUMENT_SETS`."""
 
     set: str = "documents"
     redundancy: float = 0.5
-    """Probability that a fact behind an image repeats one that stands before it."""
     context: float = 0.75
-    """Probability that a sentence before an image speaks of it."""
     mismatch: float = 0.0
-    """Share of images that are replaced by a scene of another topic, with a low similarity."""
+    images_per_document: int = 6
+    """Most images of a document: it has one, and each of the others with probability 1/4."""
+
+    rows_option: ClassVar[str] = "--documents"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("redundancy", "context", "mismatch"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise CornerstoneError(f"--{name} {getattr(self, name)}: expected 0 to 1.")
+        if self.set not in DOCUMENT_SETS:
+            raise CornerstoneError(f"{self.set!r} is not a set of documents{did_you_mean(self.set, DOCUMENT_SETS)}")
+        for knob in ("redundancy", "context", "mismatch"):
+            if not 0 <= getattr(self, knob) <= 1:
+                refuse(knob, getattr(self, knob), f"a probability, 0 to 1; change --{knob}")
+        if self.images_per_document < 1:
+            refuse("images_per_document", self.images_per_document, "1 or more; raise --images-per-document")
+        least, most = BEFORE[1] + AFTER[1] - 2, min(TOPIC, self.cells**2 - 1)  # enough facts, and an empty cell
+        if not least <= self.min_objects <= self.max_objects <= most:
+            refuse("objects", (self.min_objects, self.max_objects), f"{least} <= fewest <= most <= {most} in documents")
 
 
 @dataclass(frozen=True)
-class Said:
-    """A sentence, what kind its value words are of, and what the image is worth to them in nats."""
+class Topic:
+    """What all images of a document have in common."""
 
-    text: str
-    kind: WordKind
-    nats: float = 0.0
-
-
-@dataclass(frozen=True)
-class Passage:
-    """An image and the sentences around it."""
-
-    scene: Scene
-    shown: Scene
-    """The scene that is drawn: another one if the image is mismatched."""
-    similarity: float
-    before: tuple[Said, ...]
-    matched: Said
-    after: tuple[Said, ...]
-
-    @property
-    def worth(self) -> float:
-        """Nats, on average over the two sides that the image may stand on; 0 if the image is another one."""
-        if self.shown is not self.scene:
-            return 0.0
-        return sum(said.nats for said in self.after) + self.matched.nats / 2
-
-
-def document(spec: DocumentsSpec, index: int) -> Document:
-    """A row of the set."""
-    passages = passages_of(spec, index)
-    segments: list[Segment] = []
-    for passage in passages:
-        segments += map(_segment, passage.before)
-        known = {"matched_text_index": sum(s.text is not None for s in segments), "matched_sim": passage.similarity}
-        picture = encode(paint(passage.shown, spec.image_size))
-        segments.append(Segment(image=picture, extra=_json({**known, "scene": passage.shown.as_json()})))
-        segments += map(_segment, (passage.matched, *passage.after))
-    worth = sum(passage.worth for passage in passages)
-    return Document(f"{spec.set}-{index:08d}", tuple(segments), _json({"worth": round(worth, 6)}))
-
-
-def manifest_fields(spec: DocumentsSpec) -> dict[str, Any]:
-    """The manifest's fields of the set, without its shards. `source` holds the knobs and the worth of all images."""
-    passages = [passage for index in range(spec.rows) for passage in passages_of(spec, index)]
-    source = {
-        "scenes": {**asdict(spec), "sentences": list(spec.sentences)},
-        "images": len(passages),
-        "mismatched": sum(passage.shown is not passage.scene for passage in passages),
-        "expected_worth": round(sum(passage.worth for passage in passages), 3),
-    }
-    return {"name": spec.set, "source": source}
-
-
-def passages_of(spec: DocumentsSpec, index: int) -> list[Passage]:
-    """The images of a document and what is said around them."""
-    rng = spec.rng("document", index)
-    topic = _topic(rng)
-    images = 1 + sum(rng.random() < MORE_SHARE for _ in range(MORE_IMAGES))
-    return [_passage(spec, topic, rng) for _ in range(images)]
-
-
-@dataclass(frozen=True)
-class _Topic:
     background: int
     species: tuple[int, ...]
 
+    @staticmethod
+    def of(spec: DocumentsSpec, index: int) -> Topic:
+        """The topic of a document."""
+        rng = spec.rng("topic", index)
+        return Topic(rng.randrange(len(BACKGROUNDS)), tuple(sorted(rng.sample(range(SPECIES), TOPIC))))
 
-def _topic(rng: random.Random) -> _Topic:
-    return _Topic(rng.randrange(len(BACKGROUNDS)), tuple(rng.sample(range(SPECIES), TOPIC_SPECIES)))
-
-
-def _scene(spec: DocumentsSpec, topic: _Topic, rng: random.Random) -> Scene:
-    count = rng.randint(spec.min_objects, spec.max_objects)
-    places = zip(rng.sample(topic.species, count), rng.sample(range(spec.cells**2), count), strict=True)
-    jitter = (-1, 0, 1)
-    things = tuple(Thing(species, cell, rng.choice(jitter), rng.choice(jitter)) for species, cell in places)
-    return Scene(spec.cells, topic.background, things)
+    def scene(self, spec: DocumentsSpec, purpose: str, *parts: int) -> Scene:
+        """A scene of the topic."""
+        return draw_scene(spec, spec.rng(purpose, *parts), background=self.background, among=self.species)
 
 
-def _passage(spec: DocumentsSpec, topic: _Topic, rng: random.Random) -> Passage:
-    scene = _scene(spec, topic, rng)
-    teller = _Teller(spec, scene, rng)
-    sentences = rng.randint(*AROUND)
-    repeats = [rng.random() < spec.redundancy for _ in range(1 + rng.randint(*AROUND))]
-    about = [rng.random() < spec.context for _ in range(sentences)]
-    about[-1] = about[-1] or (any(repeats) and not any(about))  # there must be something to repeat
-    before = tuple(teller.context() if speaks else _filler(rng) for speaks in about)
-    behind = [teller.repeated() if repeat else teller.new() for repeat in repeats]
-    mismatched = rng.random() < spec.mismatch
-    shown = _scene(spec, _topic(rng), rng) if mismatched else scene
-    similarity = round(rng.uniform(*(MISMATCHED if mismatched else MATCHED)), 4)
-    return Passage(scene, shown, similarity, before, behind[0], tuple(said for said in behind[1:] if said.text))
+def document(spec: DocumentsSpec, index: int) -> Document:
+    """A document of the spec's set.
+
+    `extra` of a text has the number of its image, its role (`before`, `matched`, `after`), its fact (null if it tells none),
+    and the values with their worth. `extra` of an image has what importers of mmc4 store, the scene that it shows and, if
+    this is another one, the scene that the text describes.
+    """
+    topic, key = Topic.of(spec, index), f"{spec.set}-{index:08d}"
+    count = spec.rng("images", index)
+    images = 1 + sum(count.random() < ANOTHER_IMAGE for _ in range(spec.images_per_document - 1))
+    segments: list[Segment] = []
+    known: list[dict[str, Any]] = []
+    for number in range(images):
+        scene = topic.scene(spec, "scene", index, number)
+        shown, similarity = _shown(spec, topic, scene, index, number)
+        texts = _texts(spec, topic, scene, shown is scene, index, number)
+        before = [extra["role"] for _, extra in texts].index("matched")
+        extra: dict[str, Any] = {
+            "name": f"{key}/{number}",
+            "matched_text_index": len(known) + before,
+            "matched_sim": similarity,
+            "scene": shown.as_json(),
+            **({} if shown is scene else {"described": scene.as_json()}),
+        }
+        around = [Segment(text=text, extra=_json({"image": number, **said})) for text, said in texts]
+        picture = Segment(image=encode(paint(shown, spec.image_size)), extra=_json(extra))
+        segments += [*around[:before], picture, *around[before:]]
+        known += [said for _, said in texts]
+    totals = {
+        "images": images,
+        "sentences": len(known),
+        **{
+            f"worth_{role}": _nats(extra for extra in known if extra["role"] == role)
+            for role in ("before", "matched", "after")
+        },
+    }
+    return Document(key, tuple(segments), _json({"topic": asdict(topic), **totals}))
 
 
-class _Teller:
-    """States facts about one image, each at most once, and knows what the text has left open."""
+def _shown(spec: DocumentsSpec, topic: Topic, scene: Scene, index: int, number: int) -> tuple[Scene, float]:
+    """The scene that the image shows, and its matched similarity. Another scene has another background: it can be told."""
+    rng = spec.rng("mismatch", index, number)
+    if rng.random() >= spec.mismatch:
+        return scene, round(rng.uniform(*MATCHED), 4)
+    background = (topic.background + rng.randrange(1, len(BACKGROUNDS))) % len(BACKGROUNDS)
+    other = Topic(background, tuple(rng.sample(range(SPECIES), TOPIC)))
+    return other.scene(spec, "other scene", index, number), round(rng.uniform(*MISMATCHED), 4)
 
-    def __init__(self, spec: DocumentsSpec, scene: Scene, rng: random.Random) -> None:
-        self.spec, self.scene, self.rng = spec, scene, rng
-        self.open: list[Fact] = [object_fact(scene, thing) for thing in scene.things]
-        self.open.append(CountFact(None, len(scene.things)))
-        rng.shuffle(self.open)
-        self.placed = 0
-        self.said: list[tuple[Fact, str]] = []
-        """Facts that stand before the image, with their sentences."""
 
-    def context(self) -> Said:
-        """A sentence before the image that speaks of it."""
-        fact, _ = self._next()
-        text = self._text(fact)
-        self.said.append((fact, text))
-        return Said(text, "context")
+def _texts(
+    spec: DocumentsSpec, topic: Topic, scene: Scene, seen: bool, index: int, number: int
+) -> list[tuple[str, dict[str, Any]]]:
+    """The sentences around an image, each with its `extra`. `seen` tells whether the image shows the scene."""
+    layout, words = spec.rng("layout", index, number), spec.rng("words", index, number)
+    before, after = layout.randint(*BEFORE), layout.randint(*AFTER)
+    speaks = [layout.random() < spec.context for _ in range(before)]
+    repeats = [layout.random() < spec.redundancy for _ in range(1 + after)]
+    if any(repeats) and not any(speaks):
+        speaks[layout.randrange(before)] = True
+    untold = Untold(scene, spec, len(topic.species), spec.rng("facts", index, number))
 
-    def new(self) -> Said:
-        """A fact that no sentence has stated."""
-        if not self.open:
-            return Said("", "filler")
-        fact, nats = self._next()
-        return Said(self._text(fact), "new", nats)
+    texts, told = list[tuple[str, dict[str, Any]]](), list[Fact]()
 
-    def repeated(self) -> Said:
-        """A fact from before the image, in another form."""
-        fact, before = self.rng.choice(self.said)
-        return Said(next(text for text in iter(lambda: self._text(fact), None) if text != before), "copyable")
+    def said(role: str, fact: Fact, forms: Forms, status: Status) -> tuple[str, dict[str, Any]]:
+        text = stated(fact, forms, words, unlike=[text for text, _ in texts])
+        return text, {"role": role, "fact": fact.kind, "values": fact.values(status, seen)}
 
-    def _next(self) -> tuple[Fact, float]:
-        """The next fact, and the log of the number of values that the text leaves open for it."""
-        counts = self.placed < MOST_PLACED
-        place = next(
-            i for i, fact in enumerate(self.open) if counts or isinstance(fact, ObjectFact) or len(self.open) == 1
+    for about in speaks:
+        if about:
+            told.append(untold.next())
+            texts.append(said("before", told[-1], COMING, "context"))
+        else:
+            text = filler(topic.background, topic.species, words)
+            texts.append((text, {"role": "before", "fact": None, "values": []}))
+    again = cycle(words.sample(told, len(told)))
+    for place, repeated in enumerate(repeats):
+        role = "after" if place else "matched"
+        if repeated:
+            texts.append(said(role, next(again), AGAIN, "copyable"))
+        else:
+            texts.append(said(role, untold.next(), HERE, "new"))
+    return texts
+
+
+def _nats(extras: Iterable[dict[str, Any]]) -> float:
+    return round(fsum(value["nats"] for extra in extras for value in extra["values"]), 4)
+
+
+def _json(values: dict[str, Any]) -> str:
+    return json.dumps(values, separators=(",", ":"))
+
+
+def documents_source(spec: DocumentsSpec, extras: Sequence[str]) -> dict[str, Any]:
+    """The manifest's `source`: the spec, and the sums of what the documents' `extra` counts."""
+    counted = [json.loads(extra) for extra in extras]
+    counts = {name: sum(each[name] for each in counted) for name in ("images", "sentences")}
+    worths = ("worth_before", "worth_matched", "worth_after")
+    worth = {name: round(fsum(each[name] for each in counted), 4) for name in worths}
+    return {"scenes": asdict(spec), "totals": {"documents": len(counted), **counts, **worth}}
+
+
+def known_worth(manifest: Manifest) -> float:
+    """`expected_worth`, or 0 if it is not known."""
+    return expected_worth(manifest) if "worth_after" in manifest.source.get("totals", {}) else 0.0
+
+
+def expected_worth(manifest: Manifest) -> float:
+    """What the images of a set of documents are worth for predicting its text, in nats, expected over the drawn sides.
+
+    Divide it by the number of text targets for the largest gain in the mean loss. Documents that are cut when they are packed
+    lose a part of it. Raises CornerstoneError if the worth of the data set's images is not known.
+    """
+    totals = manifest.source.get("totals", {})
+    if manifest.kind != "documents" or not {"worth_matched", "worth_after"} <= set(totals):
+        raise CornerstoneError(
+            f"The worth of the images of {manifest.name} is not known: expected documents written by "
+            f"`cornerstone data scenes --documents N`."
         )
-        fact = self.open.pop(place)
-        if isinstance(fact, CountFact):
-            fewest = max(self.spec.min_objects, self.placed)
-            return fact, math.log(self.spec.max_objects - fewest + 1)
-        nats = math.log(TOPIC_SPECIES - self.placed) + math.log(self.spec.cells**2 - self.placed)
-        self.placed += 1
-        return fact, nats
-
-    def _text(self, fact: Fact) -> str:
-        return sentence(fact, self.spec.cells, self.rng)
-
-
-def _filler(rng: random.Random) -> Said:
-    return Said(" ".join(rng.choices(JUNK, k=rng.randint(6, 9))), "filler")
-
-
-def _segment(said: Said) -> Segment:
-    return Segment(text=said.text + ".", extra=_json({"words": said.kind, "nats": round(said.nats, 6)}))
-
-
-def _json(value: dict[str, Any]) -> str:
-    return json.dumps(value, separators=(",", ":"))
+    return float(totals["worth_after"] + totals["worth_matched"] / 2)

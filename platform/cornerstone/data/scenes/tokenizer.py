@@ -47,17 +47,14 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int = 1024) -> str:
 
 
 def texts_of(data: DataSet) -> Iterator[str]:
-    """All captions of a data set, then its prompts for every class; of documents all their texts."""
-    if data.manifest.kind == "documents":
-        reader = Reader(data, columns=["segments"], keep_groups=1)
-        for group in range(len(data.manifest.row_groups)):
-            for segments in reader.group(group)["segments"].to_pylist():
-                yield from (part["text"] for part in segments or () if part["text"])
-        return
-    reader = Reader(data, columns=["captions"], keep_groups=1)
+    """All captions of a data set or all texts of its documents, then its prompts for every class."""
+    column, wanted = (
+        ("segments", "segments.list.element.text") if data.manifest.kind == "documents" else ("captions",) * 2
+    )
+    reader = Reader(data, columns=[wanted], keep_groups=1)  # without the images of documents
     for group in range(len(data.manifest.row_groups)):
-        for captions in reader.group(group)["captions"].to_pylist():
-            yield from (caption["text"] for caption in captions or ())
+        for parts in reader.group(group)[column].to_pylist():
+            yield from (part["text"] for part in parts or () if part["text"] is not None)
     for prompt in data.manifest.prompts:
         yield from (prompt.format(name) for name in data.manifest.classes)
 

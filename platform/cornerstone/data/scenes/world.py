@@ -1,6 +1,6 @@
 """The vocabulary of scenes (colours, shapes, nouns of their 96 combinations, backgrounds, places), and sampling scenes.
 
-The vocabulary is fixed. `ScenesSpec` gives the number of cells and objects; which objects is sampled from (seed, set,
+The vocabulary is fixed. `WorldSpec` gives the number of cells and objects; which objects is sampled from (seed, set,
 index), so that sets of different names share no random stream, and share a scene only by coincidence.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, NoReturn
 
 from cornerstone.data.draws import hashed
 from cornerstone.errors import CornerstoneError
@@ -69,8 +69,8 @@ def place_name(cell: int, cells: int) -> str:
 
 
 @dataclass(frozen=True)
-class ScenesSpec:
-    """Everything that determines a set of scenes: equal specs give equal bytes. `set` is a key of `sets.SETS`."""
+class WorldSpec:
+    """What every set of scenes has in common, whether its rows are pairs or documents."""
 
     set: str = "scenes"
     rows: int = 16_000
@@ -80,31 +80,22 @@ class ScenesSpec:
     """Cells per side: 3 or 4."""
     min_objects: int = 4
     max_objects: int = 7
-    sentences: tuple[int, int] = (6, 8)
-    """Fewest and most sentences of captioner C. Captions with every fact have at least the most: (24, 26) exceeds 256
-    tokens."""
     rows_per_shard: int = 2048
-    pool: int = 1000
-    """Retrieval is evaluated in galleries of this many rows (fewer if the set is smaller)."""
+
+    rows_option: ClassVar[str] = "--pairs"
+    """The command's option for the number of rows."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sentences", tuple(self.sentences))  # a list if it comes from a manifest
-
-        def refuse(option: str, given: Any, expected: str) -> None:
-            raise CornerstoneError(f"{option} is {given}: expected {expected}.")
-
         if self.rows < 1:
-            refuse("rows", self.rows, "1 or more; raise --pairs")
+            refuse("rows", self.rows, f"1 or more; raise {self.rows_option}")
         if not 32 <= self.image_size <= 224:
             refuse("image_size", self.image_size, "32 to 224 pixels")
         if self.cells not in ROWS:
             refuse("cells", self.cells, "3 or 4 cells a side")
         if not 2 <= self.min_objects <= self.max_objects <= self.cells**2:
             refuse("objects", (self.min_objects, self.max_objects), f"2 <= fewest <= most <= {self.cells**2} cells")
-        if not 1 <= self.sentences[0] <= self.sentences[1]:
-            refuse("sentences", self.sentences, "1 <= fewest <= most")
-        if self.rows_per_shard < 1 or self.pool < 1:
-            refuse("rows_per_shard, pool", (self.rows_per_shard, self.pool), "1 or more")
+        if self.rows_per_shard < 1:
+            refuse("rows_per_shard", self.rows_per_shard, "1 or more")
 
     @property
     def shards(self) -> int:
@@ -118,6 +109,30 @@ class ScenesSpec:
     def rng(self, purpose: str, *parts: int) -> random.Random:
         """A random generator for one purpose and one row of this set, the same in every process."""
         return random.Random(int(hashed(self.seed, f"scenes/{self.set}/{purpose}", *parts)[0]))
+
+
+@dataclass(frozen=True)
+class ScenesSpec(WorldSpec):
+    """Everything that determines a set of pairs: equal specs give equal bytes. `set` is a key of `sets.SETS`."""
+
+    sentences: tuple[int, int] = (6, 8)
+    """Fewest and most sentences of captioner C. Captions with every fact have at least the most: (24, 26) exceeds 256
+    tokens."""
+    pool: int = 1000
+    """Retrieval is evaluated in galleries of this many rows (fewer if the set is smaller)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "sentences", tuple(self.sentences))  # a list if it comes from a manifest
+        if not 1 <= self.sentences[0] <= self.sentences[1]:
+            refuse("sentences", self.sentences, "1 <= fewest <= most")
+        if self.pool < 1:
+            refuse("pool", self.pool, "1 or more")
+
+
+def refuse(option: str, given: Any, expected: str) -> NoReturn:
+    """Raise CornerstoneError for a value that an option cannot have."""
+    raise CornerstoneError(f"{option} is {given}: expected {expected}.")
 
 
 @dataclass(frozen=True)
@@ -150,25 +165,26 @@ class Scene:
 
 
 def draw_scene(
-    spec: ScenesSpec,
+    spec: WorldSpec,
     rng: random.Random,
     *,
     salient: int | None = None,
     cell: int | None = None,
     background: int | None = None,
+    among: Sequence[int] = range(SPECIES),
 ) -> Scene:
-    """Sample a scene; the salient species, its cell and the background are sampled too unless given."""
+    """Sample a scene of the species `among`; the salient one, its cell and the background are sampled too unless given."""
     count = rng.randint(spec.min_objects, spec.max_objects)
-    species = _distinct(SPECIES, count, salient, rng)
-    places = _distinct(spec.cells**2, count, cell, rng)
+    species = _distinct(among, count, salient, rng)
+    places = _distinct(range(spec.cells**2), count, cell, rng)
     jitter = (-1, 0, 1)
     things = tuple(Thing(s, c, rng.choice(jitter), rng.choice(jitter)) for s, c in zip(species, places, strict=True))
     return Scene(spec.cells, rng.randrange(len(BACKGROUNDS)) if background is None else background, things)
 
 
-def _distinct(n: int, count: int, first: int | None, rng: random.Random) -> Sequence[int]:
-    """`count` different numbers below n, starting with `first` if it is given."""
-    drawn = rng.sample(range(n), count)
+def _distinct(numbers: Sequence[int], count: int, first: int | None, rng: random.Random) -> Sequence[int]:
+    """`count` different ones of some numbers, starting with `first` if it is given."""
+    drawn = rng.sample(numbers, count)
     if first is None:
         return drawn
     return [first, *(x for x in drawn if x != first)][:count]

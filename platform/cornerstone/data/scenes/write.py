@@ -1,26 +1,30 @@
-"""Writes scenes as shards. Shards are independent, so processes (or Ray tasks) can write them in parallel."""
+"""Writes scenes as shards of pairs or documents.
+
+Shards are independent, so processes (or Ray tasks) can write them in parallel.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from multiprocessing import get_context
-from typing import Any, Literal
+from typing import Any
 
-from cornerstone.data.manifest import Manifest, Shard
+from cornerstone.data.manifest import Kind, Manifest, Shard
 from cornerstone.data.output import writing
 from cornerstone.data.parallel import OnProgress
 from cornerstone.data.records import Record
-from cornerstone.data.scenes import documents as interleaved
-from cornerstone.data.scenes.documents import DocumentsSpec
+from cornerstone.data.scenes.documents import DocumentsSpec, document, documents_source
 from cornerstone.data.scenes.sets import EVALUATION_SETS, GROUP, SETS, manifest_fields, pair, set_kind
 from cornerstone.data.scenes.world import ScenesSpec
-from cornerstone.data.shards import write_shard
+from cornerstone.data.shards import DataSet, Reader, write_shard
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError, did_you_mean
 
 Place = Location | str | os.PathLike[str]
+Spec = ScenesSpec | DocumentsSpec
 
 
 def write_scenes(
@@ -40,27 +44,6 @@ def write_scenes(
     bytes for any number of workers. Raises CornerstoneError if the folder already holds a data set.
     """
     spec = ScenesSpec(rows=pairs, seed=seed, **world)
-    return _write_all([(Location.of(out), spec)], workers, progress)[0]
-
-
-def write_documents(
-    out: Place,
-    *,
-    documents: int,
-    name: str = "documents",
-    seed: int = 0,
-    workers: int | None = None,
-    progress: OnProgress | None = None,
-    **world: Any,
-) -> Manifest:
-    """Write interleaved documents into a new folder; sets of other names share no random stream.
-
-    `world` are fields of `DocumentsSpec` (redundancy, context, mismatch, image_size, ...). Other arguments, and what is
-    raised, as for `write_scenes`. The manifest's `source["expected_worth"]` is what all images are worth, in nats.
-    """
-    if documents < 1:
-        raise CornerstoneError(f"--documents {documents}: expected 1 or more.")
-    spec = DocumentsSpec(set=name, rows=documents, seed=seed, **world)
     return _write_all([(Location.of(out), spec)], workers, progress)[0]
 
 
@@ -96,50 +79,87 @@ def write_evaluation_sets(
     return dict(zip(sets, manifests, strict=True))
 
 
-def write_scenes_shard(out: Place, index: int, spec: ScenesSpec) -> Shard:
+def write_documents(
+    out: Place,
+    *,
+    documents: int,
+    seed: int = 0,
+    set: str = "documents",
+    redundancy: float = 0.5,
+    context: float = 0.75,
+    mismatch: float = 0.0,
+    images_per_document: int = 6,
+    workers: int | None = None,
+    progress: OnProgress | None = None,
+    **world: Any,
+) -> Manifest:
+    """Write interleaved documents into a new folder: `documents` for training, or the set `documents-validation`.
+
+    `scenes.documents` describes the three probabilities, and `expected_worth` says what the images are worth. `world` are
+    fields of `WorldSpec` (image_size, cells, min_objects, max_objects, rows_per_shard). Other arguments are those of
+    `write_scenes`.
+    """
+    spec = DocumentsSpec(
+        set=set,
+        rows=documents,
+        seed=seed,
+        redundancy=redundancy,
+        context=context,
+        mismatch=mismatch,
+        images_per_document=images_per_document,
+        **world,
+    )
+    return _write_all([(Location.of(out), spec)], workers, progress)[0]
+
+
+def write_scenes_shard(out: Place, index: int, spec: Spec) -> Shard:
     """Write one of the set's `spec.shards` shards. It depends only on the arguments, so calls may run in parallel."""
-    shard = write_shard(Location.of(out), index, (_record(spec, row) for row in spec.rows_of(index)), _kind(spec))
+    kind: Kind = "documents" if isinstance(spec, DocumentsSpec) else "pairs"
+    shard = write_shard(Location.of(out), index, (_record(spec, row) for row in spec.rows_of(index)), kind)
     if shard is None:
         raise CornerstoneError(f"Shard {index} of {spec.set} has no rows: the set has shards 0 to {spec.shards - 1}.")
     return shard
 
 
-def finish_scenes(out: Place, spec: ScenesSpec, shards: Sequence[Shard]) -> Manifest:
+def finish_scenes(out: Place, spec: Spec, shards: Sequence[Shard]) -> Manifest:
     """Write the manifest of the set's shards, which are given in order."""
-    fields = interleaved.manifest_fields(spec) if isinstance(spec, DocumentsSpec) else manifest_fields(spec)
-    manifest = Manifest(kind=_kind(spec), shards=tuple(shards), **fields)
-    manifest.write(Location.of(out))
+    folder = Location.of(out)
+    if isinstance(spec, DocumentsSpec):
+        manifest = Manifest(kind="documents", name=spec.set, shards=tuple(shards))
+        reader = Reader(DataSet(folder, manifest), columns=["extra"], keep_groups=1)
+        groups = range(len(manifest.row_groups))
+        extras = [extra for group in groups for extra in reader.group(group)["extra"].to_pylist()]
+        manifest = replace(manifest, source=documents_source(spec, extras))
+    else:
+        manifest = Manifest(kind="pairs", shards=tuple(shards), **manifest_fields(spec))
+    manifest.write(folder)
     return manifest
 
 
-def _record(spec: ScenesSpec, row: int) -> Record:
-    return interleaved.document(spec, row) if isinstance(spec, DocumentsSpec) else pair(spec, row)
-
-
-def _kind(spec: ScenesSpec) -> Literal["pairs", "documents"]:
-    return "documents" if isinstance(spec, DocumentsSpec) else "pairs"
+def _record(spec: Spec, row: int) -> Record:
+    return document(spec, row) if isinstance(spec, DocumentsSpec) else pair(spec, row)
 
 
 def _write_all(
-    sets: list[tuple[Location, ScenesSpec]], workers: int | None, progress: OnProgress | None
+    sets: Sequence[tuple[Location, Spec]], workers: int | None, progress: OnProgress | None
 ) -> list[Manifest]:
     """Write all shards of all sets in parallel, then the manifests."""
     for _, spec in sets:
-        if not isinstance(spec, DocumentsSpec):
-            set_kind(spec)  # refuses an unknown name
+        if isinstance(spec, ScenesSpec):
+            set_kind(spec)
     with writing(*(out for out, _ in sets)):
         return _write_shards(sets, workers, progress)
 
 
 def _write_shards(
-    sets: list[tuple[Location, ScenesSpec]], workers: int | None, progress: OnProgress | None
+    sets: Sequence[tuple[Location, Spec]], workers: int | None, progress: OnProgress | None
 ) -> list[Manifest]:
     jobs = [(out, index, spec) for out, spec in sets for index in range(spec.shards)]
     count = min(workers or len(os.sched_getaffinity(0)), len(jobs))
     total, done = sum(spec.rows for _, spec in sets), 0
     shards: dict[tuple[str, int], Shard] = {}
 
-    def take(job: tuple[Location, int, ScenesSpec], shard: Shard) -> None:
+    def take(job: tuple[Location, int, Spec], shard: Shard) -> None:
         nonlocal done
         shards[job[2].set, job[1]] = shard
         done += shard.rows

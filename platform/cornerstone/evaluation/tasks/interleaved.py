@@ -19,6 +19,7 @@ from cornerstone.data.documents.source import PackedSource
 from cornerstone.data.manifest import Kind
 from cornerstone.data.pairs.image_input import DecodedImages
 from cornerstone.data.pairs.views import View
+from cornerstone.data.scenes.documents import known_worth
 from cornerstone.data.shards import DataSet
 from cornerstone.data.source import Part
 from cornerstone.errors import CornerstoneError
@@ -109,9 +110,8 @@ class Interleaved(Task):
         return {"": ()}
 
     def worth(self, data: DataSet) -> float:
-        """Of built-in documents what their manifest says, for those that are packed."""
-        documents = DataSet.open(data.manifest.source["data"], "documents").manifest
-        return float(documents.source.get("expected_worth", 0.0))
+        """What the images are worth for predicting the text, in nats; 0 if it is not known."""
+        return known_worth(DataSet.open(data.manifest.source["data"], "documents").manifest)
 
     def source(self, judged: EvaluationSet, inputs: EvaluationInputs) -> PackedSource:
         """The packing's sequences, each image on the side that epoch 0 of seed 0 draws."""
