@@ -11,13 +11,14 @@ DEMO_HOME ?= $(CURDIR)/.cornerstone
 demo: install
 	@CORNERSTONE_HOME="$(DEMO_HOME)" PATH="$(CURDIR)/$(BIN):$$PATH" bash ray_jobs/demo.sh $(ARGS)
 
-# Everything but `test-faults` and `test-gpu`: up to 15 minutes on 2 cores.
-test: install lint
-	$(BIN)/python -m pytest
+# Everything but `test-faults` and `test-gpu`: up to 15 minutes on 2 cores. Two processes run the tests without Ray; only one
+# can hold the cluster of the others.
+test: install lint test-quick
+	$(BIN)/python -m pytest -m 'ray and not faults and not gpu'
 
 # Everything that needs neither Ray nor a GPU: about 3 minutes on 2 cores.
 test-quick: install
-	$(BIN)/python -m pytest -m 'not ray and not faults and not gpu'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not ray and not faults and not gpu'
 
 # Without a GPU the tests run on the CPU, and those of the GPU are skipped with a reason.
 test-gpu: install

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -56,7 +57,7 @@ def test_submit_says_what_travels_and_names_large_files(project, monkeypatch, ca
     if not address.startswith("http"):
         assert f"http://HOST:8265; given: {address or 'no address'}. Name it with --address or RAY_ADDRESS" in said
         return
-    assert "KiB of code travel to the cluster" in said
+    assert re.search(r"[KM]iB of code travel to the cluster", said)
     assert "No cluster answers at http://127.0.0.1:9" in said
     (project / "experiments" / "features.bin").write_bytes(os.urandom(2 << 20))
     with pytest.raises(SystemExit):
