@@ -1,9 +1,10 @@
 """`make benchmark-data`: throughput, time to the first batch and memory of the data plane.
 
     make benchmark-data                       all parts: 15 minutes on 2 cores, and 35 more for `sweep`
-    make benchmark-data ARGS='stream plan'    some: stream, units, start, first, executions, plan, memory, slow, packing, sweep
+    make benchmark-data ARGS='stream plan'    some of them
 
-The photographs are those of CORNERSTONE_TEST_DATA (or ../shared/data), as JPEG of at most 448 pixels, with their captions.
+The parts are the keys of `PARTS`. The photographs are those of CORNERSTONE_TEST_DATA (or ../shared/data), as JPEG of at most
+448 pixels, with their captions.
 Ways to read that are compared do the same work, in turns, in one run. Prints Markdown tables for docs/benchmarks.md.
 """
 
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.documents import documents
 from benchmarks.first_batch import first
 from benchmarks.memory import memory, slow
 from benchmarks.packing import packing
@@ -34,7 +36,8 @@ from cornerstone.runtime.cluster import connect
 Part = Callable[[Path, list[Pair]], None]
 """Measures and prints, given a temporary folder and the photographs."""
 PARTS: dict[str, Part] = {
-    part.__name__: part for part in (stream, units, start, first, executions, plan, memory, slow, packing, sweep)
+    part.__name__: part
+    for part in (stream, units, start, first, executions, plan, memory, slow, packing, documents, sweep)
 }
 WITHOUT_RAY = ("stream", "plan", "memory", "slow")
 """Parts whose measurements run in processes of their own, before Ray is started here."""

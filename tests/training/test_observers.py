@@ -12,7 +12,7 @@ from cornerstone.errors import RunStopped
 from cornerstone.tracking.run_store import read_quarantine
 from cornerstone.training import observers
 from cornerstone.training.loop import Clock
-from cornerstone.training.observers import ProgressReporter, Quarantine, StepMetrics
+from cornerstone.training.observers import CollapseWarning, ProgressReporter, Quarantine, StepMetrics
 from cornerstone.training.report import StepReport
 
 
@@ -326,3 +326,18 @@ def test_advice_is_sent_once_if_the_steps_wait_for_data(now):
     advice = [status for status in sent if "notice" in status]
     assert advice == [{"notice": "the steps wait for data 25% of the time: buy a larger machine."}]
     assert not any("notice" in status for status in statuses_of(0.25, 10) + statuses_of(0.19, 30))
+
+
+def test_a_collapse_is_warned_about_once_for_each_set():
+    sent = []
+    warning = CollapseWarning(sent.append)
+    good = {"eval/good/effective_rank": 9.0, "eval/good/image_variance": 0.5, "eval/good/generation": 1.2}
+    warning.after_evaluation(9, good, Clock())
+    assert sent == []
+    warning.after_evaluation(19, {**good, "eval/bad/effective_rank": 1.2, "eval/bad/image_variance": 0.3}, Clock())
+    warning.after_evaluation(29, {**good, "eval/bad/effective_rank": 1.1, "eval/bad/image_variance": 0.3}, Clock())
+    assert [notice["notice"][:90] for notice in sent] == [
+        "eval/bad after step 20: the image features have collapsed (effective rank 1.2, variance 0."
+    ]
+    warning.after_evaluation(39, {"eval/still/effective_rank": 5.0, "eval/still/image_variance": 0.0}, Clock())
+    assert len(sent) == 2

@@ -15,6 +15,7 @@ from torch import Tensor
 from cornerstone.data.batch import IMAGE, ROW, Bad
 from cornerstone.data.stream import Stream
 from cornerstone.errors import RunStopped
+from cornerstone.evaluation.collapse import collapse_warning
 from cornerstone.tracking.journal import ends_in_a_cut_line
 from cornerstone.tracking.run_store import read_quarantine
 from cornerstone.training.loop import Clock, Metrics
@@ -248,6 +249,27 @@ class ProgressReporter:
     def after_evaluation(self, step: int, metrics: Metrics, clock: Clock) -> None:
         """Send that the model was evaluated, and after which step."""
         self._send({"state": f"evaluated after step {step + 1:,}"})
+
+
+class CollapseWarning:
+    """Warns, once for each evaluation set, that the model does not tell images apart (`evaluation/collapse.py`)."""
+
+    def __init__(self, send: Callable[[dict[str, Any]], None]) -> None:
+        self._send = send
+        self._warned: set[str] = set()
+
+    def after_step(self, step: int, batch: Observed, report: StepReport, clock: Clock) -> None:
+        """Nothing: one batch is too small to tell."""
+
+    def after_evaluation(self, step: int, metrics: Metrics, clock: Clock) -> None:
+        """Look at the effective rank and the variance of the sets that have them."""
+        for name, rank in metrics.items():
+            of_set, _, metric = name.rpartition("/")
+            if metric != "effective_rank" or of_set in self._warned:
+                continue
+            if warning := collapse_warning(rank, metrics[f"{of_set}/image_variance"]):
+                self._warned.add(of_set)
+                self._send({"notice": f"{of_set} after step {step + 1:,}: {warning}"})
 
 
 def _all_reduce(values: Tensor, operation: Any, mean: bool = False) -> None:

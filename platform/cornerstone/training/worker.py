@@ -33,7 +33,7 @@ from cornerstone.training.build import build_method, build_tower, length_buckets
 from cornerstone.training.deepspeed_engine import DeepSpeedEngine
 from cornerstone.training.job import Job, checkpoint_name, steps_done
 from cornerstone.training.loop import Metrics, Observer, train
-from cornerstone.training.observers import ProgressReporter, Quarantine, StepMetrics
+from cornerstone.training.observers import CollapseWarning, ProgressReporter, Quarantine, StepMetrics
 
 Tell = Callable[[dict[str, Any]], None]
 EVALUATED = "evaluated.json"
@@ -78,10 +78,14 @@ def run_worker(job: Job, tell: Tell) -> dict[str, Any]:
     steps, limit = recipe.optimization.steps, recipe.optimization.skipped_step_limit
     meter = StepMetrics(write, every, recipe.optimization.batch_size, steps, stream, limit)
     mean_loss = (lambda: meter.loss) if workers > 1 else None
+    shown: tuple[Observer, ...] = (
+        ProgressReporter(tell, steps, _advice(job), stream, mean_loss),
+        CollapseWarning(tell),
+    )
     observers: tuple[Observer, ...] = (
         meter,
         Quarantine(store.quarantine, recipe.data.bad_row_limit, every, store.quarantined()),
-        *([ProgressReporter(tell, steps, _advice(job), stream, mean_loss)] if rank == 0 else []),
+        *(shown if rank == 0 else ()),
     )
 
     def judge(done: int, batches: Iterable[tuple[int, Batch]]) -> Metrics:
