@@ -13,6 +13,7 @@ from cornerstone.data.documents.config import SpecialIds
 from cornerstone.inference.documents import sequence_batch
 from cornerstone.models.image_tower import build_image_tower
 from cornerstone.models.method import Inputs
+from cornerstone.recipes.emu import EmuConfig
 from cornerstone.recipes.flamingo import FlamingoConfig
 from cornerstone.recipes.language import CausalText
 from cornerstone.recipes.lcl import LclConfig, LclLoss
@@ -40,7 +41,12 @@ def flamingo(wide: bool = False, **changes) -> FlamingoConfig:
     return FlamingoConfig(TOWER, _language(wide), **sizes)
 
 
-KINDS = {"lcl": config, "flamingo": flamingo}
+def emu(wide: bool = False, **changes) -> EmuConfig:
+    sizes = {"tokens": PATCHES, "former_layers": 2, "former_width": 16, "former_heads": 2, **changes}
+    return EmuConfig(TOWER, _language(wide), **sizes)
+
+
+KINDS = {"lcl": config, "flamingo": flamingo, "emu": emu}
 """Every method on documents, by its kind."""
 
 

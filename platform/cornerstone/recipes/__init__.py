@@ -3,6 +3,7 @@
 from cornerstone.recipes.data import DataConfig
 from cornerstone.recipes.documents import DocumentData, SceneDocuments
 from cornerstone.recipes.dual_encoder import DualEncoderConfig
+from cornerstone.recipes.emu import EmuConfig
 from cornerstone.recipes.flamingo import FlamingoConfig
 from cornerstone.recipes.language import CausalText
 from cornerstone.recipes.lcl import LclConfig, LclLoss
@@ -22,6 +23,7 @@ __all__ = [
     "DataConfig",
     "DocumentData",
     "DualEncoderConfig",
+    "EmuConfig",
     "Evaluation",
     "FlamingoConfig",
     "ImageTower",

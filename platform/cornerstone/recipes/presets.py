@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from cornerstone.errors import CornerstoneError, did_you_mean
 from cornerstone.recipes.documents import DocumentData
+from cornerstone.recipes.emu import EmuConfig
 from cornerstone.recipes.flamingo import FlamingoConfig
 from cornerstone.recipes.language import CausalText
 from cornerstone.recipes.lcl import LclConfig, LclLoss
@@ -148,6 +149,12 @@ def scenes_flamingo() -> Recipe:
     return replace(scenes_lcl(), name="scenes-flamingo", method=method)
 
 
+def scenes_emu() -> Recipe:
+    """The Emu-like baseline on the same documents, with the same tower and language model: 16 embeddings an image."""
+    method = EmuConfig(_small_tower(), _small_language(), tokens=16, former_layers=2, former_width=128, former_heads=4)
+    return replace(scenes_lcl(), name="scenes-emu", method=method)
+
+
 def _small_tower() -> ImageTower:
     return ImageTower("vit_base_patch16_224", False, False, 64, "none", width=128, layers=3, heads=4, patch=16)
 
@@ -215,6 +222,7 @@ PRESETS: dict[str, Callable[[], Recipe]] = {
     "lotlip-100m": lotlip_100m,
     "scenes-lcl": scenes_lcl,
     "scenes-flamingo": scenes_flamingo,
+    "scenes-emu": scenes_emu,
     "lcl-mmc4-b16": lcl_mmc4_b16,
     "lcl-laion-b16": lcl_laion_b16,
     "lcl-l14": lcl_l14,
