@@ -9,6 +9,8 @@ from pathlib import Path
 from cornerstone.hashing import as_json, declared_default, hashed_fields
 from cornerstone.recipes import PRESETS, DocumentData, LotlipConfig, PairData, Recipe, preset
 from cornerstone.recipes.dual_encoder import DualEncoderConfig
+from cornerstone.recipes.emu import EmuConfig
+from cornerstone.recipes.flamingo import FlamingoConfig
 from cornerstone.recipes.lcl import LclConfig
 from cornerstone.recipes.lotlip import with_sub_captions
 from cornerstone.recipes.method import MethodConfig
@@ -38,7 +40,17 @@ VARIANTS = {
 }
 
 
-BUILT_IN = (LotlipConfig, SiglipConfig, LclConfig, PairData, DocumentData, BertText, CornerText)
+BUILT_IN = (
+    LotlipConfig,
+    SiglipConfig,
+    LclConfig,
+    FlamingoConfig,
+    EmuConfig,
+    PairData,
+    DocumentData,
+    BertText,
+    CornerText,
+)
 """Every configuration that a recipe may hold: their defaults stand behind hashes."""
 
 

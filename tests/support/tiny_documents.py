@@ -1,9 +1,10 @@
-"""Tiny packed sequences and an LCL that reads them, made without files."""
+"""Tiny packed sequences and the methods that read them, LCL unless another is named, made without files."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from typing import Any
 
 import torch
 
@@ -11,15 +12,18 @@ from cornerstone.data.documents.batch import SequenceBatch
 from cornerstone.data.documents.config import SpecialIds
 from cornerstone.inference.documents import sequence_batch
 from cornerstone.models.image_tower import build_image_tower
-from cornerstone.models.lcl import Lcl
 from cornerstone.models.method import Inputs
+from cornerstone.recipes.emu import EmuConfig
+from cornerstone.recipes.flamingo import FlamingoConfig
 from cornerstone.recipes.language import CausalText
 from cornerstone.recipes.lcl import LclConfig, LclLoss
+from cornerstone.recipes.method import implementation_of
 from cornerstone.recipes.towers import ImageTower
 
 IDS = SpecialIds(bos=1, eos=2, pad=0, image=40, boi=41, eoi=42)
 WORDS, PATCHES, SIDE = 40, 4, 16
 IMAGE = "image"
+TOWER = ImageTower("vit_base_patch16_224", False, False, SIDE, "none", width=24, layers=2, heads=2, patch=8)
 
 
 def config(wide: bool = False, **changes) -> LclConfig:
@@ -27,16 +31,39 @@ def config(wide: bool = False, **changes) -> LclConfig:
 
     A `wide` one has weights of more than 100,000 numbers, below which ZeRO-3 shards nothing.
     """
-    tower = ImageTower("vit_base_patch16_224", False, False, SIDE, "none", width=24, layers=2, heads=2, patch=8)
     loss = LclLoss(**{name: changes.pop(name) for name in list(changes) if name in LclLoss.__dataclass_fields__})
-    language = CausalText(width=160 if wide else 32, layers=2, heads=2, positions=64, **changes.pop("language", {}))
-    return LclConfig(image=tower, language=language, embedding=32, pooling_heads=4, loss=loss, **changes)
+    language = _language(wide, **changes.pop("language", {}))
+    return LclConfig(image=TOWER, language=language, embedding=32, pooling_heads=4, loss=loss, **changes)
 
 
-def method(seed: int = 0, **changes) -> Lcl:
-    made = config(**changes)
+def flamingo(wide: bool = False, **changes) -> FlamingoConfig:
+    sizes = {"latents": 3, "resampler_layers": 1, "heads": 2, "head_width": 8, **changes}
+    return FlamingoConfig(TOWER, _language(wide), **sizes)
+
+
+def emu(wide: bool = False, **changes) -> EmuConfig:
+    sizes = {"tokens": PATCHES, "former_layers": 2, "former_width": 16, "former_heads": 2, **changes}
+    return EmuConfig(TOWER, _language(wide), **sizes)
+
+
+KINDS = {"lcl": config, "flamingo": flamingo, "emu": emu}
+"""Every method on documents, by its kind."""
+
+
+def _language(wide: bool, **changes) -> CausalText:
+    return CausalText(width=160 if wide else 32, layers=2, heads=2, positions=64, **changes)
+
+
+def method(seed: int = 0, kind: str = "lcl", **changes) -> Any:
+    """A method with its gates, if it has some, half open: at 0 its images would matter to nothing."""
+    made = KINDS[kind](**changes)
     tower = build_image_tower(made.image, seed=seed)
-    return Lcl(made, Inputs(WORDS, tower.width, tower, special_ids=IDS), seed)
+    model = implementation_of(made).build(made, Inputs(WORDS, tower.width, tower, special_ids=IDS), seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("gate"):
+                parameter.fill_(0.5)
+    return model
 
 
 def laid(*parts: int | str) -> list[int]:

@@ -5,6 +5,10 @@ B sequences, T tokens, E width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import OPTConfig
@@ -12,6 +16,9 @@ from transformers.models.opt.modeling_opt import OPTDecoder
 
 from cornerstone.errors import CornerstoneError
 from cornerstone.recipes.language import CausalText
+
+BeforeLayer = Callable[[int, Tensor], Tensor]
+"""Called before each layer with its number and the hidden states (B, T, E); gives those that the layer reads."""
 
 
 class CausalDecoder(nn.Module):
@@ -48,8 +55,10 @@ class CausalDecoder(nn.Module):
         embedded: Tensor = self.decoder.embed_tokens(token_ids_BT)
         return embedded
 
-    def forward(self, x_BTE: Tensor, document_BT: Tensor) -> Tensor:
+    def forward(self, x_BTE: Tensor, document_BT: Tensor, before_layer: BeforeLayer | None = None) -> Tensor:
         """(B, T, E) hidden states. A token attends to the tokens of its own document up to itself.
+
+        What `before_layer` does happens between the layers (Flamingo's cross-attention).
 
         Raises CornerstoneError for more tokens than there are positions.
         """
@@ -60,10 +69,27 @@ class CausalDecoder(nn.Module):
                 f"{self.config.positions} positions: raise --recipe.method.language.positions, or pack with a smaller --budget."
             )
         mask_B1TT = visible(document_BT)[:, None]
-        hidden: Tensor = self.decoder(
-            inputs_embeds=x_BTE, attention_mask=mask_B1TT, position_ids=position_BT
-        ).last_hidden_state
+        hooks = []
+        if (
+            before_layer is not None
+        ):  # a hook, since the other arguments of a layer differ between versions of transformers
+            hooks = [
+                layer.register_forward_pre_hook(partial(_changed, before_layer, number))
+                for number, layer in enumerate(self.decoder.layers)
+            ]
+        try:
+            hidden: Tensor = self.decoder(
+                inputs_embeds=x_BTE, attention_mask=mask_B1TT, position_ids=position_BT
+            ).last_hidden_state
+        finally:
+            for hook in hooks:
+                hook.remove()
         return hidden
+
+
+def _changed(before_layer: BeforeLayer, number: int, layer: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A layer's arguments, of which the hidden states are the first."""
+    return before_layer(number, arguments[0]), *arguments[1:]
 
 
 def visible(document_BT: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ B sequences, T tokens, N images in all of them, S pixels a side, P patches, V wi
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -13,12 +14,14 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from cornerstone.data.documents.batch import SequenceBatch
 from cornerstone.data.documents.config import SpecialIds
 from cornerstone.errors import CornerstoneError
 from cornerstone.models.image_tower import TimmTower
 from cornerstone.models.method import Inputs, Method
+from cornerstone.objectives.gather import global_mean, summed
 
 
 class Reading(NamedTuple):
@@ -104,6 +107,44 @@ def inserted(x_BTE: Tensor, token_ids_BT: Tensor, image_id: int, tokens_NPE: Ten
             f"({tokens_NPE.shape[1]} for each of {images} images): pack with --image-tokens {tokens_NPE.shape[1]}."
         )
     return x_BTE.masked_scatter(place_BT[..., None], tokens_NPE)
+
+
+def latest_image(batch: SequenceBatch) -> Tensor:
+    """(B, T): which of the N images is the latest of its document up to each token, its <BoI> included.
+
+    -1 before the first image of a document, at padding, and if there is no picture of the latest image.
+    """
+    number_N = torch.arange(len(batch.image_row), device=batch.document.device)
+    latest_BT = torch.full_like(batch.document, -1)
+    latest_BT[batch.image_row, batch.image_at] = number_N
+    latest_BT = latest_BT.cummax(dim=1).values
+    if not len(number_N):
+        return latest_BT
+    document_N = batch.document[batch.image_row, batch.image_at]
+    usable_BT = (document_N[latest_BT] == batch.document) & batch.image_valid[latest_BT]
+    return torch.where(usable_BT, latest_BT, -1)
+
+
+def without_contexts(token_loss_B1: Tensor, correct_B1: Tensor, image_ND: Tensor, batch: SequenceBatch) -> Reading:
+    """What a method reads that has no feature of what its document said before an image."""
+    compared_N = batch.image_valid & batch.text_before
+    return Reading(token_loss_B1, correct_B1, image_ND, torch.zeros_like(image_ND), compared_N)
+
+
+def generation_reports(
+    token_loss_B1: Tensor, correct_B1: Tensor, tokens: Tensor, group: ProcessGroup | None
+) -> dict[str, Tensor]:
+    """The text loss of all workers as it is logged: in nats, in bits, and the share of targets that are right."""
+    generation = global_mean(token_loss_B1.detach().sum(), tokens, group)
+    accuracy = global_mean(correct_B1.sum(), tokens, group)
+    return {"generation": generation, "bits_per_token": generation / math.log(2), "token_accuracy": accuracy}
+
+
+def image_variance(image_ND: Tensor, valid_N: Tensor, group: ProcessGroup | None) -> Tensor:
+    """1 − |mean feature|² of all workers' images, whose features have length 1: 0 if all are equal."""
+    images = summed(valid_N.sum().float(), group).clamp(min=1)
+    mean_D = summed((image_ND * valid_N[:, None]).sum(0), group) / images
+    return 1 - mean_D.square().sum()
 
 
 def _at_least_one(image_N3SS: Tensor) -> Tensor:

@@ -22,11 +22,11 @@ from torch.distributed import ProcessGroup
 from cornerstone.data.documents.batch import SequenceBatch
 from cornerstone.models.attention_pooling import AttentionPooling
 from cornerstone.models.causal_text import CausalDecoder
-from cornerstone.models.document_model import DocumentModel, Reading, inserted
+from cornerstone.models.document_model import DocumentModel, Reading, generation_reports, image_variance, inserted
 from cornerstone.models.method import Inputs, Losses
 from cornerstone.objectives import lcl_loss, token_losses
 from cornerstone.objectives.contrastive import at_least_fp32
-from cornerstone.objectives.gather import global_mean, summed
+from cornerstone.objectives.gather import summed
 from cornerstone.recipes.lcl import LclConfig
 
 _ROW = 2**16
@@ -141,13 +141,9 @@ class Lcl(DocumentModel[Features]):
     ) -> dict[str, Tensor]:
         """The unweighted losses, and what tells a collapse of the image features (`evaluation/collapse.py`)."""
         images = summed(valid_N.sum().float(), group).clamp(min=1)
-        mean_D = summed((features.image_ND * valid_N[:, None]).sum(0), group) / images
-        generation = global_mean(features.token_loss_B1.sum(), tokens, group)
-        reports = {
-            "generation": generation,
-            "bits_per_token": generation / math.log(2),
-            "token_accuracy": global_mean(features.correct_B1.sum(), tokens, group),
-            "image_variance": 1 - mean_D.square().sum(),
+        reports = generation_reports(features.token_loss_B1, features.correct_B1, tokens, group)
+        reports |= {
+            "image_variance": image_variance(features.image_ND, valid_N, group),
             "logit_scale": features.scale.detach().squeeze(),
         }
         if weight := self.config.loss.contrastive_weight:

@@ -4,6 +4,7 @@ from cornerstone.objectives.contrastive import contrastive_loss
 from cornerstone.objectives.generation import token_losses
 from cornerstone.objectives.lcl import lcl_loss
 from cornerstone.objectives.lotlip import lotlip_loss
+from cornerstone.objectives.regression import regression_losses
 from cornerstone.objectives.siglip import siglip_loss
 
-__all__ = ["contrastive_loss", "lcl_loss", "lotlip_loss", "siglip_loss", "token_losses"]
+__all__ = ["contrastive_loss", "lcl_loss", "lotlip_loss", "regression_losses", "siglip_loss", "token_losses"]

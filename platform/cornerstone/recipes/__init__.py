@@ -3,6 +3,8 @@
 from cornerstone.recipes.data import DataConfig
 from cornerstone.recipes.documents import DocumentData, SceneDocuments
 from cornerstone.recipes.dual_encoder import DualEncoderConfig
+from cornerstone.recipes.emu import EmuConfig
+from cornerstone.recipes.flamingo import FlamingoConfig
 from cornerstone.recipes.language import CausalText
 from cornerstone.recipes.lcl import LclConfig, LclLoss
 from cornerstone.recipes.lotlip import LotlipConfig, LotlipLoss
@@ -21,7 +23,9 @@ __all__ = [
     "DataConfig",
     "DocumentData",
     "DualEncoderConfig",
+    "EmuConfig",
     "Evaluation",
+    "FlamingoConfig",
     "ImageTower",
     "LclConfig",
     "LclLoss",

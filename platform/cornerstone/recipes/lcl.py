@@ -8,12 +8,7 @@ from typing import ClassVar, Literal
 from cornerstone.errors import CornerstoneError
 from cornerstone.recipes.language import CausalText
 from cornerstone.recipes.method import MethodConfig
-from cornerstone.recipes.towers import ImageTower
-
-
-def from_scratch() -> ImageTower:
-    """ViT-B/16 from scratch without pooling of its own: the tower of LCL's ablations (section 4.1)."""
-    return ImageTower(name="vit_base_patch16_224", pretrained=False, locked=False, pooling="none")
+from cornerstone.recipes.towers import ImageTower, from_scratch, needs_patches_alone
 
 
 @dataclass(frozen=True)
@@ -60,10 +55,7 @@ class LclConfig(MethodConfig):
     loss: LclLoss = field(default_factory=LclLoss)
 
     def __post_init__(self) -> None:
-        if self.image.pooling != "none":
-            raise CornerstoneError(
-                f"LCL pools the patches itself: set --recipe.method.image.pooling none (given: {self.image.pooling})."
-            )
+        needs_patches_alone(self.image, "LCL")
         if self.shared_values and self.embedding != self.language.width:
             raise CornerstoneError(
                 f"With shared values the image tokens are as wide as the pooled feature, but the language model has width "

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 from cornerstone.errors import CornerstoneError, did_you_mean
 from cornerstone.recipes.documents import DocumentData
+from cornerstone.recipes.emu import EmuConfig
+from cornerstone.recipes.flamingo import FlamingoConfig
 from cornerstone.recipes.language import CausalText
 from cornerstone.recipes.lcl import LclConfig, LclLoss
 from cornerstone.recipes.lotlip import LotlipConfig, LotlipLoss
@@ -129,8 +131,8 @@ def scenes_lcl() -> Recipe:
     return Recipe(
         name="scenes-lcl",
         method=LclConfig(
-            image=ImageTower("vit_base_patch16_224", False, False, 64, "none", width=128, layers=3, heads=4, patch=16),
-            language=CausalText(width=128, layers=2, heads=4, positions=256),
+            image=_small_tower(),
+            language=_small_language(),
             embedding=128,
             pooling_heads=4,
         ),
@@ -139,6 +141,26 @@ def scenes_lcl() -> Recipe:
             steps=1_000, batch_size=32, learning_rate=1e-3, warmup_steps=100, weight_decay=0.1, betas=(0.9, 0.98)
         ),
     )
+
+
+def scenes_flamingo() -> Recipe:
+    """The Flamingo-like baseline on the same documents, with the same tower and language model."""
+    method = FlamingoConfig(_small_tower(), _small_language(), latents=16, resampler_layers=2, heads=4, head_width=32)
+    return replace(scenes_lcl(), name="scenes-flamingo", method=method)
+
+
+def scenes_emu() -> Recipe:
+    """The Emu-like baseline on the same documents, with the same tower and language model: 16 embeddings an image."""
+    method = EmuConfig(_small_tower(), _small_language(), tokens=16, former_layers=2, former_width=128, former_heads=4)
+    return replace(scenes_lcl(), name="scenes-emu", method=method)
+
+
+def _small_tower() -> ImageTower:
+    return ImageTower("vit_base_patch16_224", False, False, 64, "none", width=128, layers=3, heads=4, patch=16)
+
+
+def _small_language() -> CausalText:
+    return CausalText(width=128, layers=2, heads=4, positions=256)
 
 
 def lcl_mmc4_b16() -> Recipe:
@@ -199,6 +221,8 @@ PRESETS: dict[str, Callable[[], Recipe]] = {
     "lotlip-30m": lotlip_30m,
     "lotlip-100m": lotlip_100m,
     "scenes-lcl": scenes_lcl,
+    "scenes-flamingo": scenes_flamingo,
+    "scenes-emu": scenes_emu,
     "lcl-mmc4-b16": lcl_mmc4_b16,
     "lcl-laion-b16": lcl_laion_b16,
     "lcl-l14": lcl_l14,

@@ -70,6 +70,19 @@ class ImageTower:
         return {name: value for name, value in given.items() if value}
 
 
+def from_scratch() -> ImageTower:
+    """ViT-B/16 from scratch without pooling of its own: the tower of LCL's ablations (section 4.1)."""
+    return ImageTower(name="vit_base_patch16_224", pretrained=False, locked=False, pooling="none")
+
+
+def needs_patches_alone(tower: ImageTower, method: str) -> None:
+    """Raise CornerstoneError for a tower that pools what the method pools itself."""
+    if tower.pooling != "none":
+        raise CornerstoneError(
+            f"{method} pools the patches itself: set --recipe.method.image.pooling none (given: {tower.pooling})."
+        )
+
+
 @dataclass(frozen=True)
 class BertText:
     """A BERT whose [CLS] is the text's feature."""

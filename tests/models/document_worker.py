@@ -1,4 +1,7 @@
-"""One worker of LCL: its share of some documents, the loss, and the mean of the gradients over workers."""
+"""One worker of a method on documents: its share, the loss, and the mean of the gradients over workers.
+
+document_worker.py FOLDER KIND RANK WORKERS
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,9 @@ import tiny_documents as tiny
 ROWS = 6
 
 
-def backward(first: int, stop: int) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
+def backward(kind: str, first: int, stop: int) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
     """The loss's parts on some of the documents, and every parameter's gradient."""
-    model = tiny.method().double()
+    model = tiny.method(kind=kind).double()
     batch = tiny.double(tiny.some(ROWS)).rows(first, stop)
     losses = model.losses(model(batch), batch)
     sum(losses.parts.values()).backward()
@@ -26,11 +29,11 @@ def backward(first: int, stop: int) -> tuple[list[torch.Tensor], dict[str, torch
     return [part.detach().double() for part in parts], {name: p.grad for name, p in model.named_parameters()}
 
 
-def main(folder: Path, rank: int, workers: int) -> None:
+def main(folder: Path, kind: str, rank: int, workers: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=workers)
     ends = [0, 1, ROWS] if workers == 2 else [0, 1, 4, ROWS]  # the first worker's only document has no image
-    parts, gradients = backward(ends[rank], ends[rank + 1])
+    parts, gradients = backward(kind, ends[rank], ends[rank + 1])
     for value in [*parts, *gradients.values()]:
         dist.all_reduce(value)
         value /= workers
@@ -40,4 +43,4 @@ def main(folder: Path, rank: int, workers: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

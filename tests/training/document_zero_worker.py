@@ -1,4 +1,7 @@
-"""One of two workers that train LCL for two steps under DeepSpeed at every ZeRO stage: lcl_zero_worker.py FOLDER RANK."""
+"""One of two workers that train a method on documents for two steps under DeepSpeed at some ZeRO stages.
+
+document_zero_worker.py FOLDER KIND RANK
+"""
 
 from __future__ import annotations
 
@@ -19,16 +22,23 @@ ROWS = 6
 ENDS = ((0, 3), (3, 6))
 IMAGES = (0, 0, 0, 3, 1, 2)
 """Of each document: the first worker has none."""
+STAGES = {"lcl": (0, 1, 2, 3)}
+OF_OTHERS = (0, 3)
+"""The other methods differ from LCL in what ZeRO-3 has to gather."""
 MICRO = (0, 2)
 
 
-def main(folder: Path, rank: int) -> None:
+def stages(kind: str) -> tuple[int, ...]:
+    return STAGES.get(kind, OF_OTHERS)
+
+
+def main(folder: Path, kind: str, rank: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     found = {}
-    for stage in range(4):
+    for stage in stages(kind):
         for micro in MICRO:
-            model = tiny.method(wide=True)
+            model = tiny.method(kind=kind, wide=True)
             engine = DeepSpeedEngine(model, OPTIMIZATION, stage, len(range(*ENDS[rank])), micro_batch=micro)
             shares = [tiny.some(ROWS, seed=step, images=IMAGES).rows(*ENDS[rank]) for step in range(2)]
             reports = [engine.step(share, 0.02) for share in shares]
@@ -42,4 +52,4 @@ def main(folder: Path, rank: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
