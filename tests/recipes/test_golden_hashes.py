@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cornerstone.hashing import as_json, declared_default, hashed_fields
 from cornerstone.recipes import PRESETS, DocumentData, LotlipConfig, PairData, Recipe, preset
+from cornerstone.recipes.classifier import ClassifierConfig
 from cornerstone.recipes.dual_encoder import DualEncoderConfig
 from cornerstone.recipes.lcl import LclConfig
 from cornerstone.recipes.lotlip import with_sub_captions
@@ -38,7 +39,7 @@ VARIANTS = {
 }
 
 
-BUILT_IN = (LotlipConfig, SiglipConfig, LclConfig, PairData, DocumentData, BertText, CornerText)
+BUILT_IN = (LotlipConfig, SiglipConfig, LclConfig, ClassifierConfig, PairData, DocumentData, BertText, CornerText)
 """Every configuration that a recipe may hold: their defaults stand behind hashes."""
 
 
