@@ -13,6 +13,7 @@ from cornerstone.recipes.dual_encoder import DualEncoderConfig
 from cornerstone.recipes.lcl import LclConfig
 from cornerstone.recipes.lotlip import with_sub_captions
 from cornerstone.recipes.method import MethodConfig
+from cornerstone.recipes.retrieval_transfer import RetrievalTransferConfig
 from cornerstone.recipes.siglip import SiglipConfig
 from cornerstone.recipes.towers import BertText, CornerText
 
@@ -39,7 +40,17 @@ VARIANTS = {
 }
 
 
-BUILT_IN = (LotlipConfig, SiglipConfig, LclConfig, ClassifierConfig, PairData, DocumentData, BertText, CornerText)
+BUILT_IN = (
+    LotlipConfig,
+    SiglipConfig,
+    LclConfig,
+    ClassifierConfig,
+    RetrievalTransferConfig,
+    PairData,
+    DocumentData,
+    BertText,
+    CornerText,
+)
 """Every configuration that a recipe may hold: their defaults stand behind hashes."""
 
 

@@ -23,8 +23,8 @@ from cornerstone.models.classifier import Classifier
 from cornerstone.models.method import Inputs
 from cornerstone.recipes.classifier import ClassifierConfig
 from cornerstone.recipes.recipe import Optimization
-from cornerstone.transfer.classification import LabelledData, classify, held_out
-from cornerstone.transfer.fitting import Fitting, best_rate, fit, right
+from cornerstone.transfer.classification import LabelledData, classify
+from cornerstone.transfer.fitting import Fitting, fit, held_out, right
 from cornerstone.transfer.images import Held, Split, read
 from cornerstone.transfer.options import Options
 from cornerstone.transfer.towers import open_tower, random_like
@@ -111,30 +111,31 @@ def test_a_random_tower_has_the_same_shapes_and_its_seed_draws_it(tiny_tower):
     assert not torch.equal(one["model.pos_embed"], other["model.pos_embed"])
 
 
-def test_the_learning_rate_is_chosen_on_held_out_training_images(colours, tiny_tower):
-    """A rate of almost 0 learns nothing: it would be taken if the choice did not look at the held-out rows."""
-    tower = open_tower(tiny_tower)
-    source, _ = LabelledData.open(colours["train"], colours["test"]).sources(tower.size, (1.0, 1.0))
-    split, said, asked = read(source, tower, CPU, memory=2**30), [], []
-    held = held_out(split.usable, 0.2)
+def test_the_learning_rate_is_chosen_on_held_out_training_images(colours, tiny_tower, monkeypatch):
+    """Heads that are compared never see the held-out rows, nor does the choice see a test row; the final heads see all."""
+    fitted, judged, said = [], [], []
+
+    def fit_watched(build, split, rows, fitting, seed):
+        fitted.append((fitting.optimization.learning_rate, set(rows.tolist())))
+        return fit(build, split, rows, fitting, seed)
+
+    def right_watched(model, split, rows):
+        judged.append((len(split.label_N), set(rows.tolist())))
+        return right(model, split, rows)
+
+    monkeypatch.setattr("cornerstone.transfer.classification.fit", fit_watched)
+    monkeypatch.setattr("cornerstone.transfer.classification.right", right_watched)
+    result = classify(tiny_tower, options(colours, learning_rates=(1e-9, 3e-3), seeds=2, say=said.append))
+    held = set(held_out(np.arange(45), 0.2).tolist())
     assert len(held) == 9
-
-    class Watched(Held):
-        def batch(self, step, rows, epochs):
-            asked.append(set(rows.tolist()))
-            return super().batch(step, rows, epochs)
-
-    watched = Watched(split.images.image_N, split.label_N, split.valid_N)
-    split = Split(split.images, lambda seed: watched, split.label_N, split.valid_N, split.mean_NV)
-    fitting = Fitting(Optimization(30, 15, 1.0, 3), Plan(source.parts, 15, 0))
-
-    def build(seed):
-        return Classifier.build(ClassifierConfig(3), Inputs(0, 32, tower), seed)
-
-    assert best_rate(build, split, fitting, (1e-9, 3e-3), held, said.append) == 3e-3
-    assert not set(held.tolist()) & set().union(*asked)
-    assert "9 held-out training images" in said[0]
-    assert "largest one tried" in said[1]
+    assert fitted == 2 * [*((rate, set(range(45)) - held) for rate in (1e-9, 3e-3)), *2 * [(3e-3, set(range(45)))]]
+    assert judged == 2 * [
+        *2 * [(45, held)],
+        *2 * [(21, set(range(21)))],
+    ]  # the tower, then the floor: equally many trials
+    assert [row.learning_rate for row in result.rows if row.name.endswith("top1") and row.drawn] == [3e-3, 3e-3]
+    assert any("9 held-out training images" in line for line in said)
+    assert any("largest one tried" in line for line in said)
 
 
 def test_a_tie_is_wrong():

@@ -20,11 +20,12 @@ class TransferCommand:
     """A run's folder or its `model` (any method's; its image tower is taken), a folder in timm's layout, timm:NAME for timm's
     pretrained weights, or random:NAME for timm's architecture with random weights."""
     train: str
-    """Folder of the task's training split, with labels."""
+    """Folder of the task's training split: labelled images, or pairs for retrieval."""
     eval: Annotated[str, tyro.conf.arg(metavar="[NAME=]DIR")]
     """Folder of its test split; nothing is chosen on it."""
-    task: Literal["classification"] = "classification"
-    """What the tower is transferred to. classification: attention pooling and a linear layer, k-NN, linear probe."""
+    task: Literal["classification", "retrieval"] = "classification"
+    """What the tower is transferred to. classification: attention pooling and a linear layer, k-NN, linear probe. retrieval:
+    attention pooling and a new text tower, trained contrastively."""
     full: bool = False
     """Train the tower too; otherwise it stays frozen, and its patches are computed once for all seeds."""
     seeds: int = 3
@@ -33,13 +34,15 @@ class TransferCommand:
     """`scratch`: also train the same architecture from random weights on the training split; or another tower, named as MODEL
     is."""
     steps: int = 0
-    """Steps of a head; 0: the paper's number of epochs (classification: 90)."""
+    """Steps of a head; 0: the paper's number of epochs (classification: 90, retrieval: 5)."""
     batch_size: int = 0
     """Rows of a step; 0: the paper's, or an eighth of a small set."""
-    learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
-    """Peak learning rates, of which the one that is best on held-out training rows is taken, for every tower."""
+    learning_rates: tuple[float, ...] = ()
+    """Peak learning rates, of which the one that is best on held-out training rows is taken, for every tower; by default the
+    paper's and larger or smaller ones (classification: 1e-4 3e-4 1e-3, retrieval: 1e-3 3e-4)."""
     tower_lr_factor: float = 0.0
-    """With --full, the factor on the learning rate of the pretrained tower; 0: the paper's (classification: 1)."""
+    """With --full, the factor on the learning rate of the pretrained tower; 0: the paper's (classification: 1, retrieval:
+    0.01)."""
     weight_decay: float = 1e-4
     held_share: float = 0.2
     """Share of the training rows that is held out while the learning rate is chosen."""
@@ -53,6 +56,16 @@ class TransferCommand:
     """Most rows of a forward pass; 0: the whole batch."""
     memory_gb: float = 8.0
     """Most memory that a frozen tower's patches may take; above it each step decodes and encodes its images."""
+    tokenizer: str = ""
+    """Retrieval: the text tower's tokenizer by name or folder; by default the one kept beside the training shards."""
+    captions: Literal["raw", "long"] = "raw"
+    """Retrieval: which captions are trained on and judged."""
+    text_width: int = 256
+    """Retrieval: width of the new text tower."""
+    text_layers: int = 4
+    """Retrieval: its layers."""
+    token_limit: int = 77
+    """Retrieval: most tokens of a text."""
     device: str = "auto"
     """Where it computes: auto (a GPU if there is one), cpu, cuda, cuda:1."""
     json: str = ""
@@ -67,17 +80,20 @@ class TransferCommand:
         from cornerstone.transfer.classification import classify
         from cornerstone.transfer.options import Options
         from cornerstone.transfer.result import table_of
+        from cornerstone.transfer.retrieval import retrieve_by_transfer
 
         def show(steps: Iterable[int], what: str) -> Iterable[int]:
             return track(steps, what, console=console, disable=not console.is_terminal, transient=True)
 
         names = (
             *("train", "full", "seeds", "ceiling", "steps", "batch_size", "learning_rates", "tower_lr_factor"),
+            *("tokenizer", "captions", "text_width", "text_layers", "token_limit"),
             *("weight_decay", "held_share", "crop_scale", "image_size", "precision", "micro_batch", "memory_gb"),
         )
         given = {name: getattr(self, name) for name in names}
         options = Options(test=self.eval, device=device_named(self.device), say=say, track=show, **given)
-        result = classify(self.model, options)
+        run = classify if self.task == "classification" else retrieve_by_transfer
+        result = run(self.model, options)
         console.print(table_of(result))
         for note in result.notes:
             say(f"• {note}")

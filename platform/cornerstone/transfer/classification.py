@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,7 +22,6 @@ from cornerstone.data.pairs.image_input import DecodedImages
 from cornerstone.data.pairs.labelled import LabelledImages
 from cornerstone.data.plan import Plan
 from cornerstone.data.shards import DataSet
-from cornerstone.data.source import Ints
 from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation.collapse import collapse_warning, effective_rank, variance
 from cornerstone.evaluation.probes import linear, nearest
@@ -32,34 +30,15 @@ from cornerstone.models.classifier import Classifier
 from cornerstone.models.image_tower import TimmTower
 from cornerstone.models.method import Inputs
 from cornerstone.recipes.classifier import ClassifierConfig
-from cornerstone.transfer.fitting import Fitting, best_rate, fit, right, with_rate
+from cornerstone.transfer.fitting import Fitting, best_rate, fit, held_out, right, with_rate
 from cornerstone.transfer.images import Split, read
 from cornerstone.transfer.options import Options, Paper
 from cornerstone.transfer.result import Result, Row, few_seeds
-from cornerstone.transfer.towers import open_tower, random_like
+from cornerstone.transfer.subjects import Subject, compared, subjects
 
-IMAGENET = Paper(steps=14_000, batch_size=8_192, warmup=1_500, rows=1_281_167)
+IMAGENET = Paper(14_000, 8_192, warmup=1_500, rows=1_281_167, learning_rates=(1e-4, 3e-4, 1e-3))
 """LCL's training on ImageNet-1k: 90 epochs."""
-SCRATCH = "scratch"
 SPLITS = "training images", "test images"
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A tower to measure, and how it stands in the table."""
-
-    tower: TimmTower
-    name: str
-    prefix: str
-    """Of its rows' names in files."""
-    full: bool
-    factor: float = 1.0
-    """On the tower's learning rate."""
-
-    @property
-    def mode(self) -> str:
-        """As the table names it."""
-        return "full" if self.full else "frozen"
 
 
 @dataclass(frozen=True)
@@ -108,28 +87,15 @@ def classify(model: str, options: Options) -> Result:
     """Every row of the table for the tower that `model` names."""
     start = time.perf_counter()
     data = LabelledData.open(options.train, options.test)
-    tower = open_tower(model, options.image_size)
     notes = list(few_seeds(options.seeds))
     rows: list[Row] = []
-    for subject in subjects(model, tower, options):
+    for subject in subjects(model, options, factor=1.0):
         options.say(f"{subject.name}, {subject.mode}: {data.classes} classes")
         found, warning = _measured(subject, data, options)
         rows += found
         notes += [f"{subject.name}: {warning}"] if warning and not subject.prefix else []
-    notes += _compared(rows)
+    notes += compared(rows, "top1")
     return Result(data.name, tuple(rows), tuple(notes), time.perf_counter() - start)
-
-
-def subjects(model: str, tower: TimmTower, options: Options) -> Iterator[Subject]:
-    """The tower, the floor, and the ceiling if there is to be one."""
-    factor = options.tower_lr_factor or 1.0
-    yield Subject(copy.deepcopy(tower), model, "", options.full, factor)
-    yield Subject(random_like(tower, seed=0), "random weights (floor)", "floor_", False)
-    if options.ceiling == SCRATCH:
-        yield Subject(random_like(tower, seed=0), "from scratch (ceiling)", "ceiling_", True)
-    elif options.ceiling:
-        named = open_tower(options.ceiling, options.image_size)
-        yield Subject(named, f"{options.ceiling} (ceiling)", "ceiling_", options.full, factor)
 
 
 def _measured(subject: Subject, data: LabelledData, options: Options) -> tuple[list[Row], str]:
@@ -161,7 +127,13 @@ def _trained(
     fitting = Fitting(optimization, plan, options.precision, options.micro_batch)
     build = partial(_classifier, subject.tower, config, options.device)
     held = held_out(train.usable, options.held_share)
-    rate = best_rate(build, train, fitting, options.learning_rates, held, options.say)
+
+    def reached(rate: float) -> float:
+        model = fit(build, train, np.setdiff1d(train.usable, held), with_rate(fitting, rate), seed=0)
+        return _percent(right(model, train, held))
+
+    what = f"top-1 on {len(held):,} held-out training images"
+    rate = best_rate(options.rates(IMAGENET), reached, options.say, what)
     results = []
     for seed in range(options.seeds):
         model = fit(build, train, train.usable, with_rate(fitting, rate), seed)
@@ -176,15 +148,6 @@ def _classifier(tower: TimmTower, config: ClassifierConfig, device: torch.device
     """A fresh one: its tower is a copy, which training may change."""
     inputs = Inputs(0, tower.model.num_features, copy.deepcopy(tower))  # type: ignore[arg-type]
     return Classifier.build(config, inputs, seed).to(device)
-
-
-def held_out(usable: Ints, share: float) -> Ints:
-    """Rows that are kept from training while a learning rate is chosen: the same for every tower."""
-    order = np.argsort(draws.hashed(0, "held out", usable), kind="stable")
-    held: Ints = np.sort(usable[order[: max(1, round(share * len(usable)))]])
-    if len(held) >= len(usable):
-        raise CornerstoneError(f"{len(usable)} training images are too few to hold one out: add images.")
-    return held
 
 
 def _probes(subject: Subject, train: Split, test: Split, classes: int, start: float) -> list[Row]:
@@ -205,23 +168,6 @@ def _row(subject: Subject, name: str, head: str, hits_SQ: Tensor, test: Split, s
     score = 100.0 * hits_SQ.numpy().astype(np.float64)
     seconds = time.perf_counter() - start
     return Row(subject.prefix + name, subject.name, mode, head, score, test.usable, "top-1", rate, seconds, drawn=drawn)
-
-
-def _compared(rows: Sequence[Row]) -> list[str]:
-    """Whether the tower is better than random weights, and whether the ceiling is one."""
-    named = {row.name: row for row in rows}
-    ours, floor, ceiling = named["top1"], named["floor_top1"], named.get("ceiling_top1")
-    notes = []
-    if ours.over_images()[0] <= floor.value:
-        notes.append(
-            f"The tower ({ours.value:.2f} %) is not clearly better than the same architecture with random weights "
-            f"({floor.value:.2f} %): this data shows nothing of what it has learnt."
-        )
-    if ceiling is not None and ceiling.value < max(ours.value, floor.value):
-        notes.append(
-            f"The ceiling ({ceiling.value:.2f} %) is below other rows: these images, or --steps, are too few to train it."
-        )
-    return notes
 
 
 def _percent(hits: Tensor) -> float:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from cornerstone.data.plan import Plan
 from cornerstone.data.source import Ints
 from cornerstone.errors import CornerstoneError
 from cornerstone.models.classifier import Classifier
+from cornerstone.models.method import Method
 from cornerstone.recipes.recipe import Optimization
 from cornerstone.training.engine import PlainEngine, Precision
 from cornerstone.training.schedule import learning_rate
@@ -26,6 +28,9 @@ from cornerstone.transfer.images import Split
 ROWS_AT_ONCE = 256
 Build = Callable[[int], Classifier]
 """A fresh classifier by its seed, on its device."""
+ReadBatch = Callable[[int, Ints, Ints], Any]
+"""The batch of a step from its rows and their epochs."""
+M = TypeVar("M", bound=Method[Any, Any])
 
 
 @dataclass(frozen=True)
@@ -39,23 +44,26 @@ class Fitting:
 
 
 def fit(build: Build, split: Split, rows: Ints, fitting: Fitting, seed: int) -> Classifier:
-    """A classifier trained on some rows of a split. Each seed has its own initialisation and order.
+    """A classifier trained on some rows of a split. Each seed has its own initialisation, order and crops."""
+    images, used = split.training(seed), np.zeros(len(split.label_N), dtype=bool)
+    used[rows] = True
+    return trained(build(seed), images.batch, used, fitting, seed)
 
-    The plan runs over the whole split; rows that are held out, or cannot be used, are left out of its batches. Raises
-    CornerstoneError if the loss is not finite.
+
+def trained(module: M, read: ReadBatch, used: npt.NDArray[np.bool_], fitting: Fitting, seed: int) -> M:
+    """The module after all steps, on the rows of `used` alone: others are left out of the plan's batches.
+
+    Raises CornerstoneError if the loss is not finite.
     """
     optimization, plan = fitting.optimization, replace(fitting.plan, seed=seed)
-    used = np.zeros(len(split.label_N), dtype=bool)
-    used[rows] = True
-    model, images = build(seed).train(), split.training(seed)
-    engine = PlainEngine(model, optimization, fitting.precision, fitting.micro_batch)
+    engine = PlainEngine(module.train(), optimization, fitting.precision, fitting.micro_batch)
     with torch.random.fork_rng(devices=[engine.device] if engine.device.type == "cuda" else []):
         for step in range(optimization.steps):
             planned, epochs = plan.batch(step)
             kept = used[planned]
             if not kept.any():
                 continue
-            batch = images.batch(step, planned[kept], epochs[kept]).to(engine.device)
+            batch = read(step, planned[kept], epochs[kept]).to(engine.device)
             torch.manual_seed(int(draws.hashed(seed, "step", 0, step)[0]))
             report = engine.step(batch, learning_rate(step, optimization))
             if report.skipped > optimization.skipped_step_limit or not torch.isfinite(report.loss):
@@ -63,7 +71,7 @@ def fit(build: Build, split: Split, rows: Ints, fitting: Fitting, seed: int) -> 
                     f"The loss is {float(report.loss):.3g} at step {step}, with learning rate {optimization.learning_rate:g} "
                     f"({report.skipped} steps were skipped): give smaller ones, --learning-rates."
                 )
-    return model.eval()
+    return module.eval()
 
 
 @torch.no_grad()
@@ -80,24 +88,28 @@ def right(model: Classifier, split: Split, rows: Ints) -> Tensor:
     return torch.cat(found)
 
 
-def best_rate(build: Build, split: Split, fitting: Fitting, rates: Sequence[float], held: Ints, say: Any) -> float:
-    """The learning rate with the highest accuracy on the held-out rows; the first of equally good ones.
-
-    One rate is not tried. Raises CornerstoneError if nothing is left to train on.
-    """
+def best_rate(
+    rates: Sequence[float], reached: Callable[[float], float], say: Callable[[str], None], what: str
+) -> float:
+    """The learning rate that reaches most, in percent of `what`; the first of equally good ones. One rate is not tried."""
     if len(rates) == 1:
         return rates[0]
-    fitted = np.setdiff1d(split.usable, held)
-    reached = []
-    for rate in rates:
-        model = fit(build, split, fitted, with_rate(fitting, rate), seed=0)
-        reached.append(float(right(model, split, held).float().mean()))
-    best = rates[max(range(len(rates)), key=lambda i: (reached[i], -i))]
-    tried = ", ".join(f"{rate:g}: {100 * share:.1f}" for rate, share in zip(rates, reached, strict=True))
-    say(f"  learning rate {best:g}, by top-1 on {len(held):,} held-out training images ({tried})")
-    if len(rates) > 1 and best == max(rates):
+    values = [reached(rate) for rate in rates]
+    best = rates[max(range(len(rates)), key=lambda i: (values[i], -i))]
+    tried = ", ".join(f"{rate:g}: {value:.1f}" for rate, value in zip(rates, values, strict=True))
+    say(f"  learning rate {best:g}, by {what} ({tried})")
+    if best == max(rates):
         say("  it is the largest one tried: a larger one may be better (--learning-rates)")
     return best
+
+
+def held_out(usable: Ints, share: float) -> Ints:
+    """Rows that are kept from training while a learning rate is chosen: the same for every tower."""
+    order = np.argsort(draws.hashed(0, "held out", usable), kind="stable")
+    held: Ints = np.sort(usable[order[: max(1, round(share * len(usable)))]])
+    if len(held) >= len(usable):
+        raise CornerstoneError(f"{len(usable)} training images are too few to hold one out: add images.")
+    return held
 
 
 def with_rate(fitting: Fitting, rate: float) -> Fitting:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 
@@ -30,7 +31,7 @@ class Options:
     seeds: int = 3
     steps: int = 0
     batch_size: int = 0
-    learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
+    learning_rates: tuple[float, ...] = ()
     tower_lr_factor: float = 0.0
     weight_decay: float = 1e-4
     held_share: float = 0.2
@@ -43,6 +44,14 @@ class Options:
     ceiling: str = ""
     """`scratch`: the same architecture trained on the task alone; or a tower's name, as MODEL; "": none."""
     image_size: int = 0
+    tokenizer: str = ""
+    """Retrieval: by name or folder; "": the one kept beside the training shards."""
+    captions: Literal["raw", "long"] = "raw"
+    """Retrieval: which captions are trained on and judged."""
+    text_width: int = 256
+    """Retrieval: the new text tower's width."""
+    text_layers: int = 4
+    token_limit: int = 77
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     say: Say = print
     track: Track = _silent
@@ -50,12 +59,14 @@ class Options:
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise CornerstoneError(f"{self.seeds} seeds: expected 1 or more (--seeds).")
-        if not self.learning_rates or min(self.learning_rates) <= 0:
-            raise CornerstoneError(
-                f"Learning rates {self.learning_rates}: expected one or more above 0 (--learning-rates)."
-            )
+        if any(rate <= 0 for rate in self.learning_rates):
+            raise CornerstoneError(f"Learning rates {self.learning_rates}: expected them above 0 (--learning-rates).")
         if not 0 < self.held_share < 1:
             raise CornerstoneError(f"A held-out share of {self.held_share}: expected between 0 and 1 (--held-share).")
+
+    def rates(self, paper: Paper) -> tuple[float, ...]:
+        """The learning rates to try."""
+        return self.learning_rates or paper.learning_rates
 
     @property
     def memory(self) -> int:
@@ -69,9 +80,7 @@ class Options:
         batch = self.batch_size or min(paper.batch_size, max(rows // 8, 2))
         steps = self.steps or -(-paper.steps * paper.batch_size * rows // (paper.rows * batch))
         warmup = min(paper.warmup * steps // paper.steps, steps)
-        return Optimization(
-            steps, batch, self.learning_rates[0], warmup, self.weight_decay, betas=(0.9, 0.999), eps=1e-8
-        )
+        return Optimization(steps, batch, self.rates(paper)[0], warmup, self.weight_decay, betas=(0.9, 0.999), eps=1e-8)
 
 
 @dataclass(frozen=True)
@@ -82,3 +91,5 @@ class Paper:
     batch_size: int
     warmup: int
     rows: int
+    learning_rates: tuple[float, ...]
+    """The paper's, and what is tried beside it."""
