@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cornerstone.hashing import as_json, declared_default, hashed_fields
 from cornerstone.recipes import PRESETS, DocumentData, LotlipConfig, PairData, Recipe, preset
+from cornerstone.recipes.caption_transfer import CaptionTransferConfig
 from cornerstone.recipes.classifier import ClassifierConfig
 from cornerstone.recipes.dual_encoder import DualEncoderConfig
 from cornerstone.recipes.lcl import LclConfig
@@ -45,6 +46,7 @@ BUILT_IN = (
     SiglipConfig,
     LclConfig,
     ClassifierConfig,
+    CaptionTransferConfig,
     RetrievalTransferConfig,
     PairData,
     DocumentData,

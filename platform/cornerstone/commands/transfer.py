@@ -23,9 +23,9 @@ class TransferCommand:
     """Folder of the task's training split: labelled images, or pairs for retrieval."""
     eval: Annotated[str, tyro.conf.arg(metavar="[NAME=]DIR")]
     """Folder of its test split; nothing is chosen on it."""
-    task: Literal["classification", "retrieval"] = "classification"
+    task: Literal["classification", "retrieval", "captioning"] = "classification"
     """What the tower is transferred to. classification: attention pooling and a linear layer, k-NN, linear probe. retrieval:
-    attention pooling and a new text tower, trained contrastively."""
+    attention pooling and a new text tower, trained contrastively. captioning: an MLP and a new causal language model."""
     full: bool = False
     """Train the tower too; otherwise it stays frozen, and its patches are computed once for all seeds."""
     seeds: int = 3
@@ -34,15 +34,15 @@ class TransferCommand:
     """`scratch`: also train the same architecture from random weights on the training split; or another tower, named as MODEL
     is."""
     steps: int = 0
-    """Steps of a head; 0: the paper's number of epochs (classification: 90, retrieval: 5)."""
+    """Steps of a head; 0: the paper's number of epochs (classification: 90, retrieval: 5, captioning: 1)."""
     batch_size: int = 0
     """Rows of a step; 0: the paper's, or an eighth of a small set."""
     learning_rates: tuple[float, ...] = ()
     """Peak learning rates, of which the one that is best on held-out training rows is taken, for every tower; by default the
-    paper's and larger or smaller ones (classification: 1e-4 3e-4 1e-3, retrieval: 1e-3 3e-4)."""
+    paper's and larger or smaller ones (classification: 1e-4 3e-4 1e-3, retrieval: 1e-3 3e-4, captioning: 1e-4 3e-4 1e-3)."""
     tower_lr_factor: float = 0.0
-    """With --full, the factor on the learning rate of the pretrained tower; 0: the paper's (classification: 1, retrieval:
-    0.01)."""
+    """With --full, the factor on the learning rate of the pretrained tower; 0: the paper's (retrieval: 0.01,
+    otherwise 1)."""
     weight_decay: float = 1e-4
     held_share: float = 0.2
     """Share of the training rows that is held out while the learning rate is chosen."""
@@ -57,15 +57,15 @@ class TransferCommand:
     memory_gb: float = 8.0
     """Most memory that a frozen tower's patches may take; above it each step decodes and encodes its images."""
     tokenizer: str = ""
-    """Retrieval: the text tower's tokenizer by name or folder; by default the one kept beside the training shards."""
+    """Of pairs: the tokenizer by name or folder; by default the one kept beside the training shards."""
     captions: Literal["raw", "long"] = "raw"
     """Retrieval: which captions are trained on and judged."""
     text_width: int = 256
-    """Retrieval: width of the new text tower."""
+    """Of pairs: width of the new text tower or language model."""
     text_layers: int = 4
-    """Retrieval: its layers."""
+    """Of pairs: its layers."""
     token_limit: int = 77
-    """Retrieval: most tokens of a text."""
+    """Of pairs: most tokens of a text."""
     device: str = "auto"
     """Where it computes: auto (a GPU if there is one), cpu, cuda, cuda:1."""
     json: str = ""
@@ -77,6 +77,7 @@ class TransferCommand:
 
         from cornerstone.data.storage import Location
         from cornerstone.runtime.device import device_named
+        from cornerstone.transfer.captioning import caption_by_transfer
         from cornerstone.transfer.classification import classify
         from cornerstone.transfer.options import Options
         from cornerstone.transfer.result import table_of
@@ -92,8 +93,8 @@ class TransferCommand:
         )
         given = {name: getattr(self, name) for name in names}
         options = Options(test=self.eval, device=device_named(self.device), say=say, track=show, **given)
-        run = classify if self.task == "classification" else retrieve_by_transfer
-        result = run(self.model, options)
+        tasks = {"classification": classify, "retrieval": retrieve_by_transfer, "captioning": caption_by_transfer}
+        result = tasks[self.task](self.model, options)
         console.print(table_of(result))
         for note in result.notes:
             say(f"• {note}")

@@ -5,6 +5,7 @@ N rows, P patches, V width of the patches.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,13 +16,15 @@ import pyarrow as pa
 import torch
 
 from cornerstone.data.images import Transform
-from cornerstone.data.pairs.image_input import DecodedImages
+from cornerstone.data.pairs.image_input import DecodedImages, ImageInput
 from cornerstone.data.pairs.source import PairEvaluation
 from cornerstone.data.shards import DataSet
 from cornerstone.data.source import Ints
 from cornerstone.data.texts import TextInput
 from cornerstone.models.image_tower import TimmTower
 from cornerstone.transfer.images import ROWS_AT_ONCE, Track
+from cornerstone.transfer.options import Options
+from cornerstone.transfer.subjects import Subject
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,3 +91,13 @@ def held_patches(
             found = np.zeros((len(data), *patches_BPV.shape[1:]), dtype=np.float32)
         found[batch.row.numpy()] = patches_BPV
     return None if found is None else HeldPatches(found, tuple(reasons))
+
+
+def pair_images(subject: Subject, folders: Sequence[DataSet], texts: TextInput, options: Options) -> list[ImageInput]:
+    """How each folder's images are read: as patches of a frozen tower if memory holds them, otherwise as pixels."""
+    pixels: ImageInput = DecodedImages(Transform(subject.tower.size, options.crop_scale))
+    if subject.full or not options.memory:
+        return [pixels for _ in folders]
+    tower = copy.deepcopy(subject.tower)
+    held = [held_patches(data, tower, texts, options.device, options.memory, options.track) for data in folders]
+    return [pixels if one is None else one for one in held]

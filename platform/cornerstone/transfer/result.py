@@ -31,7 +31,7 @@ class Row:
     mode: str
     head: str
     score_SQ: npt.NDArray[np.float64] = field(repr=False)
-    """In percent of each query, seed by seed: 0 or 100 where a query is right or wrong."""
+    """Of each query, seed by seed: 0 or 100 where a query is right or wrong, or its score × 100."""
     cluster_Q: npt.NDArray[np.int64] = field(repr=False)
     """The image of each query, which the bootstrap draws."""
     metric: str = "top-1"
@@ -39,6 +39,9 @@ class Row:
     seconds: float = 0.0
     drawn: bool = True
     """Whether its seeds differ; k-NN and linear probe draw nothing."""
+    of_set: bool = False
+    """A score of the whole set, which is no mean over images: `score_SQ` is (S, 1)."""
+    unit: str = " %"
 
     @property
     def value(self) -> float:
@@ -60,7 +63,9 @@ class Row:
         return self.value - half, self.value + half
 
     def over_images(self) -> Interval:
-        """95 % interval by the bootstrap over images, each drawn with all its queries; heads are kept as they are."""
+        """95 % interval by the bootstrap over images, each drawn with all its queries, the heads kept; NaN of a set's score."""
+        if self.of_set:
+            return math.nan, math.nan
         score_Q = self.score_SQ.mean(0)
         _, place_Q = np.unique(self.cluster_Q, return_inverse=True)
         total_C, count_C = np.bincount(place_Q, score_Q), np.bincount(place_Q)
@@ -90,7 +95,7 @@ class Result:
 
 
 def _details(row: Row) -> dict[str, Any]:
-    low, high = row.over_images()
+    low, high = (None if math.isnan(x) else x for x in row.over_images())
     return {
         "tower": row.tower,
         "mode": row.mode,
@@ -115,7 +120,7 @@ def table_of(result: Result) -> Table:
         table.add_column(header, justify="right", no_wrap=True)
     for row in result.rows:
         rate = "–" if row.learning_rate is None else f"{row.learning_rate:g}"
-        values = (f"{row.value:.2f} %", _between(row.over_seeds()), _between(row.over_images()), rate)
+        values = (f"{row.value:.2f}{row.unit}", _between(row.over_seeds()), _between(row.over_images()), rate)
         table.add_row(row.tower, row.mode, row.head, row.metric, *values, f"{row.seconds:.1f}")
     return table
 

@@ -18,8 +18,7 @@ import numpy as np
 import torch
 
 from cornerstone.data.batch import Batch
-from cornerstone.data.images import Transform
-from cornerstone.data.pairs.image_input import DecodedImages, ImageInput
+from cornerstone.data.pairs.image_input import ImageInput
 from cornerstone.data.pairs.source import PairSource
 from cornerstone.data.shards import DataSet
 from cornerstone.data.source import Ints, Source
@@ -39,7 +38,7 @@ from cornerstone.training.prepared import Prepared
 from cornerstone.transfer.fitting import Fitting, best_rate, held_out, trained, with_rate
 from cornerstone.transfer.images import ROWS_AT_ONCE
 from cornerstone.transfer.options import Options, Paper
-from cornerstone.transfer.patches import held_patches
+from cornerstone.transfer.patches import pair_images
 from cornerstone.transfer.result import Result, Row, few_seeds
 from cornerstone.transfer.subjects import Subject, compared, subjects
 
@@ -94,7 +93,7 @@ def _measured(
     start = time.perf_counter()
     prepared, task_fitting = _prepared(subject, data, options)
     task = Task(prepared, data, test, validation, options, task_fitting)
-    images = _images(task, subject)
+    images = pair_images(subject, (data, DataSet.open(test.folder, "pairs")), _texts(task), options)
     options.say(f"  images ready in {_since(start)}")
     usable = np.arange(len(data))
     held = held_out(usable, options.held_share)
@@ -132,20 +131,6 @@ def _prepared(subject: Subject, data: DataSet, options: Options) -> tuple[Prepar
     )
     prepared = replace(Preparer(options.say).prepare(recipe), image_width=subject.tower.width)
     return prepared, Fitting(optimization, prepared.plan, options.precision, options.micro_batch)
-
-
-def _images(task: Task, subject: Subject) -> Sequence[ImageInput]:
-    """How the training and the test images are read: as patches of a frozen tower if memory holds them, else as pixels."""
-    options, texts = task.options, _texts(task)
-    pixels: ImageInput = DecodedImages(Transform(subject.tower.size, options.crop_scale))
-    if subject.full or not options.memory:
-        return pixels, pixels
-    tower = copy.deepcopy(subject.tower)
-    found: list[ImageInput] = []
-    for data in (task.data, DataSet.open(task.test.folder, "pairs")):
-        held = held_patches(data, tower, texts, options.device, options.memory, options.track)
-        found.append(pixels if held is None else held)
-    return found
 
 
 def _texts(task: Task) -> Any:

@@ -51,11 +51,12 @@ def compared(rows: Sequence[Row], primary: str) -> list[str]:
     notes = []
     if ours.over_images()[0] <= floor.value:
         notes.append(
-            f"The tower ({ours.value:.2f} %) is not clearly better than the same architecture with random weights "
-            f"({floor.value:.2f} %): this data shows nothing of what it has learnt."
+            f"The tower ({ours.value:.2f}{ours.unit}) is not clearly better than the same architecture with random weights "
+            f"({floor.value:.2f}{floor.unit}): this data shows nothing of what it has learnt."
         )
     if ceiling is not None and ceiling.value < max(ours.value, floor.value):
         notes.append(
-            f"The ceiling ({ceiling.value:.2f} %) is below other rows: these images, or --steps, are too few to train it."
+            f"The ceiling ({ceiling.value:.2f}{ceiling.unit}) is below other rows: these images, or --steps, are too few to "
+            f"train it."
         )
     return notes
