@@ -195,10 +195,27 @@ def saved(tmp_path, tiny_tower) -> str:
     from cornerstone.recipes import ImageTower
 
     tower = build_image_tower(ImageTower(tiny_tower, size=32, locked=False))
-    model = Classifier.build(ClassifierConfig(3, frozen=False), Inputs(0, 32, tower), 0)
+    model = Classifier.build(ClassifierConfig(3, frozen=False), Inputs(0, tower.width, tower), 0)
     save_model(str(tmp_path / "saved"), model, recipe={}, tokenizer_json="{}")
     assert open_tower(str(tmp_path / "saved")).size == 32
     return str(tmp_path / "saved")
+
+
+def test_a_tower_trained_with_an_uncovered_edge_is_used_as_it_was_trained(tmp_path):
+    """The built-in scenes' own tower has patches of 21 pixels on images of 64."""
+    import timm
+    from timm.models import save_for_hf
+
+    sizes = {"img_size": 32, "patch_size": 10, "embed_dim": 16, "depth": 1, "num_heads": 1}
+    tower = timm.create_model("vit_tiny_patch16_224", num_classes=0, **sizes)
+    seen = {"input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    save_for_hf(
+        tower, str(tmp_path), model_config={"model_args": sizes, "pretrained_cfg": seen}, safe_serialization=True
+    )
+    opened = open_tower(str(tmp_path))
+    assert opened(torch.zeros(1, 3, 32, 32)).patches.shape == (1, 9, 16)
+    with pytest.raises(CornerstoneError, match="--image-size 48 was given"):
+        open_tower(saved(tmp_path, str(tmp_path)), 48)
 
 
 def test_the_command_prints_a_table_and_writes_its_numbers(colours, tiny_tower, tmp_path, capsys):

@@ -23,8 +23,8 @@ def open_tower(named: str, image_size: int = 0, seed: int = 0) -> TimmTower:
         image_size: The side of the images in pixels; 0: as the tower was trained.
         seed: Draws random weights.
 
-    Raises CornerstoneError if there is no tower of that name, if its patches do not fill the image, or if a saved tower
-    was trained at another size.
+    Raises CornerstoneError if there is no tower of that name, if patches do not fill images of `image_size`, or if a saved
+    tower was trained at another size.
     """
     scheme = next((s for s in (TIMM, RANDOM) if named.startswith(s)), "")
     if scheme or _is_timm_folder(named):
@@ -36,7 +36,7 @@ def open_tower(named: str, image_size: int = 0, seed: int = 0) -> TimmTower:
             f"The tower of {named} sees {tower.size} pixels, but --image-size {image_size} was given: its positions are learnt "
             f"for one size. Leave out --image-size, or give {tower.size}; images of any size are resized to it."
         )
-    return _checked(tower, named)
+    return _checked(tower, named, new_size=bool(scheme and image_size))
 
 
 def random_like(tower: TimmTower, seed: int) -> TimmTower:
@@ -82,11 +82,12 @@ def _folder_cfg(place: Location) -> Any:
     return described.get("pretrained_cfg", {}).get("input_size") or described.get("input_size")
 
 
-def _checked(tower: TimmTower, named: str) -> TimmTower:
+def _checked(tower: TimmTower, named: str, new_size: bool) -> TimmTower:
+    """A tower that was trained with an edge that no patch covers is used as it was trained."""
     patch = getattr(getattr(tower.model, "patch_embed", None), "patch_size", None)
     if patch is None:
         raise CornerstoneError(f"The tower of {named} has no patches to pool: name a vision transformer.")
-    if any(tower.size % side for side in patch):
+    if new_size and any(tower.size % side for side in patch):
         raise CornerstoneError(
             f"Images of {tower.size} pixels cannot be cut into patches of {patch[0]} ({named}): give --image-size "
             f"{tower.size // patch[0] * patch[0] or patch[0]}."
