@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from cornerstone.transfer.result import Row, few_seeds
+from cornerstone.transfer.printed import printed_beside
+from cornerstone.transfer.result import Result, Row, few_seeds
 
 
 def row(score, cluster=None, drawn=True) -> Row:
@@ -37,3 +39,12 @@ def test_the_bootstrap_draws_images_with_all_their_queries():
     for (low, high), queries in ((alone, 200), (together, 40)):
         half = 196 * math.sqrt(share * (1 - share) / queries)
         assert (high - low) / 2 == pytest.approx(half, rel=0.1)
+
+
+def test_the_papers_numbers_stand_beside_sets_of_its_names():
+    measured = replace(row([[100, 0]]), name="i2t_r1", metric="R@1")
+    said = printed_beside(Result("coco", (measured, replace(measured, name="floor_i2t_r1")), (), 0.0))
+    assert said[0].startswith("LCL, Table 1: pre-training on MMC4, COCO TR@1 (R@1): CLIP 46.4, CoCa 48.6")
+    assert len(said) == 3  # two tables, one of the metrics, and how to read them
+    assert "LCL 48.3" in said[1]
+    assert printed_beside(Result("flowers", (measured,), (), 0.0)) == []

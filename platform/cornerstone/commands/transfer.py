@@ -80,6 +80,7 @@ class TransferCommand:
         from cornerstone.transfer.captioning import caption_by_transfer
         from cornerstone.transfer.classification import classify
         from cornerstone.transfer.options import Options
+        from cornerstone.transfer.printed import printed_beside
         from cornerstone.transfer.result import table_of
         from cornerstone.transfer.retrieval import retrieve_by_transfer
 
@@ -96,7 +97,7 @@ class TransferCommand:
         tasks = {"classification": classify, "retrieval": retrieve_by_transfer, "captioning": caption_by_transfer}
         result = tasks[self.task](self.model, options)
         console.print(table_of(result))
-        for note in result.notes:
+        for note in (*result.notes, *printed_beside(result)):
             say(f"• {note}")
         say(f"{result.seconds:.0f} s in all")
         if self.json:
