@@ -20,7 +20,7 @@ class TransferCommand:
     """A run's folder or its `model` (any method's; its image tower is taken), a folder in timm's layout, timm:NAME for timm's
     pretrained weights, or random:NAME for timm's architecture with random weights."""
     train: str
-    """Folder of the task's training split: labelled images, or pairs for retrieval."""
+    """Folder of the task's training split: labelled images, or pairs for the other tasks."""
     eval: Annotated[str, tyro.conf.arg(metavar="[NAME=]DIR")]
     """Folder of its test split; nothing is chosen on it."""
     task: Literal["classification", "retrieval", "captioning"] = "classification"
