@@ -20,7 +20,7 @@ LEVELS = (
     ("models", "objectives", "data"),
     ("evaluation", "inference", "tracking", "runtime"),
     ("training", "jobs"),
-    ("sweeps",),
+    ("sweeps", "transfer"),
     ("commands", "experiments", "benchmarks"),
     ("cornerstone", "cli", "import_hook"),  # `import cornerstone` and the command line
 )
@@ -33,6 +33,7 @@ MOST_LINES, MEDIAN_LINES = 400, 140
 DECODING = (
     "cornerstone.data.documents.source",
     "cornerstone.data.execution",
+    "cornerstone.data.pairs.labelled",
     "cornerstone.data.pairs.source",
     "cornerstone.data.stream",
 )

@@ -21,6 +21,7 @@ from cornerstone.commands.pack import PackCommand
 from cornerstone.commands.recaption import RecaptionCommand
 from cornerstone.commands.submit import SubmitCommand
 from cornerstone.commands.terminal import console
+from cornerstone.commands.transfer import TransferCommand
 from cornerstone.errors import CornerstoneError, did_you_mean
 from cornerstone.recipes.options import preset_defaults, short_help
 from cornerstone.runtime.terminal import any_terminal
@@ -52,6 +53,7 @@ OTHER_COMMANDS = (
     | Annotated[RecaptionCommand, subcommand("recaption")]
     | Annotated[FeaturesCommand, subcommand("features")]
     | Annotated[EvaluateCommand, subcommand("evaluate")]
+    | Annotated[TransferCommand, subcommand("transfer")]
     | Annotated[ConvertCommand, subcommand("convert")]
     | Annotated[SubmitCommand, subcommand("submit")]
 )

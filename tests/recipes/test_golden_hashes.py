@@ -8,12 +8,15 @@ from pathlib import Path
 
 from cornerstone.hashing import as_json, declared_default, hashed_fields
 from cornerstone.recipes import PRESETS, DocumentData, LotlipConfig, PairData, Recipe, preset
+from cornerstone.recipes.caption_transfer import CaptionTransferConfig
+from cornerstone.recipes.classifier import ClassifierConfig
 from cornerstone.recipes.dual_encoder import DualEncoderConfig
 from cornerstone.recipes.emu import EmuConfig
 from cornerstone.recipes.flamingo import FlamingoConfig
 from cornerstone.recipes.lcl import LclConfig
 from cornerstone.recipes.lotlip import with_sub_captions
 from cornerstone.recipes.method import MethodConfig
+from cornerstone.recipes.retrieval_transfer import RetrievalTransferConfig
 from cornerstone.recipes.siglip import SiglipConfig
 from cornerstone.recipes.towers import BertText, CornerText
 
@@ -46,6 +49,9 @@ BUILT_IN = (
     LclConfig,
     FlamingoConfig,
     EmuConfig,
+    ClassifierConfig,
+    CaptionTransferConfig,
+    RetrievalTransferConfig,
     PairData,
     DocumentData,
     BertText,

@@ -48,3 +48,8 @@ class AttentionPooling(nn.Module):
     def _split(self, x_NPW: Tensor) -> Tensor:
         split: Tensor = x_NPW.unflatten(-1, (self.heads, -1)).transpose(1, 2)
         return split
+
+
+def usual_heads(width: int) -> int:
+    """One head for every 64 places; fewer if the width is not a multiple of them."""
+    return next(heads for heads in range(max(1, width // 64), 0, -1) if width % heads == 0)

@@ -77,9 +77,9 @@ class TimmTower(nn.Module):
         return plain | projection
 
     @staticmethod
-    def rebuilt(described: Mapping[str, Any]) -> TimmTower:
-        """The tower that `described` describes, its weights still to be loaded."""
-        model = _create(described["arguments"], pretrained=False)
+    def rebuilt(described: Mapping[str, Any], seed: int = 0) -> TimmTower:
+        """The tower that `described` describes, its weights drawn from `seed` or still to be loaded."""
+        model = _create(described["arguments"], pretrained=False, seed=seed)
         tower = TimmTower(model, described["size"], described["arguments"], described.get("projection", 0))
         tower.mean, tower.std = tuple(described["mean"]), tuple(described["std"])
         return tower

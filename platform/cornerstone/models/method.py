@@ -6,7 +6,7 @@ B rows of a batch.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
@@ -110,11 +110,16 @@ class Method(nn.Module, ABC, Generic[B, F]):
 
     def parameter_groups(self) -> list[Group]:
         """All trained parameters: weight decay on matrices, none on biases, norms and temperatures."""
-        trained = [p for p in self.parameters() if p.requires_grad]
-        return [
-            Group([p for p in trained if dimensions(p) > 1]),
-            Group([p for p in trained if dimensions(p) <= 1], decays=False),
-        ]
+        return grouped(self.parameters())
+
+
+def grouped(parameters: Iterable[nn.Parameter], lr_scale: float = 1.0) -> list[Group]:
+    """The trained ones among some parameters: weight decay on matrices, none on biases, norms and temperatures."""
+    trained = [p for p in parameters if p.requires_grad]
+    return [
+        Group([p for p in trained if dimensions(p) > 1], lr_scale=lr_scale),
+        Group([p for p in trained if dimensions(p) <= 1], decays=False, lr_scale=lr_scale),
+    ]
 
 
 def dimensions(parameter: nn.Parameter) -> int:

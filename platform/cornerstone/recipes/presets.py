@@ -14,6 +14,7 @@ from cornerstone.recipes.lcl import LclConfig, LclLoss
 from cornerstone.recipes.lotlip import LotlipConfig, LotlipLoss
 from cornerstone.recipes.pairs import PairData, Scenes
 from cornerstone.recipes.recipe import Evaluation, Optimization, Recipe
+from cornerstone.recipes.retrieval_transfer import RetrievalTransferConfig
 from cornerstone.recipes.siglip import SiglipConfig
 from cornerstone.recipes.towers import BertText, CornerText, ImageTower
 
@@ -209,6 +210,23 @@ def lcl_authors_b16() -> Recipe:
     return recipe.with_optimization(weight_decay=0.2)
 
 
+def lcl_retrieval() -> Recipe:
+    """LCL's transfer to retrieval: a locked tower (`--image-tower RUN/model`), CC12M, CC3M and SBU, 5,000 steps (appendix).
+
+    `--recipe.method.image.no-locked` trains the tower too, at a hundredth of the learning rate. For a floor and several
+    seeds in one table use `cornerstone transfer --task retrieval`.
+    """
+    return Recipe(
+        name="lcl-retrieval",
+        method=RetrievalTransferConfig(image=ImageTower(pooling="none"), text=BertText(name="", token_limit=77)),
+        data=PairData(tokenizer="bert-base-uncased", sub_captions=0),
+        optimization=Optimization(
+            steps=5_000, batch_size=16_384, learning_rate=1e-3, warmup_steps=500, weight_decay=0.1, betas=(0.9, 0.98)
+        ),
+        precision="bf16",
+    )
+
+
 PRESETS: dict[str, Callable[[], Recipe]] = {
     "smoke": smoke,
     "scenes": scenes,
@@ -227,6 +245,7 @@ PRESETS: dict[str, Callable[[], Recipe]] = {
     "lcl-laion-b16": lcl_laion_b16,
     "lcl-l14": lcl_l14,
     "lcl-authors-b16": lcl_authors_b16,
+    "lcl-retrieval": lcl_retrieval,
 }
 
 

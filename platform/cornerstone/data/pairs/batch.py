@@ -30,6 +30,16 @@ class PairBatch(RowBatch):
 
 
 @dataclass(frozen=True)
+class LabelledBatch(RowBatch):
+    """Images and their classes; what a classifier's forward reads. A row without a label is not valid."""
+
+    label: Tensor
+    """(B,) the class; -1 of a row that is not valid."""
+    image: Tensor
+    """(B, 3, S, S) uint8 pixels, or (B, P, V) a frozen tower's patches."""
+
+
+@dataclass(frozen=True)
 class EvaluationBatch(RowBatch):
     """Usable rows of one evaluation set with all texts that are judged; `text_row` (N) says whose text each one is."""
 
@@ -60,6 +70,11 @@ def pair_batch(step: int, table: pa.Table, image_shape: tuple[int, ...]) -> Pair
     long_ids, long_length = pad(whole(table["long"]))
     image = _image(table, image_shape)
     return PairBatch(step, row, valid, bad, tensor(table["epoch"]), raw_ids, raw_length, long_ids, long_length, image)
+
+
+def labelled_batch(step: int, table: pa.Table, image_shape: tuple[int, ...]) -> LabelledBatch:
+    """Some rows with their classes."""
+    return LabelledBatch(step, *row_fields(table), tensor(table["label"]), _image(table, image_shape))
 
 
 def evaluation_batch(step: int, table: pa.Table, image_shape: tuple[int, ...]) -> EvaluationBatch:
