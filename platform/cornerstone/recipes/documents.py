@@ -14,10 +14,10 @@ from cornerstone.recipes.data import DataConfig, check_crop_scale
 class SceneDocuments:
     """Sizes and knobs of the built-in documents, made and packed on first use if no --train is given."""
 
-    documents: int = 16_000
+    documents: int = 8_000
     validation: int = 1_000
     """Documents of the validation set."""
-    probe_images: int = 4_000
+    probe_images: int = 2_000
     """Labelled images with which the frozen tower is probed."""
     redundancy: float = 0.5
     """Probability that a sentence after an image repeats a fact stated before it, so that the image is not needed for it."""
