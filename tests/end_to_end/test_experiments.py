@@ -22,6 +22,7 @@ DEFINE = {
     "ablate_sub_captions": "sub_captions",
     "ablate_token_limit": "token_limit",
     "compare_losses": "losses",
+    "compare_pretraining": "pretraining",
 }
 
 
@@ -122,3 +123,19 @@ def test_the_points_differ_in_what_is_ablated_alone(name):
     for point in points:
         assert (point.recipe.optimization, point.recipe.evaluation) == (recipe.optimization, recipe.evaluation)
         assert (point.recipe.method.image, point.recipe.seed) == (recipe.method.image, recipe.seed)
+
+
+@pytest.mark.parametrize(("name", "tokens"), [("scenes-lcl", 16), ("lcl-mmc4-b16", 196)])
+def test_pretraining_methods_share_tower_language_model_data_and_packing(name, tokens):
+    recipe = preset(name)
+    sweep = experiment("compare_pretraining").pretraining(recipe)
+    assert [point.name for point in sweep.points] == ["LCL", "Flamingo", "Emu"]
+    for point in sweep.points:
+        assert point.recipe.with_seed(0).data == recipe.data
+        assert (point.recipe.method.image, point.recipe.method.language) == (
+            recipe.method.image,
+            recipe.method.language,
+        )
+    assert sweep.points[2].recipe.method.tokens == tokens
+    with pytest.raises(SystemExit, match="compares with LCL"):
+        experiment("compare_pretraining").pretraining(preset("scenes"))

@@ -193,6 +193,7 @@ def test_the_experiment_as_a_job(installed):
     assert [trial["point"] for trial in json.loads((folder / "sweep.json").read_text())["trials"]] == ["0"]
 
 
+@pytest.mark.faults
 @pytest.mark.timeout(600)
 def test_a_stopped_job_says_how_to_go_on_and_does(installed):
     from ray.job_submission import JobStatus, JobSubmissionClient

@@ -154,6 +154,7 @@ def test_the_best_checkpoint_is_best_by_its_set(undisturbed):
     assert latest_step(undisturbed.job) == STEPS
 
 
+@pytest.mark.faults
 @pytest.mark.timeout(300)
 def test_a_killed_worker_changes_nothing(undisturbed, job_of, planned):
     killed = run(job_of(kill_at=7, after=CHECKPOINT))
