@@ -1,6 +1,8 @@
 """LCL, Table 6b: how much should the contrastive loss weigh against the generation loss?
 
-    python experiments/ablate_contrastive_weight.py                  documents of scenes, 2 cores, about 10 minutes
+    python experiments/ablate_contrastive_weight.py --placement.decode-actors 1 --placement.cpus-per-decode-actor 0.1
+                                                                     documents of scenes, three trials at a time on 2 cores,
+                                                                     about 10 minutes: too short for conclusions
     python experiments/ablate_contrastive_weight.py --steps 4000 --seeds 5
                                                                      the same on 2 cores, hours: enough for conclusions
     ray job submit --runtime-env ray_jobs/runtime_env.yaml -- python experiments/ablate_contrastive_weight.py \\

@@ -1,6 +1,8 @@
 """LCL, Table 6a: the contrastive loss alone, the generation loss alone, and both.
 
-    python experiments/ablate_loss.py                                documents of scenes, 2 cores, about 6 minutes
+    python experiments/ablate_loss.py --placement.decode-actors 1 --placement.cpus-per-decode-actor 0.1
+                                                                     documents of scenes, three trials at a time on 2 cores,
+                                                                     about 5 minutes: too short for conclusions
     python experiments/ablate_loss.py --recipe.data.scenes.redundancy 1
                                                                      every fact behind an image can be copied from before it
     ray job submit --runtime-env ray_jobs/runtime_env.yaml -- python experiments/ablate_loss.py \\

@@ -1,6 +1,7 @@
 """LCL, Table 1: methods of pre-training on the same interleaved documents, with the same tower and language model.
 
-    python experiments/compare_pretraining.py                        documents of scenes, 2 cores, about 6 minutes
+    python experiments/compare_pretraining.py --placement.decode-actors 1 --placement.cpus-per-decode-actor 0.1
+                                                                     documents of scenes, three trials at a time on 2 cores
     ray job submit --runtime-env ray_jobs/runtime_env.yaml -- python experiments/compare_pretraining.py \\
         --preset lcl-mmc4-b16 --train s3://bucket/mmc4-packed --workers 32 --placement.gpus-per-worker 1
 
