@@ -139,7 +139,7 @@ def scenes_lcl() -> Recipe:
         ),
         data=DocumentData(image_size=64, crop_scale=(1.0, 1.0)),
         optimization=Optimization(
-            steps=250, batch_size=16, learning_rate=1.5e-3, warmup_steps=25, weight_decay=0.1, betas=(0.9, 0.98)
+            steps=200, batch_size=16, learning_rate=1.5e-3, warmup_steps=20, weight_decay=0.1, betas=(0.9, 0.98)
         ),
     )
 
