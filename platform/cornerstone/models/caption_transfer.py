@@ -8,7 +8,7 @@ B pairs, P patches, V width of the patches, T tokens, E width of the language mo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -20,6 +20,7 @@ from cornerstone.errors import CornerstoneError
 from cornerstone.models.causal_text import CausalDecoder
 from cornerstone.models.image_tower import TimmTower
 from cornerstone.models.method import Group, Inputs, Losses, Method, grouped
+from cornerstone.models.tower_holder import TowerHolder
 from cornerstone.objectives import token_losses
 from cornerstone.objectives.gather import global_mean
 from cornerstone.recipes.caption_transfer import CaptionTransferConfig
@@ -33,7 +34,7 @@ class Features(NamedTuple):
     correct_B1: Tensor
 
 
-class CaptionTransfer(Method[PairBatch, Features]):
+class CaptionTransfer(TowerHolder, Method[PairBatch, Features]):
     """Tower, MLP, language model. A batch may bring a frozen tower's patches (B, P, V) instead of images."""
 
     config: CaptionTransferConfig
@@ -43,12 +44,7 @@ class CaptionTransfer(Method[PairBatch, Features]):
         if inputs.image_tower is None:
             raise CornerstoneError("Transfer to captioning needs an image tower, whose patches are read.")
         self.config, self.inputs = config, inputs
-        self._aside: tuple[TimmTower, ...] = ()
-        self.visual: TimmTower | None = None
-        if config.frozen:
-            self._aside = (inputs.image_tower.lock(),)  # in a tuple, so that nn.Module does not register it
-        else:
-            self.visual = inputs.image_tower
+        self.hold(inputs.image_tower, config.frozen)
         inside: int = inputs.image_tower.model.num_features  # type: ignore[assignment]
         width, words = config.language.width, inputs.vocab_size
         with torch.random.fork_rng(devices=[]):
@@ -61,17 +57,6 @@ class CaptionTransfer(Method[PairBatch, Features]):
     def build(cls, config: Any, inputs: Inputs, seed: int) -> Self:
         """The module to train."""
         return cls(config, inputs, seed)
-
-    @property
-    def image_tower(self) -> TimmTower | None:
-        """The tower, aside or not."""
-        return self._aside[0] if self._aside else self.visual
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        for tower in self._aside:
-            tower._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        return self
 
     def forward(self, batch: PairBatch) -> Features:
         """The losses of the raw captions' tokens; what begins a caption is given, what ends it is predicted too."""

@@ -5,7 +5,7 @@ B images, S pixels a side, P patches, V width of the patches, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -18,6 +18,7 @@ from cornerstone.errors import CornerstoneError
 from cornerstone.models.attention_pooling import AttentionPooling, usual_heads
 from cornerstone.models.image_tower import TimmTower
 from cornerstone.models.method import Group, Inputs, Losses, Method, grouped
+from cornerstone.models.tower_holder import TowerHolder
 from cornerstone.objectives.contrastive import at_least_fp32
 from cornerstone.objectives.gather import global_mean
 from cornerstone.recipes.classifier import ClassifierConfig
@@ -29,7 +30,7 @@ class Features(NamedTuple):
     logits_BC: Tensor
 
 
-class Classifier(Method[LabelledBatch, Features]):
+class Classifier(TowerHolder, Method[LabelledBatch, Features]):
     """Tower, attention pooling, LayerNorm, linear layer.
 
     A frozen tower is held outside the registered parameters, and a batch may bring its patches instead of images.
@@ -40,15 +41,9 @@ class Classifier(Method[LabelledBatch, Features]):
     def __init__(self, config: ClassifierConfig, inputs: Inputs, seed: int = 0) -> None:
         super().__init__()
         self.config, self.width = config, inputs.image_width
-        self._aside: tuple[TimmTower, ...] = ()
-        self.visual: TimmTower | None = None
         if not config.frozen and inputs.image_tower is None:
             raise CornerstoneError("The image tower is to be trained, but none is given.")
-        if inputs.image_tower is not None:
-            if config.frozen:
-                self._aside = (inputs.image_tower.lock(),)  # in a tuple, so that nn.Module does not register it
-            else:
-                self.visual = inputs.image_tower
+        self.hold(inputs.image_tower, config.frozen)
         heads = config.pooling_heads or usual_heads(self.width)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -59,17 +54,6 @@ class Classifier(Method[LabelledBatch, Features]):
     def build(cls, config: Any, inputs: Inputs, seed: int) -> Self:
         """The module to train."""
         return cls(config, inputs, seed)
-
-    @property
-    def image_tower(self) -> TimmTower | None:
-        """The tower, aside or not; None if it is given patches alone."""
-        return self._aside[0] if self._aside else self.visual
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        for tower in self._aside:
-            tower._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        return self
 
     def forward(self, batch: LabelledBatch) -> Features:
         """Logits from images (B, 3, S, S), or from a frozen tower's patches (B, P, V)."""

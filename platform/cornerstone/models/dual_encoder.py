@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Self, TypeVar, cast
 
 import torch
@@ -20,6 +20,7 @@ from cornerstone.errors import CornerstoneError
 from cornerstone.models.image_tower import TimmTower
 from cornerstone.models.method import Inputs, Method
 from cornerstone.models.text_tower import build_text_tower
+from cornerstone.models.tower_holder import TowerHolder
 from cornerstone.objectives.contrastive import at_least_fp32
 from cornerstone.recipes.dual_encoder import DualEncoderConfig
 
@@ -28,7 +29,7 @@ IMAGES_AT_ONCE = 512
 """Images of one pass through a locked tower: a tower needs some 5 MB for an image of 224 pixels while it computes."""
 
 
-class DualEncoder(Method[PairBatch, F]):
+class DualEncoder(TowerHolder, Method[PairBatch, F]):
     """An image tower, a text tower and a temperature. Methods add `forward`, `losses`, and the temperature's range.
 
     A locked image tower is held outside the registered parameters: it moves and changes its type with the module, but
@@ -57,11 +58,7 @@ class DualEncoder(Method[PairBatch, F]):
                 f"{tower.width}: compute the features with this tower, or name the one that computed them."
             )
         self.config, self.inputs = config, inputs
-        self._aside: tuple[TimmTower, ...] = ()
-        if tower is not None and config.image.locked:
-            self._aside = (tower.lock(),)  # in a tuple, so that nn.Module does not register it
-        else:
-            self.visual = tower
+        self.hold(tower, config.image.locked)
         self.text = build_text_tower(config.text, inputs.vocab_size, inputs.image_width, seed, text_tower)
         initial, _ = self.scale_range
         self.logit_scale = nn.Parameter(torch.tensor([math.log(initial)]))  # (1,): DeepSpeed cannot shard a scalar
@@ -75,17 +72,6 @@ class DualEncoder(Method[PairBatch, F]):
     @abstractmethod
     def scale_range(self) -> tuple[float, float]:
         """The temperature's exp at the start, and its cap."""
-
-    @property
-    def image_tower(self) -> TimmTower | None:
-        """The image tower, aside or not; None if there are only stored features."""
-        return self._aside[0] if self._aside else self.visual
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        for tower in self._aside:
-            tower._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        return self
 
     def scale(self) -> Tensor:
         """exp of `logit_scale`, at most the cap; shape (1,).
