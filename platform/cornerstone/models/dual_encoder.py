@@ -101,6 +101,16 @@ class DualEncoder(TowerHolder, Method[PairBatch, F]):
             pooled = self._pooled(self.image_tower, image)
         return functional.normalize(at_least_fp32(pooled), dim=-1)
 
+    def patches(self, image_B3SS: Tensor) -> Tensor:
+        """(B, P, V): the tower's patches, for methods that pool them themselves."""
+        if self.image_tower is None:
+            raise CornerstoneError("Images were given, but this model has no image tower, whose patches it pools.")
+        if not self._aside:
+            patches_BPV: Tensor = self.image_tower(image_B3SS).patches
+            return patches_BPV
+        with torch.no_grad():
+            return torch.cat([self._aside[0](part).patches for part in image_B3SS.split(IMAGES_AT_ONCE)])
+
     @staticmethod
     def _pooled(tower: TimmTower, image: Tensor) -> Tensor:
         pooled = tower(image).pooled
