@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cornerstone.data.derive import MIN_SIMILARITY, derive
 from cornerstone.data.documents import PackingConfig, PackingKeys
 from cornerstone.data.manifest import FILE as MANIFEST
 from cornerstone.data.parallel import map_here
@@ -62,6 +63,23 @@ def prepare_scenes(scenes: Scenes, image_size: int, say: Say) -> BuiltInScenes:
 
 def prepare_documents(scenes: SceneDocuments, image_size: int, say: Say) -> BuiltInScenes:
     """Write and pack the documents that are missing, without Ray. Existing parts are reused. They have no image tower."""
+    train, validation, probe = _document_sets(scenes, image_size, say)
+    tokenizer = train.join(TOKENIZER).read_text()
+    packed = [_packed(folder, tokenizer, scenes) for folder in (train, validation)]
+    return BuiltInScenes(packed[0], (f"documents={packed[1]}", probe.uri), "")
+
+
+def prepare_document_pairs(scenes: SceneDocuments, image_size: int, say: Say) -> BuiltInScenes:
+    """The same documents as pairs of an image and its matched sentence, with the same tokenizer and the same probe."""
+    train, validation, probe = _document_sets(scenes, image_size, say)
+    pairs = [_matched(folder) for folder in (train, validation)]
+    if not pairs[0].join(TOKENIZER).exists():
+        pairs[0].join(TOKENIZER).write_text(train.join(TOKENIZER).read_text())
+    return BuiltInScenes(pairs[0].uri, (f"validation={pairs[1].uri}", probe.uri), "")
+
+
+def _document_sets(scenes: SceneDocuments, image_size: int, say: Say) -> tuple[Location, Location, Location]:
+    """Folders of the training documents, with a tokenizer, of those for validation, and of labelled images."""
     world: dict[str, Any] = {"seed": scenes.seed, "image_size": image_size}
     world |= {name: getattr(scenes, name) for name in ("redundancy", "context", "mismatch")}
     world |= {"cells": scenes.cells} if scenes.cells != 3 else {}
@@ -70,8 +88,6 @@ def prepare_documents(scenes: SceneDocuments, image_size: int, say: Say) -> Buil
         with timed(say, "scenes: training a WordPiece vocabulary on the documents"):
             train.join(TOKENIZER).write_text(train_wordpiece(texts_of(DataSet.open(train))))
     validation = _documents("documents-validation", scenes.validation, world, say)
-    tokenizer = train.join(TOKENIZER).read_text()
-    packed = [_packed(folder, tokenizer, scenes) for folder in (train, validation)]
     pictures: dict[str, Any] = {"seed": scenes.seed, "image_size": image_size}
     pictures |= {"cells": scenes.cells} if scenes.cells != 3 else {}
     sets = home().join("scenes", f"probe-{digest({'images': scenes.probe_images, **pictures})}")
@@ -79,7 +95,7 @@ def prepare_documents(scenes: SceneDocuments, image_size: int, say: Say) -> Buil
     if not probe.join(MANIFEST).exists():
         with timed(say, f"scenes: writing {scenes.probe_images:,} labelled images to probe the tower with"):
             write_evaluation_sets(sets, images=scenes.probe_images, sets=["probe"], **pictures)
-    return BuiltInScenes(packed[0], (f"documents={packed[1]}", probe.uri), "")
+    return train, validation, probe
 
 
 def _documents(name: str, count: int, world: dict[str, Any], say: Say) -> Location:
@@ -97,6 +113,14 @@ def _packed(folder: Location, tokenizer: str, scenes: SceneDocuments) -> str:
     if not place.join(MANIFEST).exists():
         write_packing(folder, place, tokenizer, config, mapped=map_here)
     return place.uri
+
+
+def _matched(folder: Location) -> Location:
+    """The pairs of some documents: each image that is similar enough to its matched sentence, as packing takes them."""
+    place = home().join("scenes", f"pairs-{digest({'parent': DataSet.open(folder).manifest.content_hash})}")
+    if not place.join(MANIFEST).exists():
+        derive("mmc4-pair", folder, place, min_similarity=MIN_SIMILARITY, mapped=map_here)
+    return place
 
 
 def scenes_tower(scenes: Scenes, image_size: int, say: Say) -> str:

@@ -70,12 +70,8 @@ def _of_run(config: TextTowerConfig) -> BertModel | None:
     if place is None or not place.join("config.json").exists():
         return None
     described = json.loads(place.join("config.json").read_text()).get("build", {}).get("bert")
-    if described is None:
+    if described is None or described.get("model_type") != "bert":
         return None
-    if described.get("model_type") != "bert":
-        raise CornerstoneError(
-            f"The text tower of {place} is no BERT: name a run whose text tower is one (--recipe.method.text.name)."
-        )
     dropout = {"hidden_dropout_prob": config.dropout, "attention_probs_dropout_prob": config.dropout}
     bert = bert_from({**described, **dropout})
     tensors = safetensors.torch.load(place.join("model.safetensors").read_bytes())

@@ -2,7 +2,7 @@
 
 from cornerstone.recipes.coca import CocaConfig, CocaLoss
 from cornerstone.recipes.data import DataConfig
-from cornerstone.recipes.documents import DocumentData, SceneDocuments
+from cornerstone.recipes.documents import DocumentData, DocumentPairs, SceneDocuments
 from cornerstone.recipes.dual_encoder import DualEncoderConfig
 from cornerstone.recipes.emu import EmuConfig
 from cornerstone.recipes.flamingo import FlamingoConfig
@@ -26,6 +26,7 @@ __all__ = [
     "CornerText",
     "DataConfig",
     "DocumentData",
+    "DocumentPairs",
     "DualEncoderConfig",
     "EmuConfig",
     "Evaluation",

@@ -7,8 +7,8 @@ from pathlib import Path
 from cornerstone.data.storage import absolute
 from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation.sets import split_name
-from cornerstone.jobs.built_in_scenes import prepare_documents, prepare_scenes
-from cornerstone.recipes.documents import DocumentData
+from cornerstone.jobs.built_in_scenes import prepare_document_pairs, prepare_documents, prepare_scenes
+from cornerstone.recipes.documents import DocumentData, DocumentPairs, SceneDocuments
 from cornerstone.recipes.pairs import PairData
 from cornerstone.recipes.recipe import Recipe
 from cornerstone.training.shared import Shared
@@ -48,6 +48,8 @@ def _with_scenes(recipe: Recipe, shared: Shared) -> Recipe:
     data, image = recipe.data, recipe.method.image_tower
     if isinstance(data, DocumentData) and not data.tokenizer:
         return _with_scene_documents(recipe, data, shared)
+    if isinstance(data, DocumentPairs) and not data.tokenizer and image is not None and image.name:
+        return _with_document_pairs(recipe, data.documents, image.size, shared)
     if not isinstance(data, PairData) or image is None or (image.name and data.tokenizer):
         raise CornerstoneError(
             f"The preset {recipe.name!r} trains on your own data: name them with --train DIR and --eval DIR (`cornerstone data "
@@ -65,6 +67,14 @@ def _with_scene_documents(recipe: Recipe, data: DocumentData, shared: Shared) ->
     built_in = shared.once(
         ("scene documents", data.scenes, data.image_size),
         lambda: prepare_documents(data.scenes, data.image_size, shared.say),
+    )
+    recipe = recipe.with_data(train=built_in.train)
+    return recipe.with_evaluation(sets=recipe.evaluation.sets or built_in.sets)
+
+
+def _with_document_pairs(recipe: Recipe, documents: SceneDocuments, size: int, shared: Shared) -> Recipe:
+    built_in = shared.once(
+        ("scene document pairs", documents, size), lambda: prepare_document_pairs(documents, size, shared.say)
     )
     recipe = recipe.with_data(train=built_in.train)
     return recipe.with_evaluation(sets=recipe.evaluation.sets or built_in.sets)

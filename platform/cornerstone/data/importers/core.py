@@ -250,16 +250,24 @@ def meets(fields: dict[str, Any], where: Iterable[tuple[str, str]]) -> bool:
 
 
 def run_import(
-    format_name: str, source: Format, src: Location, out: Location, progress: OnImportProgress | None
+    format_name: str,
+    source: Format,
+    src: Location,
+    out: Location,
+    progress: OnImportProgress | None,
+    *,
+    mapped: Callable[..., Iterator[dict[str, bytes]]] | None = None,
 ) -> ImportReport:
     """Run an import into a folder without a manifest, reusing the tasks that an interrupted import finished.
 
+    `mapped=map_here` (`data/parallel.py`) runs the tasks in this process, without Ray.
     Raises CornerstoneError if no row is left, and if another process writes to the folder.
     """
     started = time.monotonic()
     plan, options = source.plan(), source.options
     with writing(out):
-        total = _gather(plan, _in_parallel(format_name, source, src, plan, out), out.join(QUARANTINE), progress)
+        outcomes = _in_parallel(format_name, source, src, plan, out, mapped)
+        total = _gather(plan, outcomes, out.join(QUARANTINE), progress)
         if not total.shards:
             forget(out)  # a finished but empty task must be read again: missing images may be there next time
             raise CornerstoneError(_why_empty(src, out, total))
@@ -327,13 +335,16 @@ def _why_empty(src: Location, out: Location, total: _Total) -> str:
 
 
 def _in_parallel(
-    format_name: str, source: Format, src: Location, plan: ImportPlan, out: Location
+    format_name: str,
+    source: Format,
+    src: Location,
+    plan: ImportPlan,
+    out: Location,
+    mapped: Callable[..., Iterator[dict[str, bytes]]] | None,
 ) -> Iterator[_Outcome]:
     """The results of all tasks, in the order of the plan."""
     if not plan.tasks:
         return
-    import ray.data
-
     # Fingerprint of everything that determines a task's output (records, their order, names of shards): if it is unchanged,
     # the finished task is reused.
     shared = [format_name, str(src), _recorded(source.options), plan.order, plan.classes, plan.source]
@@ -343,9 +354,15 @@ def _in_parallel(
         for i, (task, of_task) in enumerate(zip(plan.tasks, settings, strict=True))
     ]
     work = functools.partial(_work, source=source, out=out, tasks=len(items), classes=plan.classes)
-    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(work, concurrency=source.options.workers)
     failed = f"The import stopped, {out} is unfinished (fix the cause and run the same command again to resume):"
-    for row in in_order(dataset, failed):
+    if mapped is None:
+        import ray.data
+
+        tasks = ray.data.from_items(items, override_num_blocks=len(items))
+        rows = in_order(tasks.map(work, concurrency=source.options.workers), failed)
+    else:
+        rows = mapped(work, items, failed=failed)
+    for row in rows:
         yield pickle.loads(row["outcome"])
 
 
