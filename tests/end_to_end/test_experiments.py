@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import replace
 
 import pytest
 
@@ -120,8 +121,13 @@ def test_the_points_differ_in_what_is_ablated_alone(name):
     points = getattr(experiment(name), DEFINE[name])(recipe).points
     hashes = [p.recipe.hash({}) for p in points]
     assert len(set(hashes)) == len(points)
+    evaluation = points[0].recipe.evaluation
+    assert replace(evaluation, skip_unsuited=False) == recipe.evaluation
     for point in points:
-        assert (point.recipe.optimization, point.recipe.evaluation) == (recipe.optimization, recipe.evaluation)
+        images = recipe.optimization  # as many images a step, if a point reads the same documents as pairs
+        if point.recipe.data.kind != recipe.data.kind:
+            images = replace(images, batch_size=round(images.batch_size * recipe.data.images_per_sequence))
+        assert (point.recipe.optimization, point.recipe.evaluation) == (images, evaluation)
         assert (point.recipe.method.image, point.recipe.seed) == (recipe.method.image, recipe.seed)
 
 
@@ -129,13 +135,24 @@ def test_the_points_differ_in_what_is_ablated_alone(name):
 def test_pretraining_methods_share_tower_language_model_data_and_packing(name, tokens):
     recipe = preset(name)
     sweep = experiment("compare_pretraining").pretraining(recipe)
-    assert [point.name for point in sweep.points] == ["LCL", "Flamingo", "Emu"]
-    for point in sweep.points:
+    assert [point.name for point in sweep.points] == ["LCL", "Flamingo", "Emu", "CLIP", "CoCa"]
+    for point in sweep.points[:3]:
         assert point.recipe.with_seed(0).data == recipe.data
         assert (point.recipe.method.image, point.recipe.method.language) == (
             recipe.method.image,
             recipe.method.language,
         )
     assert sweep.points[2].recipe.method.tokens == tokens
+    clip, coca = (point.recipe for point in sweep.points[3:])
+    assert clip.data == coca.data == recipe.data.as_pairs()
+    assert (clip.method.loss.caption_weight, coca.method.loss.caption_weight) == (0, 2)
+    assert (clip.method.text.pooling, coca.method.text.pooling) == ("end", "trailing")
+    assert clip.method.text == replace(coca.method.text, pooling="end")
+    own = recipe.with_data(train="s3://bucket/packed")
+    without = experiment("compare_pretraining").pretraining(own)
+    assert [point.name for point in without.points] == ["LCL", "Flamingo", "Emu"]
+    assert "--recipe.data.pairs" in without.notes[0]
+    named = experiment("compare_pretraining").pretraining(own.with_data(pairs="s3://bucket/pairs"))
+    assert {point.recipe.data.train for point in named.points} == {"s3://bucket/packed", "s3://bucket/pairs"}
     with pytest.raises(SystemExit, match="compares with LCL"):
         experiment("compare_pretraining").pretraining(preset("scenes"))

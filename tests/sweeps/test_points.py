@@ -54,3 +54,17 @@ def test_trials_with_the_same_name_are_refused(name):
     two = Point("2", RECIPE, (Candidate("a", RECIPE),), "eval/a/b", (FollowUp("imagenet", lambda model: RECIPE),))
     with pytest.raises(CornerstoneError, match="Two trials of the sweep are named '2 "):
         Sweep([two, Point(name, RECIPE)], "2")
+
+
+def test_a_point_is_given_three_learning_rates_if_it_is_said_by_what_to_choose():
+    assert RECIPE.evaluation.best
+    point = Point.at_best_rate("LiT", RECIPE)
+    assert (point.recipe, point.chosen_by) == (RECIPE, RECIPE.evaluation.best)
+    rate = RECIPE.optimization.learning_rate
+    assert {c.name: c.recipe.optimization.learning_rate / rate for c in point.candidates} == {
+        "lr × 0.5": 0.5,
+        "lr × 1": 1,
+        "lr × 2": 2,
+    }
+    without = RECIPE.with_evaluation(best="")
+    assert Point.at_best_rate("LiT", without) == Point("LiT", without)

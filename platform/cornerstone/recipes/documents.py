@@ -66,7 +66,7 @@ class DocumentData(DataConfig):
     pairs: str = field(default="", metadata=NOT_HASHED)
     """The same documents as pairs (`cornerstone data derive mmc4-pair`), for the points of a comparison that are trained on
     pairs: a folder or URI. Empty for the built-in documents'."""
-    images_per_sequence: float = field(default=2.8, metadata=NOT_HASHED)
+    images_per_sequence: float = field(default=4.4, metadata=NOT_HASHED)
     """Images of a packed sequence on average, as `cornerstone data pack` counts them: so many pairs are as many images."""
 
     def __post_init__(self) -> None:
@@ -87,6 +87,7 @@ class DocumentData(DataConfig):
         return DocumentPairs(
             train=self.pairs,
             tokenizer=self.tokenizer,
+            limit_rows=self.limit_rows and round(self.limit_rows * self.images_per_sequence),
             bad_row_limit=self.bad_row_limit,
             sub_captions=0,
             crop_scale=self.crop_scale,

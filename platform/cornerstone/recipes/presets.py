@@ -162,7 +162,7 @@ def scenes_coca() -> Recipe:
     text = ClipText(width=128, layers=2, heads=4, token_limit=64, pooling="trailing")
     method = CocaConfig(_small_tower(), text, decoder_layers=2, queries=16)
     data = DocumentPairs(sub_captions=0, crop_scale=(1.0, 1.0))
-    return replace(scenes_lcl().with_optimization(batch_size=45), name="scenes-coca", method=method, data=data)
+    return replace(scenes_lcl().with_optimization(batch_size=70), name="scenes-coca", method=method, data=data)
 
 
 def scenes_clip_pair() -> Recipe:

@@ -59,6 +59,19 @@ class Point:
         """The name of a follow-up's row in the table."""
         return f"{self.name} → {follow_up}"
 
+    @staticmethod
+    def at_best_rate(name: str, recipe: Recipe) -> Point:
+        """The recipe at half, once and twice its learning rate, of which the metric `recipe.evaluation.best` chooses one.
+
+        Without such a metric at its own rate.
+        """
+        chosen_by, rate = recipe.evaluation.best, recipe.optimization.learning_rate
+        if not chosen_by:
+            return Point(name, recipe)
+        rates = {f"lr × {factor:g}": factor * rate for factor in (0.5, 1.0, 2.0)}
+        candidates = [Candidate(label, recipe.with_optimization(learning_rate=one)) for label, one in rates.items()]
+        return Point(name, recipe, candidates=tuple(candidates), chosen_by=chosen_by)
+
     @property
     def rows(self) -> list[str]:
         """The point's rows in the table."""

@@ -53,7 +53,7 @@ def _with_scenes(recipe: Recipe, shared: Shared) -> Recipe:
     if not isinstance(data, PairData) or image is None or (image.name and data.tokenizer):
         raise CornerstoneError(
             f"The preset {recipe.name!r} trains on your own data: name them with --train DIR and --eval DIR (`cornerstone data "
-            f"import` makes such folders). The presets smoke, scenes, scenes-long and scenes-lcl bring their own."
+            f"import` makes such folders). The presets smoke, scenes, scenes-long, scenes-lcl and scenes-coca bring their own."
         )
     scenes, size = data.scenes, image.size
     built_in = shared.once(("scenes", scenes, size), lambda: prepare_scenes(scenes, size, shared.say))

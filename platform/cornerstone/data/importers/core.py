@@ -21,7 +21,7 @@ from cornerstone.data.images import BadImage, probe
 from cornerstone.data.importers.fields import find, holds, spelled, texts, utf8
 from cornerstone.data.manifest import CLASSIFICATION, RETRIEVAL, Kind, Manifest, Shard
 from cornerstone.data.output import Done, finish, finished, forget, writing
-from cornerstone.data.parallel import in_order
+from cornerstone.data.parallel import Mapped, in_order
 from cornerstone.data.records import Caption, Document, Pair, Record, Role
 from cornerstone.data.shards import ROWS_PER_SHARD, write_shard
 from cornerstone.data.storage import Location, absolute
@@ -256,7 +256,7 @@ def run_import(
     out: Location,
     progress: OnImportProgress | None,
     *,
-    mapped: Callable[..., Iterator[dict[str, bytes]]] | None = None,
+    mapped: Mapped | None = None,
 ) -> ImportReport:
     """Run an import into a folder without a manifest, reusing the tasks that an interrupted import finished.
 
@@ -335,12 +335,7 @@ def _why_empty(src: Location, out: Location, total: _Total) -> str:
 
 
 def _in_parallel(
-    format_name: str,
-    source: Format,
-    src: Location,
-    plan: ImportPlan,
-    out: Location,
-    mapped: Callable[..., Iterator[dict[str, bytes]]] | None,
+    format_name: str, source: Format, src: Location, plan: ImportPlan, out: Location, mapped: Mapped | None
 ) -> Iterator[_Outcome]:
     """The results of all tasks, in the order of the plan."""
     if not plan.tasks:
