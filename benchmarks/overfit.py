@@ -19,6 +19,8 @@ from cornerstone.data.importers import import_pairs
 from cornerstone.data.layout import Layout
 from cornerstone.data.parallel import map_here
 from cornerstone.data.records import Pair
+from cornerstone.data.scenes.tokenizer import texts_of, train_wordpiece
+from cornerstone.data.shards import DataSet
 from cornerstone.data.stream import Stream
 from cornerstone.evaluation.evaluator import evaluate
 from cornerstone.evaluation.judged import metrics_of
@@ -59,7 +61,9 @@ def _packed(folder: Path, name: str, shape: str, documents: int | None = None) -
     import_pairs(shape, source, folder / "documents", images=str(DATA / name / "images"), limit_rows=documents)
     rule = "mmc4" if shape == "mmc4" else "obelics"
     config = PackingConfig(token_budget=BUDGET, image_tokens=16, rule=rule, keep_surplus=rule == "mmc4")
-    write_packing(str(folder / "documents"), str(folder / "packing"), vocabulary(), config, mapped=map_here)
+    # A vocabulary of the few documents' own: BERT's 30,522 words would take most of the time.
+    known = train_wordpiece(texts_of(DataSet.open(folder / "documents")), 4096) if documents else vocabulary()
+    write_packing(str(folder / "documents"), str(folder / "packing"), known, config, mapped=map_here)
     return str(folder / "packing")
 
 
