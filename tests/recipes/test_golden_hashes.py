@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cornerstone.hashing import as_json, declared_default, hashed_fields
 from cornerstone.recipes import PRESETS, DocumentData, LotlipConfig, PairData, Recipe, preset
+from cornerstone.recipes.blip2 import Blip2Config, QFormerText
 from cornerstone.recipes.caption_transfer import CaptionTransferConfig
 from cornerstone.recipes.classifier import ClassifierConfig
 from cornerstone.recipes.dual_encoder import DualEncoderConfig
@@ -49,6 +50,7 @@ BUILT_IN = (
     LclConfig,
     FlamingoConfig,
     EmuConfig,
+    Blip2Config,
     ClassifierConfig,
     CaptionTransferConfig,
     RetrievalTransferConfig,
@@ -56,6 +58,7 @@ BUILT_IN = (
     DocumentData,
     BertText,
     CornerText,
+    QFormerText,
 )
 """Every configuration that a recipe may hold: their defaults stand behind hashes."""
 

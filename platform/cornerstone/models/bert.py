@@ -70,7 +70,7 @@ def _of_run(config: BertText) -> BertModel | None:
     if place is None or not place.join("config.json").exists():
         return None
     described = json.loads(place.join("config.json").read_text()).get("build", {}).get("bert")
-    if described is None:
+    if described is None or described.get("model_type") != "bert":
         return None
     dropout = {"hidden_dropout_prob": config.dropout, "attention_probs_dropout_prob": config.dropout}
     bert = bert_from({**described, **dropout})

@@ -1,5 +1,6 @@
 """Recipes: configuration as frozen dataclasses, presets as functions, and the placement apart from both."""
 
+from cornerstone.recipes.blip2 import Blip2Config, Blip2Loss, QFormerText
 from cornerstone.recipes.data import DataConfig
 from cornerstone.recipes.documents import DocumentData, SceneDocuments
 from cornerstone.recipes.dual_encoder import DualEncoderConfig
@@ -18,6 +19,8 @@ from cornerstone.recipes.towers import BertText, CornerText, ImageTower
 __all__ = [
     "PRESETS",
     "BertText",
+    "Blip2Config",
+    "Blip2Loss",
     "CausalText",
     "CornerText",
     "DataConfig",
@@ -35,6 +38,7 @@ __all__ = [
     "Optimization",
     "PairData",
     "Placement",
+    "QFormerText",
     "Recipe",
     "SceneDocuments",
     "Scenes",

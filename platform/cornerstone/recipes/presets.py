@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from cornerstone.errors import CornerstoneError, did_you_mean
+from cornerstone.recipes.blip2 import Blip2Config, QFormerText
 from cornerstone.recipes.documents import DocumentData
 from cornerstone.recipes.emu import EmuConfig
 from cornerstone.recipes.flamingo import FlamingoConfig
@@ -48,6 +49,19 @@ def scenes_siglip() -> Recipe:
     """SigLIP on the same world, from its raw captions."""
     text = BertText(name="", width=96, layers=2, heads=3, token_limit=64)
     return replace(scenes(), name="scenes-siglip", method=SiglipConfig(image=ImageTower(name="", size=64), text=text))
+
+
+def scenes_blip2() -> Recipe:
+    """The BLIP-2-like baseline on the same world's raw captions, with the tower of `scenes-lcl` and a Q-Former of its width."""
+    text = QFormerText("", width=128, layers=2, heads=4, token_limit=64, queries=16, embedding=128)
+    recipe = replace(
+        scenes(),
+        name="scenes-blip2",
+        method=Blip2Config(_small_tower(), text),
+        data=PairData(sub_captions=0, crop_scale=(1.0, 1.0)),
+        verdicts="",
+    )
+    return recipe.with_optimization(steps=300, batch_size=64, learning_rate=1e-3, warmup_steps=30)
 
 
 def scenes_gpu() -> Recipe:
@@ -232,6 +246,7 @@ PRESETS: dict[str, Callable[[], Recipe]] = {
     "scenes": scenes,
     "scenes-long": scenes_long,
     "scenes-siglip": scenes_siglip,
+    "scenes-blip2": scenes_blip2,
     "scenes-gpu": scenes_gpu,
     "photos": photos,
     "lotlip-3m": lotlip_3m,
