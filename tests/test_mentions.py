@@ -40,7 +40,16 @@ def experiment_help(arguments) -> None:
 def options() -> set[str]:
     """Every option of every command; the recipe's of all methods."""
     texts = [helped(main, *name.split()) for name in command_names()]
-    trained = ("scenes", "scenes-siglip", "scenes-blip2", "photos", "scenes-lcl", "scenes-flamingo", "scenes-emu")
+    trained = (
+        "scenes",
+        "scenes-siglip",
+        "scenes-blip2",
+        "photos",
+        "scenes-lcl",
+        "scenes-flamingo",
+        "scenes-emu",
+        "scenes-beit3",
+    )
     for preset in trained:
         stream = io.StringIO()
         with contextlib.redirect_stdout(stream), contextlib.suppress(SystemExit):

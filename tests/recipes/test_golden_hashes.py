@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cornerstone.hashing import as_json, declared_default, hashed_fields
 from cornerstone.recipes import PRESETS, DocumentData, LotlipConfig, PairData, Recipe, preset
+from cornerstone.recipes.beit3 import Beit3Config
 from cornerstone.recipes.blip2 import Blip2Config, QFormerText
 from cornerstone.recipes.caption_transfer import CaptionTransferConfig
 from cornerstone.recipes.classifier import ClassifierConfig
@@ -51,6 +52,7 @@ BUILT_IN = (
     FlamingoConfig,
     EmuConfig,
     Blip2Config,
+    Beit3Config,
     ClassifierConfig,
     CaptionTransferConfig,
     RetrievalTransferConfig,

@@ -1,5 +1,6 @@
 """Recipes: configuration as frozen dataclasses, presets as functions, and the placement apart from both."""
 
+from cornerstone.recipes.beit3 import Beit3Config
 from cornerstone.recipes.blip2 import Blip2Config, Blip2Loss, QFormerText
 from cornerstone.recipes.data import DataConfig
 from cornerstone.recipes.documents import DocumentData, SceneDocuments
@@ -18,6 +19,7 @@ from cornerstone.recipes.towers import BertText, CornerText, ImageTower
 
 __all__ = [
     "PRESETS",
+    "Beit3Config",
     "BertText",
     "Blip2Config",
     "Blip2Loss",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from cornerstone.errors import CornerstoneError, did_you_mean
+from cornerstone.recipes.beit3 import Beit3Config
 from cornerstone.recipes.blip2 import Blip2Config, QFormerText
 from cornerstone.recipes.documents import DocumentData
 from cornerstone.recipes.emu import EmuConfig
@@ -170,6 +171,12 @@ def scenes_emu() -> Recipe:
     return replace(scenes_lcl(), name="scenes-emu", method=method)
 
 
+def scenes_beit3() -> Recipe:
+    """The BEiT-3-like baseline on the same documents, with the same tower, whose blocks the text shares."""
+    method = Beit3Config(_small_tower(), positions=256, min_block=2)
+    return replace(scenes_lcl(), name="scenes-beit3", method=method)
+
+
 def _small_tower() -> ImageTower:
     return ImageTower("vit_base_patch16_224", False, False, 64, "none", width=128, layers=3, heads=4, patch=16)
 
@@ -256,6 +263,7 @@ PRESETS: dict[str, Callable[[], Recipe]] = {
     "scenes-lcl": scenes_lcl,
     "scenes-flamingo": scenes_flamingo,
     "scenes-emu": scenes_emu,
+    "scenes-beit3": scenes_beit3,
     "lcl-mmc4-b16": lcl_mmc4_b16,
     "lcl-laion-b16": lcl_laion_b16,
     "lcl-l14": lcl_l14,
