@@ -206,7 +206,8 @@ class Beit3(DocumentModel[Features]):
         """(B, 1): of each sequence the sum of its masked patches' mean squared errors."""
         hidden_KV = x_BTV[batch.token_ids == self.ids.image][masked_NP.flatten()]
         found_KC = at_least_fp32(self.to_pixels(self._tower.norm(hidden_KV)))
-        wanted_KC = patch_pixels(self.visual.normalised(batch.image), self.side)[masked_NP]
+        pixels_NPC = patch_pixels(self.visual.normalised(at_least_one(batch.image)), self.side)
+        wanted_KC = pixels_NPC[: len(masked_NP)][masked_NP]
         error_K = (found_KC - wanted_KC.to(found_KC.dtype)).square().mean(-1)
         row_K = batch.image_row[:, None].expand_as(masked_NP)[masked_NP]
         return error_K.new_zeros(len(batch)).index_add(0, row_K, error_K)[:, None]
