@@ -171,3 +171,15 @@ def test_a_tower_without_a_class_token_is_refused():
 
     with pytest.raises(CornerstoneError, match=r"BEiT-3 reads a class token.*--recipe.method.image.name"):
         Beit3.build(config, Inputs(tiny.WORDS, tower.width, tower, special_ids=IDS), 0)
+
+
+def test_a_token_is_predicted_from_its_own_place():
+    model, batch = tiny.method(kind="beit3"), documents([laid(5, 6, IMAGE, 7)])
+    x_BTV = torch.randn(1, 40, 24, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    only = torch.zeros_like(batch.target)
+    only[0, 2] = True
+    losses = model._words(x_BTV, batch, only)
+    (gradient,) = torch.autograd.grad(losses.sum_B1.sum(), x_BTV)
+    assert gradient[0].abs().amax(-1).nonzero().flatten().tolist() == [2]
+    log_p = model.head(model.norm(x_BTV[0, 2])).log_softmax(-1)
+    torch.testing.assert_close(losses.sum_B1[0, 0], -log_p[6])

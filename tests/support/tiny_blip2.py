@@ -15,10 +15,13 @@ from cornerstone.recipes import Blip2Config, Blip2Loss, ImageTower, QFormerText
 WORDS, SIDE, ROWS = 30, 16, 7
 
 
-def method(seed: int = 0, locked: bool = False, **loss) -> Blip2:
-    """A tower of two layers on 16 pixels in 4 patches, and a Q-Former of three layers with 3 queries."""
+def method(seed: int = 0, locked: bool = False, wide: bool = False, **loss) -> Blip2:
+    """A tower of two layers on 16 pixels in 4 patches, and a Q-Former of three layers with 3 queries.
+
+    A `wide` one has weights of more than 100,000 numbers, below which ZeRO-3 shards nothing.
+    """
     image = ImageTower("vit_base_patch16_224", False, locked, SIDE, "none", width=24, layers=2, heads=2, patch=8)
-    text = QFormerText("", width=32, layers=3, heads=2, token_limit=16, queries=3, embedding=16)
+    text = QFormerText("", width=160 if wide else 32, layers=3, heads=2, token_limit=16, queries=3, embedding=16)
     config = Blip2Config(image, text, Blip2Loss(**loss))
     tower = build_image_tower(image, seed=seed)
     return Blip2.build(config, Inputs(WORDS, tower.width, tower), seed)
