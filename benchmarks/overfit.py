@@ -15,6 +15,7 @@ import torch
 from benchmarks.reading import DATA, vocabulary
 from benchmarks.report import table
 from cornerstone.data.documents import PackingConfig
+from cornerstone.data.documents.config import Rule
 from cornerstone.data.importers import import_pairs
 from cornerstone.data.layout import Layout
 from cornerstone.data.parallel import map_here
@@ -32,7 +33,8 @@ from cornerstone.training.prepare import prepare
 from cornerstone.training.schedule import learning_rate
 
 BUDGET, SEQUENCES, DOCUMENTS = 512, 8, 32
-STEPS, OVERFIT_STEPS, EVERY = 60, 800, 100
+STEPS, OVERFIT_STEPS, EVERY = 60, 600, 100
+RULES: dict[str, Rule] = {"mmc4": "mmc4", "obelics": "obelics"}
 SHOWN = ("generation", "token_accuracy", "context_r1", "effective_rank")
 
 
@@ -59,10 +61,9 @@ def overfit(folder: Path, pairs: list[Pair]) -> None:
 def _packed(folder: Path, name: str, shape: str, documents: int | None = None) -> str:
     source = DATA / name / f"docs_{shape}.jsonl"
     import_pairs(shape, source, folder / "documents", images=str(DATA / name / "images"), limit_rows=documents)
-    rule = "mmc4" if shape == "mmc4" else "obelics"
-    config = PackingConfig(token_budget=BUDGET, image_tokens=16, rule=rule, keep_surplus=rule == "mmc4")
+    config = PackingConfig(token_budget=BUDGET, image_tokens=16, rule=RULES[shape], keep_surplus=shape == "mmc4")
     # A vocabulary of the few documents' own: BERT's 30,522 words would take most of the time.
-    known = train_wordpiece(texts_of(DataSet.open(folder / "documents")), 4096) if documents else vocabulary()
+    known = train_wordpiece(texts_of(DataSet.open(str(folder / "documents"))), 4096) if documents else vocabulary()
     write_packing(str(folder / "documents"), str(folder / "packing"), known, config, mapped=map_here)
     return str(folder / "packing")
 

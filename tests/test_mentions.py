@@ -40,7 +40,18 @@ def experiment_help(arguments) -> None:
 def options() -> set[str]:
     """Every option of every command; the recipe's of all methods."""
     texts = [helped(main, *name.split()) for name in command_names()]
-    for preset in ("scenes", "scenes-siglip", "photos", "scenes-lcl", "scenes-flamingo", "scenes-emu", "scenes-coca"):
+    trained = (
+        "scenes",
+        "scenes-siglip",
+        "scenes-blip2",
+        "photos",
+        "scenes-lcl",
+        "scenes-flamingo",
+        "scenes-emu",
+        "scenes-coca",
+        "scenes-beit3",
+    )
+    for preset in trained:
         stream = io.StringIO()
         with contextlib.redirect_stdout(stream), contextlib.suppress(SystemExit):
             main(["train", "--preset", preset, "--help-all"])

@@ -17,6 +17,7 @@ from cornerstone.data.stream import Stream
 from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation.evaluator import Model, evaluate
 from cornerstone.evaluation.judged import metrics_of, per_query_table, queries_of
+from cornerstone.evaluation.ranking import cosine
 from cornerstone.evaluation.sets import open_sets
 from cornerstone.evaluation.tasks import EvaluationInputs, pair_task
 from cornerstone.evaluation.tasks.classification import class_features
@@ -47,6 +48,8 @@ class Encoder:
         place = torch.arange(ids.shape[1])
         summed = (self.words[ids, place] * (place < lengths[:, None])[..., None]).sum(1)
         return F.normalize(summed, dim=-1)
+
+    similarity = staticmethod(cosine)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from cornerstone.hashing import as_json, declared_default, hashed_fields
 from cornerstone.recipes import PRESETS, DocumentData, DocumentPairs, LotlipConfig, PairData, Recipe, preset
+from cornerstone.recipes.beit3 import Beit3Config
+from cornerstone.recipes.blip2 import Blip2Config, QFormerText
 from cornerstone.recipes.caption_transfer import CaptionTransferConfig
 from cornerstone.recipes.classifier import ClassifierConfig
 from cornerstone.recipes.coca import CocaConfig
@@ -51,6 +53,8 @@ BUILT_IN = (
     LclConfig,
     FlamingoConfig,
     EmuConfig,
+    Blip2Config,
+    Beit3Config,
     ClassifierConfig,
     CaptionTransferConfig,
     RetrievalTransferConfig,
@@ -60,6 +64,7 @@ BUILT_IN = (
     BertText,
     CornerText,
     ClipText,
+    QFormerText,
 )
 """Every configuration that a recipe may hold: their defaults stand behind hashes."""
 

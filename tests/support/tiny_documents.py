@@ -13,6 +13,7 @@ from cornerstone.data.documents.config import SpecialIds
 from cornerstone.inference.documents import sequence_batch
 from cornerstone.models.image_tower import build_image_tower
 from cornerstone.models.method import Inputs
+from cornerstone.recipes.beit3 import Beit3Config
 from cornerstone.recipes.emu import EmuConfig
 from cornerstone.recipes.flamingo import FlamingoConfig
 from cornerstone.recipes.language import CausalText
@@ -46,8 +47,15 @@ def emu(wide: bool = False, **changes) -> EmuConfig:
     return EmuConfig(TOWER, _language(wide), **sizes)
 
 
-KINDS = {"lcl": config, "flamingo": flamingo, "emu": emu}
+def beit3(wide: bool = False, **changes) -> Beit3Config:
+    tower = replace(TOWER, width=192 if wide else TOWER.width)
+    return Beit3Config(tower, **{"positions": 64, "min_block": 1, **changes})
+
+
+KINDS = {"lcl": config, "flamingo": flamingo, "emu": emu, "beit3": beit3}
 """Every method on documents, by its kind."""
+BOTH_WAYS = ("beit3",)
+"""Those of which a word sees what follows it."""
 
 
 def _language(wide: bool, **changes) -> CausalText:

@@ -175,15 +175,16 @@ def test_shards_without_a_tokenizer_need_one_named(recipe, tmp_path, small_data,
 def test_without_train_the_scenes_are_the_data(recipe, pairs_folder, monkeypatch):
     built_in = BuiltInScenes(pairs_folder, (pairs_folder,), "test_vit.r160_in1k")
     asked = []
-    monkeypatch.setattr(resolve_module, "prepare_scenes", lambda *a: asked.append(a) or built_in)
+    monkeypatch.setattr(resolve_module, "prepare_scenes", lambda *a, tower: asked.append((*a, tower)) or built_in)
     prepared = prepare(recipe.with_data(train="").with_image(name=""), quiet)
-    assert [a[:2] for a in asked] == [(recipe.data.scenes, 32)]
+    assert [(*a[:2], a[-1]) for a in asked] == [(recipe.data.scenes, 32, True)]
     assert prepared.recipe.data.train == pairs_folder
     assert prepared.recipe.method.image.name == "test_vit.r160_in1k"
     assert prepared.recipe.evaluation.sets == (pairs_folder,)
     named = prepare(recipe.with_data(train="").with_evaluation(sets=(f"mine={pairs_folder}",)), quiet)
     assert named.recipe.evaluation.sets == (f"mine={pairs_folder}",)
     assert named.recipe.method.image == recipe.method.image
+    assert asked[-1][-1] is False  # a tower that is named needs none to be pretrained
 
 
 def test_documents_and_their_pairs_are_of_the_same_images(monkeypatch, tmp_path):

@@ -21,6 +21,15 @@ TIE = 1e-6
 """Similarities of unit vectors that differ by less count as equal: rounding in a matrix product depends on its blocking."""
 
 
+Similarity = Callable[[Tensor, Tensor], Tensor]
+"""Compares every image (N, ...) with every text (T, ...), from features of length 1: (N, T), at most 1."""
+
+
+def cosine(image_ND: Tensor, text_TD: Tensor) -> Tensor:
+    """(N, T): what images and texts with one feature each are compared by."""
+    return image_ND @ text_TD.T
+
+
 @dataclass(frozen=True)
 class Measured:
     """The result of a task on one evaluation set.
@@ -43,12 +52,19 @@ def normalised(features: Tensor) -> Tensor:
     return F.normalize(features.float(), dim=-1)
 
 
-def ranks(query_QD: Tensor, gallery_GD: Tensor, right: Callable[[slice], Tensor], chunk: int = CHUNK) -> Tensor:
+def ranks(
+    query_QD: Tensor,
+    gallery_GD: Tensor,
+    right: Callable[[slice], Tensor],
+    chunk: int = CHUNK,
+    similarity: Similarity = cosine,
+) -> Tensor:
     """How many wrong items rank before each query's best right item: int64 (Q,); 0 is a hit at 1.
 
-    `right` gives, for a slice of queries, a bool (C, G) of the right items. Features have length 1. A wrong item that is
-    as similar as the best right one ranks before it, and so does every item if a similarity is NaN. A model that gives
-    the same feature for every input, or NaN, therefore has a recall of 0.
+    `right` gives, for a slice of queries, a bool (C, G) of the right items. Features have length 1, and `similarity` gives
+    (C, G) of some queries and the gallery. A wrong item that is as similar as the best right one ranks before it, and so does
+    every item if a similarity is NaN. A model that gives the same feature for every input, or NaN, therefore has a recall
+    of 0.
     """
     if query_QD.shape[-1] != gallery_GD.shape[-1]:
         raise CornerstoneError(
@@ -57,7 +73,7 @@ def ranks(query_QD: Tensor, gallery_GD: Tensor, right: Callable[[slice], Tensor]
     found = []
     for start in range(0, len(query_QD), chunk):
         part = slice(start, min(start + chunk, len(query_QD)))
-        similarity_CG, right_CG = query_QD[part] @ gallery_GD.T, right(part)
+        similarity_CG, right_CG = similarity(query_QD[part], gallery_GD), right(part)
         best_C = similarity_CG.masked_fill(~right_CG, -torch.inf).amax(dim=1)
         before_CG = ~(similarity_CG < best_C[:, None] - TIE) & ~right_CG
         found.append(before_CG.sum(dim=1))

@@ -68,7 +68,10 @@ class SavedModel:
 
     @torch.no_grad()
     def encode_image(self, images_B3SS: Tensor) -> Tensor:
-        """(B, D), L2-normalised, from normalised floats as `transform` gives them, or from uint8 pixels."""
+        """(B, D), L2-normalised, from normalised floats as `transform` gives them, or from uint8 pixels.
+
+        Of a method with several features of an image (BLIP-2's queries) they are (B, Q, D); `module.similarity` compares them.
+        """
         return torch.cat([self.encoder.encode_image(part.to(self.device)) for part in images_B3SS.split(_AT_A_TIME)])
 
     @torch.no_grad()

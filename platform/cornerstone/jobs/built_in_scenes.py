@@ -31,15 +31,15 @@ TOWER = ("config.json", "model.safetensors")
 
 @dataclass(frozen=True)
 class BuiltInScenes:
-    """Folders of the built-in scenes: training pairs, evaluation sets and image tower."""
+    """Folders of the built-in scenes: training pairs, evaluation sets and image tower ("": none was asked for)."""
 
     train: str
     sets: tuple[str, ...]
     tower: str
 
 
-def prepare_scenes(scenes: Scenes, image_size: int, say: Say) -> BuiltInScenes:
-    """Write the parts that are missing, one after another. Existing parts are reused."""
+def prepare_scenes(scenes: Scenes, image_size: int, say: Say, *, tower: bool = True) -> BuiltInScenes:
+    """Write the parts that are missing, one after another, the pretrained tower if it is asked for. Parts are reused."""
     root = home().join("scenes")
     world: dict[str, Any] = {"seed": scenes.seed, "image_size": image_size, **scenes.world}
     train = root.join(f"train-{digest({'pairs': scenes.pairs, **world})}")
@@ -56,9 +56,8 @@ def prepare_scenes(scenes: Scenes, image_size: int, say: Say) -> BuiltInScenes:
             say, f"scenes: writing evaluation sets of {scenes.evaluation_images:,} images each ({', '.join(missing)})"
         ):
             write_evaluation_sets(sets, images=scenes.evaluation_images, sets=missing, **world)
-    return BuiltInScenes(
-        train.uri, tuple(sets.join(name).uri for name in EVALUATION_SETS), scenes_tower(scenes, image_size, say)
-    )
+    pretrained = scenes_tower(scenes, image_size, say) if tower else ""
+    return BuiltInScenes(train.uri, tuple(sets.join(name).uri for name in EVALUATION_SETS), pretrained)
 
 
 def prepare_documents(scenes: SceneDocuments, image_size: int, say: Say) -> BuiltInScenes:

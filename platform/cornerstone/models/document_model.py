@@ -77,7 +77,7 @@ class DocumentModel(Method[SequenceBatch, F]):
 
     def patches(self, image_N3SS: Tensor) -> Tensor:
         """(N, P, V). Without any image the tower sees a black one, so that all workers call it equally often."""
-        found: Tensor = self.visual(_at_least_one(image_N3SS)).patches
+        found: Tensor = self.visual(at_least_one(image_N3SS)).patches
         return found
 
     def described(self) -> dict[str, Any]:
@@ -109,16 +109,21 @@ def inserted(x_BTE: Tensor, token_ids_BT: Tensor, image_id: int, tokens_NPE: Ten
     return x_BTE.masked_scatter(place_BT[..., None], tokens_NPE)
 
 
+def image_numbers(batch: SequenceBatch) -> Tensor:
+    """(B, T): which of the N images is the latest of its sequence up to each token, its <BoI> included; -1 before the first."""
+    number_N = torch.arange(len(batch.image_row), device=batch.document.device)
+    latest_BT = torch.full_like(batch.document, -1)
+    latest_BT[batch.image_row, batch.image_at] = number_N
+    return latest_BT.cummax(dim=1).values
+
+
 def latest_image(batch: SequenceBatch) -> Tensor:
     """(B, T): which of the N images is the latest of its document up to each token, its <BoI> included.
 
     -1 before the first image of a document, at padding, and if there is no picture of the latest image.
     """
-    number_N = torch.arange(len(batch.image_row), device=batch.document.device)
-    latest_BT = torch.full_like(batch.document, -1)
-    latest_BT[batch.image_row, batch.image_at] = number_N
-    latest_BT = latest_BT.cummax(dim=1).values
-    if not len(number_N):
+    latest_BT = image_numbers(batch)
+    if not len(batch.image_row):
         return latest_BT
     document_N = batch.document[batch.image_row, batch.image_at]
     usable_BT = (document_N[latest_BT] == batch.document) & batch.image_valid[latest_BT]
@@ -147,5 +152,6 @@ def image_variance(image_ND: Tensor, valid_N: Tensor, group: ProcessGroup | None
     return 1 - mean_D.square().sum()
 
 
-def _at_least_one(image_N3SS: Tensor) -> Tensor:
+def at_least_one(image_N3SS: Tensor) -> Tensor:
+    """The images, or a black one if there is none."""
     return image_N3SS if len(image_N3SS) else image_N3SS.new_zeros(1, *image_N3SS.shape[1:])

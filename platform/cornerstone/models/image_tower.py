@@ -54,16 +54,20 @@ class TimmTower(nn.Module):
 
     def forward(self, image_B3SS: Tensor) -> ImageFeatures:
         """Features from normalised floats, or from uint8 pixels, which are normalised here."""
-        if image_B3SS.dtype == torch.uint8:
-            mean, std = (torch.tensor(x, device=image_B3SS.device).view(3, 1, 1) for x in (self.mean, self.std))
-            image_B3SS = (image_B3SS.float() / 255 - mean) / std
         model: Any = self.model
-        tokens_BTV = model.forward_features(image_B3SS.to(next(self.model.parameters()).dtype))
+        tokens_BTV = model.forward_features(self.normalised(image_B3SS))
         patches_BPV = tokens_BTV[:, model.num_prefix_tokens :]
         if not self.arguments["global_pool"]:
             return ImageFeatures(None, patches_BPV)
         pooled_BW = model.forward_head(tokens_BTV)
         return ImageFeatures(pooled_BW if self.projection is None else self.projection(pooled_BW), patches_BPV)
+
+    def normalised(self, image_B3SS: Tensor) -> Tensor:
+        """Images as the model reads them, in its precision: uint8 pixels are normalised, floats are already."""
+        if image_B3SS.dtype == torch.uint8:
+            mean, std = (torch.tensor(x, device=image_B3SS.device).view(3, 1, 1) for x in (self.mean, self.std))
+            image_B3SS = (image_B3SS.float() / 255 - mean) / std
+        return image_B3SS.to(next(self.model.parameters()).dtype)
 
     def lock(self) -> TimmTower:
         """No gradients, no dropout: the tower stays as it is."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, Self, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
@@ -72,6 +72,8 @@ class Method(nn.Module, ABC, Generic[B, F]):
     """
 
     config: MethodConfig
+    whole_share: ClassVar[bool] = False
+    """Whether `forward` compares the rows of a share with each other, so that it cannot be cut into micro-batches."""
 
     @classmethod
     @abstractmethod

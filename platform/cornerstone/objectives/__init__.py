@@ -1,5 +1,6 @@
 """Losses: plain PyTorch, on one device or over a torch.distributed group."""
 
+from cornerstone.objectives.blip2 import query_contrastive_loss
 from cornerstone.objectives.coca import coca_loss
 from cornerstone.objectives.contrastive import contrastive_loss
 from cornerstone.objectives.generation import token_losses
@@ -13,6 +14,7 @@ __all__ = [
     "contrastive_loss",
     "lcl_loss",
     "lotlip_loss",
+    "query_contrastive_loss",
     "regression_losses",
     "siglip_loss",
     "token_losses",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -25,7 +26,7 @@ class TokenLosses(NamedTuple):
     """Of each sequence, over its targets; sums, so that micro-batches and workers can be added up."""
 
     sum_B1: Tensor
-    """−log p of the targets, in nats."""
+    """−log p of the targets, in nats; the smoothed loss if labels are smoothed."""
     correct_B1: Tensor
     """Targets that have the largest logit; no gradient."""
 
@@ -38,23 +39,26 @@ def token_losses(
     *,
     chunk: int | None = None,
     vocabulary: int,
+    label_smoothing: float = 0.0,
 ) -> TokenLosses:
     """The losses of the tokens marked in `target_BT`, each predicted from the hidden state of the token before it.
 
     `head` maps hidden states (C, E) to logits (C, V). It is called a fixed number of times for a shape (B, T), whatever the
     number of targets, as ZeRO-3 needs: so that at most `chunk` targets (None: what fits in 64 MiB of logits) are given to it
     at a time. With more than one call the logits are computed again in the backward pass. Value and gradient are exact.
-    The first token of a sequence is no target.
+    The first token of a sequence is no target. With `label_smoothing` s a loss is (1 − s) (−log p) + s times the mean of −log p
+    over the vocabulary.
     """
     row_K, place_K = torch.nonzero(target_BT[:, 1:], as_tuple=True)
     hidden_KE, label_K = hidden_BTE[row_K, place_K], token_ids_BT[row_K, place_K + 1]
     calls = max(1, math.ceil(target_BT.numel() / (chunk or max(1, _LOGITS // vocabulary))))
+    losses_of = partial(_losses, label_smoothing=label_smoothing)
     losses, correct = [], []
     for hidden_CE, label_C in zip(hidden_KE.tensor_split(calls), label_K.tensor_split(calls), strict=True):
         if calls == 1:
-            of_chunk = _losses(hidden_CE, label_C, head)
+            of_chunk = losses_of(hidden_CE, label_C, head)
         else:
-            of_chunk = checkpoint(_losses, hidden_CE, label_C, head, use_reentrant=False, preserve_rng_state=False)
+            of_chunk = checkpoint(losses_of, hidden_CE, label_C, head, use_reentrant=False, preserve_rng_state=False)
         losses.append(of_chunk[0])
         correct.append(of_chunk[1])
     loss_K = torch.cat(losses)
@@ -64,9 +68,10 @@ def token_losses(
     return TokenLosses(sum_B[:, None], correct_B[:, None])
 
 
-def _losses(hidden_CE: Tensor, label_C: Tensor, head: Head) -> tuple[Tensor, Tensor]:
+def _losses(hidden_CE: Tensor, label_C: Tensor, head: Head, label_smoothing: float) -> tuple[Tensor, Tensor]:
     logits_CV = at_least_fp32(head(hidden_CE))
     right_C = (
         (logits_CV.detach().argmax(-1) == label_C).to(logits_CV.dtype) if len(label_C) else logits_CV.sum(-1).detach()
     )
-    return functional.cross_entropy(logits_CV, label_C, reduction="none"), right_C
+    losses_C = functional.cross_entropy(logits_CV, label_C, reduction="none", label_smoothing=label_smoothing)
+    return losses_C, right_C

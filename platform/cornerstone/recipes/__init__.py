@@ -1,5 +1,7 @@
 """Recipes: configuration as frozen dataclasses, presets as functions, and the placement apart from both."""
 
+from cornerstone.recipes.beit3 import Beit3Config
+from cornerstone.recipes.blip2 import Blip2Config, Blip2Loss, QFormerText
 from cornerstone.recipes.coca import CocaConfig, CocaLoss
 from cornerstone.recipes.data import DataConfig
 from cornerstone.recipes.documents import DocumentData, DocumentPairs, SceneDocuments
@@ -18,7 +20,10 @@ from cornerstone.recipes.towers import BertText, ClipText, CornerText, ImageTowe
 
 __all__ = [
     "PRESETS",
+    "Beit3Config",
     "BertText",
+    "Blip2Config",
+    "Blip2Loss",
     "CausalText",
     "ClipText",
     "CocaConfig",
@@ -40,6 +45,7 @@ __all__ = [
     "Optimization",
     "PairData",
     "Placement",
+    "QFormerText",
     "Recipe",
     "SceneDocuments",
     "Scenes",

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from cornerstone.errors import CornerstoneError, did_you_mean
+from cornerstone.recipes.beit3 import Beit3Config
+from cornerstone.recipes.blip2 import Blip2Config, QFormerText
 from cornerstone.recipes.coca import CocaConfig
 from cornerstone.recipes.documents import DocumentData, DocumentPairs
 from cornerstone.recipes.emu import EmuConfig
@@ -49,6 +51,19 @@ def scenes_siglip() -> Recipe:
     """SigLIP on the same world, from its raw captions."""
     text = BertText(name="", width=96, layers=2, heads=3, token_limit=64)
     return replace(scenes(), name="scenes-siglip", method=SiglipConfig(image=ImageTower(name="", size=64), text=text))
+
+
+def scenes_blip2() -> Recipe:
+    """The BLIP-2-like baseline on the same world's raw captions, with the tower of `scenes-lcl` and a Q-Former of its width."""
+    text = QFormerText("", width=128, layers=2, heads=4, token_limit=64, queries=16, embedding=128)
+    recipe = replace(
+        scenes(),
+        name="scenes-blip2",
+        method=Blip2Config(_small_tower(), text),
+        data=PairData(sub_captions=0, crop_scale=(1.0, 1.0)),
+        verdicts="",
+    )
+    return recipe.with_optimization(steps=300, batch_size=64, learning_rate=1e-3, warmup_steps=30)
 
 
 def scenes_gpu() -> Recipe:
@@ -171,6 +186,12 @@ def scenes_clip_pair() -> Recipe:
     return _named(recipe, "scenes-clip-pair")
 
 
+def scenes_beit3() -> Recipe:
+    """The BEiT-3-like baseline on the same documents, with the same tower, whose blocks the text shares."""
+    method = Beit3Config(_small_tower(), positions=256, min_block=2)
+    return replace(scenes_lcl(), name="scenes-beit3", method=method)
+
+
 def _small_tower() -> ImageTower:
     return ImageTower("vit_base_patch16_224", False, False, 64, "none", width=128, layers=3, heads=4, patch=16)
 
@@ -247,6 +268,7 @@ PRESETS: dict[str, Callable[[], Recipe]] = {
     "scenes": scenes,
     "scenes-long": scenes_long,
     "scenes-siglip": scenes_siglip,
+    "scenes-blip2": scenes_blip2,
     "scenes-gpu": scenes_gpu,
     "photos": photos,
     "lotlip-3m": lotlip_3m,
@@ -258,6 +280,7 @@ PRESETS: dict[str, Callable[[], Recipe]] = {
     "scenes-emu": scenes_emu,
     "scenes-coca": scenes_coca,
     "scenes-clip-pair": scenes_clip_pair,
+    "scenes-beit3": scenes_beit3,
     "lcl-mmc4-b16": lcl_mmc4_b16,
     "lcl-laion-b16": lcl_laion_b16,
     "lcl-l14": lcl_l14,

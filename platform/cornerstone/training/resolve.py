@@ -55,10 +55,12 @@ def _with_scenes(recipe: Recipe, shared: Shared) -> Recipe:
             f"The preset {recipe.name!r} trains on your own data: name them with --train DIR and --eval DIR (`cornerstone data "
             f"import` makes such folders). The presets smoke, scenes, scenes-long, scenes-lcl and scenes-coca bring their own."
         )
-    scenes, size = data.scenes, image.size
-    built_in = shared.once(("scenes", scenes, size), lambda: prepare_scenes(scenes, size, shared.say))
+    scenes, size, tower = data.scenes, image.size, not image.name
+    built_in = shared.once(
+        ("scenes", scenes, size, tower), lambda: prepare_scenes(scenes, size, shared.say, tower=tower)
+    )
     recipe = recipe.with_data(train=built_in.train)
-    if not image.name:
+    if tower:
         recipe = recipe.with_image(name=built_in.tower)
     return recipe.with_evaluation(sets=recipe.evaluation.sets or built_in.sets)
 

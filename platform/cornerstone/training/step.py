@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from cornerstone.data.batch import Batch
+from cornerstone.errors import CornerstoneError
 from cornerstone.models.method import Losses, Method
 
 Features = tuple[Any, ...]
@@ -33,6 +34,12 @@ def forward_backward(
     `micro_batch` is the most rows that `forward` sees at a time; 0, or a share that is not larger, is one pass.
     """
     parts = math.ceil(len(batch) / micro_batch) if micro_batch else 1
+    if parts > 1 and method.whole_share:
+        raise CornerstoneError(
+            f"The method {method.config.kind!r} compares all rows of a worker's share of {len(batch)} in one pass, but "
+            f"micro-batches of {micro_batch} were asked for: set --placement.micro-batch 0, and more workers if the memory "
+            f"does not suffice."
+        )
     if parts <= 1:
         losses = method.losses(forward(batch), batch)
         backward(_total(losses), True)

@@ -58,3 +58,20 @@ def test_mistakes_are_named():
         choose_among_lookalikes(torch.eye(4), torch.eye(4), [0, 0, 0])
     with pytest.raises(CornerstoneError, match="no look-alikes"):
         choose_among_lookalikes(torch.eye(4), torch.eye(4), ["a", "b", None, ""])
+
+
+def test_images_may_have_several_features_and_a_similarity_of_their_own():
+    def largest(image_NQD, text_TD):
+        return (image_NQD @ text_TD.T).amax(1)
+
+    groups = [0, 1, 1, 0, 0, 2, 2, 1]
+    text = features(8)
+    image = text[:, None] + torch.stack([features(8, seed=seed) for seed in (1, 2)], dim=1)
+    result = choose_among_lookalikes(image, text, groups, similarity=largest, chunk=3)
+    unit, words = (x / x.norm(dim=-1, keepdim=True) for x in (image, text))
+    expected = []
+    for n in range(8):
+        group = [i for i in range(8) if groups[i] == groups[n]]
+        expected.append(max(group, key=lambda i: float((unit[i] @ words[n]).max())) == n)
+    assert result.correct["accuracy"].tolist() == expected
+    assert 0 < sum(expected) < 8

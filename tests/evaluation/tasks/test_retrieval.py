@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation.tasks.retrieval import retrieve
@@ -151,3 +152,20 @@ def test_mistakes_are_named(change, message):
     given = {"image_ND": torch.ones(4, 6), "text_TD": torch.ones(4, 6), "owner_T": torch.arange(4), **change}
     with pytest.raises(CornerstoneError, match=message):
         retrieve(**given)
+
+
+def largest(image_NQD, text_TD):
+    return torch.einsum("nqd,td->nqt", image_NQD, text_TD).amax(1)
+
+
+@pytest.mark.parametrize("chunk", [3, 1000])
+def test_images_may_have_several_features_and_a_similarity_of_their_own(chunk):
+    text = F.normalize(features(20), dim=-1)
+    image = F.normalize(text[:, None] + torch.stack([features(20, seed=seed) for seed in (1, 2, 3)], dim=1), dim=-1)
+    result = retrieve(image, text, torch.arange(20), chunk=chunk, similarity=largest)
+    table = largest(image, text)
+    wanted = {"i2t_r1": (table >= table.diagonal()[:, None]).sum(1) == 1}
+    wanted["t2i_r1"] = (table >= table.diagonal()).sum(0) == 1
+    for name, expected in wanted.items():
+        assert 0 < expected.sum() < 20
+        assert torch.equal(result.correct[name], expected), name

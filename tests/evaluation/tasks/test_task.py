@@ -17,7 +17,7 @@ from cornerstone.data.pairs.image_input import DecodedImages
 from cornerstone.data.pairs.views import Wanted
 from cornerstone.evaluation.evaluator import evaluate
 from cornerstone.evaluation.judged import metrics_of, queries_of
-from cornerstone.evaluation.ranking import Measured
+from cornerstone.evaluation.ranking import Measured, cosine
 from cornerstone.evaluation.sets import metric_names, open_sets
 from cornerstone.evaluation.tasks import TASKS, EvaluationInputs, Metric
 from cornerstone.evaluation.tasks.pair_task import PairTask
@@ -93,6 +93,8 @@ def test_a_new_task_is_one_object_in_the_registry(monkeypatch, tmp_path, small_d
 
         def encode_text(self, ids, lengths):
             return -lengths[:, None].float()  # the foil is longer
+
+        similarity = staticmethod(cosine)
 
     results = evaluate(Model(), [(0, batch)], sets, texts.open(), torch.device("cpu"))
     assert metrics_of(results) == {"eval/foils-swap/swap_accuracy": 75.0}

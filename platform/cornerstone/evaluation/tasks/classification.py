@@ -13,7 +13,7 @@ from torch import Tensor
 from cornerstone.data.manifest import CLASSIFICATION
 from cornerstone.data.pairs.views import View
 from cornerstone.errors import CornerstoneError
-from cornerstone.evaluation.ranking import CHUNK, Measured, normalised, percent, ranks
+from cornerstone.evaluation.ranking import CHUNK, Measured, Similarity, cosine, normalised, percent, ranks
 from cornerstone.evaluation.tasks.pair_task import Encoded, EncodeTexts, PairTask
 from cornerstone.evaluation.tasks.task import Contents, EvaluationSet, Metric
 
@@ -40,7 +40,7 @@ class Classification(PairTask):
         prompts = [prompt.replace("{}", name) for name in judged.classes for prompt in judged.prompts or ("{}",)]
         features = encode_texts(prompts)
         prompt_CPD = features.view(len(judged.classes), -1, features.shape[-1])
-        return classify(encoded.image_ND, prompt_CPD, encoded.label_N)
+        return classify(encoded.image_ND, prompt_CPD, encoded.label_N, similarity=encoded.similarity)
 
 
 def class_features(prompt_CPD: Tensor) -> Tensor:
@@ -48,7 +48,9 @@ def class_features(prompt_CPD: Tensor) -> Tensor:
     return normalised(normalised(prompt_CPD).mean(dim=1))
 
 
-def classify(image_ND: Tensor, prompt_CPD: Tensor, label_N: Tensor, *, chunk: int = CHUNK) -> Measured:
+def classify(
+    image_ND: Tensor, prompt_CPD: Tensor, label_N: Tensor, *, chunk: int = CHUNK, similarity: Similarity = cosine
+) -> Measured:
     """`top1` and `top5` accuracy in percent. Similarities are in fp32, and ties count as wrong (`ranking.ranks`).
 
     Images with a negative label have no label: they are left out and counted.
@@ -68,7 +70,7 @@ def classify(image_ND: Tensor, prompt_CPD: Tensor, label_N: Tensor, *, chunk: in
         return wanted[part, None] == every_class[None, :]
 
     class_CD = class_features(prompt_CPD)
-    rank = ranks(normalised(image_ND[kept]), class_CD, right, chunk)
+    rank = ranks(normalised(image_ND[kept]), class_CD, right, chunk, similarity)
     correct = {f"top{k}": (rank < k).cpu() for k in AT}
     return Measured(
         metrics={name: percent(hits) for name, hits in correct.items()},

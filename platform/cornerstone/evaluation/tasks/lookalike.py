@@ -14,7 +14,7 @@ from torch import Tensor
 from cornerstone.data.manifest import LOOKALIKE
 from cornerstone.data.pairs.views import View, Wanted
 from cornerstone.errors import CornerstoneError
-from cornerstone.evaluation.ranking import CHUNK, TIE, Measured, normalised, percent
+from cornerstone.evaluation.ranking import CHUNK, TIE, Measured, Similarity, cosine, normalised, percent
 from cornerstone.evaluation.tasks.pair_task import Encoded, EncodeTexts, PairTask
 from cornerstone.evaluation.tasks.task import Contents, EvaluationSet, Metric
 
@@ -55,7 +55,8 @@ class Lookalike(PairTask):
             chosen_T = encoded.place_T == place
             owner_N = encoded.owner_T[chosen_T]
             groups = [encoded.groups[image] for image in owner_N.tolist()]
-            measured = choose_among_lookalikes(encoded.image_ND[owner_N], encoded.text_TD[chosen_T], groups)
+            images, texts = encoded.image_ND[owner_N], encoded.text_TD[chosen_T]
+            measured = choose_among_lookalikes(images, texts, groups, similarity=encoded.similarity)
             metric = f"{kind}_accuracy"
             result.metrics[metric] = measured.metrics["accuracy"]
             result.correct[metric] = measured.correct["accuracy"]
@@ -66,7 +67,12 @@ class Lookalike(PairTask):
 
 
 def choose_among_lookalikes(
-    image_ND: Tensor, text_ND: Tensor, groups: Sequence[str | int | None], *, chunk: int = CHUNK
+    image_ND: Tensor,
+    text_ND: Tensor,
+    groups: Sequence[str | int | None],
+    *,
+    chunk: int = CHUNK,
+    similarity: Similarity = cosine,
 ) -> Measured:
     """`accuracy` in percent: how often text n is nearer to image n than to any other image of its group.
 
@@ -84,7 +90,7 @@ def choose_among_lookalikes(
     if len(judged_K) == 0:
         raise CornerstoneError("No group has two or more images: this set has no look-alikes to choose among.")
     image_ND, text_ND = normalised(image_ND), normalised(text_ND)
-    correct_K = torch.cat([_nearest(image_ND, text_ND, part, member_NS) for part in judged_K.split(chunk)])
+    correct_K = torch.cat([_nearest(image_ND, text_ND, part, member_NS, similarity) for part in judged_K.split(chunk)])
     return Measured(
         metrics={"accuracy": percent(correct_K)},
         counts={
@@ -98,10 +104,11 @@ def choose_among_lookalikes(
     )
 
 
-def _nearest(image_ND: Tensor, text_ND: Tensor, query_K: Tensor, member_NS: Tensor) -> Tensor:
+def _nearest(image_ND: Tensor, text_ND: Tensor, query_K: Tensor, member_NS: Tensor, similarity: Similarity) -> Tensor:
     member_KS = member_NS[query_K]
     candidate_KSD = image_ND[member_KS.clamp(min=0).to(image_ND.device)]
-    similarity_KS = torch.einsum("kd,ksd->ks", text_ND[query_K.to(text_ND.device)], candidate_KSD).cpu()
+    text_K1D = text_ND[query_K.to(text_ND.device)][:, None]
+    similarity_KS = torch.vmap(similarity)(candidate_KSD, text_K1D)[..., 0].cpu()  # of each text and its own group
     own_KS = member_KS == query_K[:, None]
     own_K1 = similarity_KS[own_KS][:, None]
     before_KS = (member_KS >= 0) & ~own_KS & ~(similarity_KS < own_K1 - TIE)

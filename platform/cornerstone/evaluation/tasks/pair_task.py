@@ -18,7 +18,7 @@ from cornerstone.data.manifest import Kind
 from cornerstone.data.pairs.batch import EvaluationBatch
 from cornerstone.data.pairs.source import PairEvaluation
 from cornerstone.errors import CornerstoneError
-from cornerstone.evaluation.ranking import Measured
+from cornerstone.evaluation.ranking import Measured, Similarity
 from cornerstone.evaluation.tasks.task import Collected, EvaluationInputs, EvaluationSet, Judge, Task
 from cornerstone.models.dual_encoder import DualEncoder
 
@@ -39,12 +39,19 @@ class Encoder(Protocol):
         """(B, D) of the CLS token from token ids (B, T) and lengths (B,)."""
         ...
 
+    def similarity(self, image: Tensor, text: Tensor) -> Tensor:
+        """(N, T) of every image and every text, from their normalised features."""
+        ...
+
 
 @dataclass(frozen=True)
 class Encoded:
     """Features and labels of a set's usable rows, ordered by row; fp32 on the CPU."""
 
+    similarity: Similarity
+    """How the model compares images with texts."""
     image_ND: Tensor
+    """(N, D), or (N, ..., D) of a model with several features of an image."""
     label_N: Tensor
     """-1: the row has no label."""
     groups: tuple[str, ...]
@@ -122,7 +129,7 @@ class PairTask(Task):
         def encode(prompts: Sequence[str]) -> Tensor:
             return encode_texts(judge.model, *pad_lists(texts.encode_texts(prompts)), judge.device)
 
-        return self.judge(judged, _merged(judged, parts), encode)
+        return self.judge(judged, _merged(judged, parts, judge.model.similarity), encode)
 
     @abstractmethod
     def judge(self, judged: EvaluationSet, encoded: Encoded, encode_texts: EncodeTexts) -> Measured:
@@ -139,7 +146,7 @@ def encode_texts(model: Encoder, ids: Tensor, lengths: Tensor, device: torch.dev
     return torch.cat(out)[torch.argsort(order)]
 
 
-def _merged(judged: EvaluationSet, parts: Sequence[PairFeatures]) -> Encoded:
+def _merged(judged: EvaluationSet, parts: Sequence[PairFeatures], similarity: Similarity) -> Encoded:
     """The features of all workers, ordered by row, so that the result does not depend on the number of workers."""
     if not any(part.rows for part in parts):
         raise CornerstoneError(f"Evaluation set {judged.name!r} has no usable row: {judged.rows} were refused.")
@@ -154,10 +161,11 @@ def _merged(judged: EvaluationSet, parts: Sequence[PairFeatures]) -> Encoded:
         if judged.view:
             raise CornerstoneError(f"Evaluation set {judged.name!r} has no usable text to judge.")
         none = torch.zeros(0, dtype=torch.int64)
-        return Encoded(images, labels, tuple(groups), images[:0], none, none, none)
+        return Encoded(similarity, images, labels, tuple(groups), images[:0], none, none, none)
     text_rows = torch.cat([t for p in parts for t in p.text_rows])
     places = torch.cat([t for p in parts for t in p.text_places])
     keys = torch.cat([t for p in parts for t in p.text_keys])
     by_row = torch.argsort(text_rows * (int(places.max()) + 1) + places)
     owner = torch.searchsorted(rows[order], text_rows[by_row])
-    return Encoded(images, labels, tuple(groups), torch.cat(texts)[by_row], owner, places[by_row], keys[by_row])
+    features = torch.cat(texts)[by_row]
+    return Encoded(similarity, images, labels, tuple(groups), features, owner, places[by_row], keys[by_row])

@@ -15,7 +15,7 @@ from torch import Tensor
 from cornerstone.data.manifest import RETRIEVAL
 from cornerstone.data.pairs.views import View, Wanted
 from cornerstone.errors import CornerstoneError
-from cornerstone.evaluation.ranking import CHUNK, Measured, normalised, percent, ranks
+from cornerstone.evaluation.ranking import CHUNK, Measured, Similarity, cosine, normalised, percent, ranks
 from cornerstone.evaluation.tasks.pair_task import Encoded, EncodeTexts, PairTask
 from cornerstone.evaluation.tasks.task import Contents, EvaluationSet, Metric
 
@@ -48,7 +48,14 @@ class Retrieval(PairTask):
 
     def judge(self, judged: EvaluationSet, encoded: Encoded, encode_texts: EncodeTexts) -> Measured:
         """Compare all images with all texts, or those of each pool if the manifest names a pool size."""
-        return retrieve(encoded.image_ND, encoded.text_TD, encoded.owner_T, text_keys=encoded.key_T, pool=judged.pool)
+        return retrieve(
+            encoded.image_ND,
+            encoded.text_TD,
+            encoded.owner_T,
+            text_keys=encoded.key_T,
+            pool=judged.pool,
+            similarity=encoded.similarity,
+        )
 
     def notes(self, judged: EvaluationSet) -> tuple[str, ...]:
         """Recall over a pool is higher than over a whole set: the pool's size must be known."""
@@ -63,12 +70,13 @@ def retrieve(
     text_keys: Tensor | None = None,
     pool: int | None = None,
     chunk: int = CHUNK,
+    similarity: Similarity = cosine,
 ) -> Measured:
     """R@1 and R@5 from image to text (`i2t_r1`, `i2t_r5`) and from text to image (`t2i_r1`, `t2i_r5`), in percent.
 
     `owner_T` gives each text's image; an image may have any number of texts. An image finds any of its texts among all
-    texts of the pool; a text finds its image among all images. Features are normalised here, in fp32, and ties count as
-    wrong (`ranking.ranks`).
+    texts of the pool; a text finds its image among all images. Features are normalised here, in fp32, and compared by
+    `similarity`; ties count as wrong (`ranking.ranks`).
 
     `text_keys` (T,) are equal for identical texts, which then count as one text: for an image that has it every copy is
     correct, and for the text every image that has it. Without keys, copies that belong to other images are wrong items;
@@ -91,7 +99,7 @@ def retrieve(
         images = torch.arange(start, min(start + size, n), device=text_TD.device)
         members = torch.nonzero((owner_T >= start) & (owner_T < start + size)).flatten()
         owners = owner_T[members] - start
-        found = _judge(image_ND[images], text_TD[members], owners, id_T[members], chunk)
+        found = _judge(image_ND[images], text_TD[members], owners, id_T[members], chunk, similarity)
         texts_of_each = torch.bincount(owners).tolist()
         chances["i2t"].append(_chance([count for count in texts_of_each if count], len(members)))
         chances["t2i"].append(_chance([1], len(images)))
@@ -127,7 +135,7 @@ def _chance(right: Sequence[int], gallery: int) -> Callable[[int], float]:
 
 
 def _judge(
-    image_ND: Tensor, text_TD: Tensor, owner_T: Tensor, id_T: Tensor, chunk: int
+    image_ND: Tensor, text_TD: Tensor, owner_T: Tensor, id_T: Tensor, chunk: int, similarity: Similarity
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """For each direction the ranks of its queries and the image of each query.
 
@@ -142,9 +150,12 @@ def _judge(
     def right_images(part: slice) -> Tensor:
         return _any_equal(id_NK, id_T[part]).T
 
+    def of_texts(text_CD: Tensor, image_ND: Tensor) -> Tensor:
+        return similarity(image_ND, text_CD).T
+
     return {
-        "i2t": (ranks(image_ND[asking], text_TD, right_texts, chunk), asking),
-        "t2i": (ranks(text_TD, image_ND, right_images, chunk), owner_T),
+        "i2t": (ranks(image_ND[asking], text_TD, right_texts, chunk, similarity), asking),
+        "t2i": (ranks(text_TD, image_ND, right_images, chunk, of_texts), owner_T),
     }
 
 
