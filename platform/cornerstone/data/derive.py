@@ -128,8 +128,9 @@ def derive(
     seed: int = 0,
     name: str | None = None,
     progress: OnImportProgress | None = None,
+    here: bool = False,
 ) -> ImportReport:
-    """Write the data set that is derived from a folder of shards. Ray must be started.
+    """Write the data set that is derived from a folder of shards. Ray must be started, unless `here` derives in this process.
 
     `laion-random` takes captions of this `role`; `mmc4-pair` takes images with at least this `min_similarity`. Raises
     CornerstoneError if `kind` is unknown, if the parent is of the wrong kind, if the out folder already contains a finished
@@ -138,7 +139,7 @@ def derive(
     data = check(kind, folder, out)
     options = ImportOptions(seed=seed, name=name)
     source = LaionRandom(data, options, role) if kind == "laion-random" else Mmc4Pair(data, options, min_similarity)
-    return run_import(kind, source, data.location, Location.of(out), progress)
+    return run_import(kind, source, data.location, Location.of(out), progress, here=here)
 
 
 def check(kind: str, folder: Location | str, out: Location | str) -> DataSet:

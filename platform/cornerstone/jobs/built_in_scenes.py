@@ -9,8 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cornerstone.data.derive import derive
 from cornerstone.data.documents import PackingConfig, PackingKeys
+from cornerstone.data.documents.config import Rule
 from cornerstone.data.manifest import FILE as MANIFEST
+from cornerstone.data.manifest import Manifest
+from cornerstone.data.mixture import write_mixture
 from cornerstone.data.parallel import map_here
 from cornerstone.data.scenes.sets import EVALUATION_SETS
 from cornerstone.data.scenes.tokenizer import texts_of, train_wordpiece
@@ -71,7 +75,7 @@ def prepare_documents(scenes: SceneDocuments, image_size: int, say: Say) -> Buil
             train.join(TOKENIZER).write_text(train_wordpiece(texts_of(DataSet.open(train))))
     validation = _documents("documents-validation", scenes.validation, world, say)
     tokenizer = train.join(TOKENIZER).read_text()
-    packed = [_packed(folder, tokenizer, scenes) for folder in (train, validation)]
+    packed = _packed(validation, tokenizer, scenes)
     pictures: dict[str, Any] = {"seed": scenes.seed, "image_size": image_size}
     pictures |= {"cells": scenes.cells} if scenes.cells != 3 else {}
     sets = home().join("scenes", f"probe-{digest({'images': scenes.probe_images, **pictures})}")
@@ -79,7 +83,39 @@ def prepare_documents(scenes: SceneDocuments, image_size: int, say: Say) -> Buil
     if not probe.join(MANIFEST).exists():
         with timed(say, f"scenes: writing {scenes.probe_images:,} labelled images to probe the tower with"):
             write_evaluation_sets(sets, images=scenes.probe_images, sets=["probe"], **pictures)
-    return BuiltInScenes(packed[0], (f"documents={packed[1]}", probe.uri), "")
+    return BuiltInScenes(_training(train, tokenizer, scenes, say), (f"documents={packed}", probe.uri), "")
+
+
+def matched_pairs(documents: Location, say: Say) -> Location:
+    """Each image of built-in documents with its matched sentence (LCL's MMC4-Pair), with their tokenizer."""
+    return _derived("mmc4-pair", documents, say)
+
+
+def _training(documents: Location, tokenizer: str, scenes: SceneDocuments, say: Say) -> str:
+    """The packing, or mixture of packings, that is trained on."""
+    if scenes.form == "obelics":
+        return _packed(documents, tokenizer, scenes, "obelics")
+    packed = _packed(documents, tokenizer, scenes)
+    if scenes.form == "mmc4":
+        return packed
+    random = _packed(_derived("laion-random", matched_pairs(documents, say), say), tokenizer, scenes, "laion")
+    if scenes.form == "laion-random":
+        return random
+    mixed = home().join("scenes", f"mixture-{digest({'members': [random, packed]})}")
+    if not mixed.join(MANIFEST).exists():
+        write_mixture(mixed, [(random, "1"), (packed, "1")], name="laion-random + mmc4")
+    return mixed.uri
+
+
+def _derived(kind: str, parent: Location, say: Say) -> Location:
+    """What `cornerstone data derive` makes of a folder, and the parent's tokenizer beside it."""
+    folder = home().join("scenes", f"{kind}-{Manifest.read(parent).content_hash}")
+    if not folder.join(MANIFEST).exists():
+        with timed(say, f"scenes: deriving {kind}"):
+            derive(kind, parent, folder, name=kind, here=True)
+    if not folder.join(TOKENIZER).exists():
+        folder.join(TOKENIZER).write_text(parent.join(TOKENIZER).read_text())
+    return folder
 
 
 def _documents(name: str, count: int, world: dict[str, Any], say: Say) -> Location:
@@ -90,8 +126,8 @@ def _documents(name: str, count: int, world: dict[str, Any], say: Say) -> Locati
     return folder
 
 
-def _packed(folder: Location, tokenizer: str, scenes: SceneDocuments) -> str:
-    config = PackingConfig(token_budget=scenes.token_budget, image_tokens=scenes.image_tokens)
+def _packed(folder: Location, tokenizer: str, scenes: SceneDocuments, rule: Rule = "mmc4") -> str:
+    config = PackingConfig(token_budget=scenes.token_budget, image_tokens=scenes.image_tokens, rule=rule)
     keys = PackingKeys.of(DataSet.open(folder).manifest.content_hash, tokenizer, config)
     place = home().join("scenes", f"packing-{keys.digest()}")
     if not place.join(MANIFEST).exists():

@@ -250,16 +250,23 @@ def meets(fields: dict[str, Any], where: Iterable[tuple[str, str]]) -> bool:
 
 
 def run_import(
-    format_name: str, source: Format, src: Location, out: Location, progress: OnImportProgress | None
+    format_name: str,
+    source: Format,
+    src: Location,
+    out: Location,
+    progress: OnImportProgress | None,
+    *,
+    here: bool = False,
 ) -> ImportReport:
     """Run an import into a folder without a manifest, reusing the tasks that an interrupted import finished.
 
+    `here` runs its tasks in this process, one after another, without Ray: for data sets of seconds.
     Raises CornerstoneError if no row is left, and if another process writes to the folder.
     """
     started = time.monotonic()
     plan, options = source.plan(), source.options
     with writing(out):
-        total = _gather(plan, _in_parallel(format_name, source, src, plan, out), out.join(QUARANTINE), progress)
+        total = _gather(plan, _outcomes(format_name, source, src, plan, out, here), out.join(QUARANTINE), progress)
         if not total.shards:
             forget(out)  # a finished but empty task must be read again: missing images may be there next time
             raise CornerstoneError(_why_empty(src, out, total))
@@ -326,14 +333,12 @@ def _why_empty(src: Location, out: Location, total: _Total) -> str:
     return f"No usable row in {src}: {found}. Check --images and the fields, or name another source."
 
 
-def _in_parallel(
-    format_name: str, source: Format, src: Location, plan: ImportPlan, out: Location
+def _outcomes(
+    format_name: str, source: Format, src: Location, plan: ImportPlan, out: Location, here: bool
 ) -> Iterator[_Outcome]:
-    """The results of all tasks, in the order of the plan."""
+    """The results of all tasks, in the order of the plan: as Ray tasks, or in this process."""
     if not plan.tasks:
         return
-    import ray.data
-
     # Fingerprint of everything that determines a task's output (records, their order, names of shards): if it is unchanged,
     # the finished task is reused.
     shared = [format_name, str(src), _recorded(source.options), plan.order, plan.classes, plan.source]
@@ -343,6 +348,11 @@ def _in_parallel(
         for i, (task, of_task) in enumerate(zip(plan.tasks, settings, strict=True))
     ]
     work = functools.partial(_work, source=source, out=out, tasks=len(items), classes=plan.classes)
+    if here:
+        yield from (pickle.loads(work(item)["outcome"]) for item in items)
+        return
+    import ray.data
+
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(work, concurrency=source.options.workers)
     failed = f"The import stopped, {out} is unfinished (fix the cause and run the same command again to resume):"
     for row in in_order(dataset, failed):
