@@ -46,7 +46,16 @@ def test_candidates_and_the_metric_that_chooses_belong_together():
 
 def test_rows_are_the_point_and_its_follow_ups():
     follow_ups = (FollowUp("imagenet", lambda model: RECIPE), FollowUp("coco", lambda model: RECIPE))
-    assert Point("2", RECIPE, follow_ups=follow_ups).rows == ["2", "2 → imagenet", "2 → coco"]
+    names = ["2", "2 → imagenet", "2 → coco"]
+    assert Point("2", RECIPE, follow_ups=follow_ups).rows == dict(zip(names, names, strict=True))
+
+
+def test_a_follow_up_may_stand_beside_its_point_and_points_may_share_a_row():
+    beside = FollowUp("imagenet", lambda model: RECIPE, beside=True)
+    assert Point("2", RECIPE, follow_ups=(beside,)).rows == {"2": "2", "2 → imagenet": "2"}
+    one, other = Point("2: a", RECIPE, row="2"), Point("2: b", RECIPE, follow_ups=(beside,), row="2")
+    assert one.rows | other.rows == {"2: a": "2", "2: b": "2", "2: b → imagenet": "2"}
+    assert Sweep([one, other], baseline="2").only(("2: b",)) == [other]
 
 
 @pytest.mark.parametrize("name", ["2 (a)", "2 → imagenet"])
