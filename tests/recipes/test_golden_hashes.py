@@ -7,7 +7,7 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
 from cornerstone.hashing import as_json, declared_default, hashed_fields
-from cornerstone.recipes import PRESETS, DocumentData, LotlipConfig, PairData, Recipe, preset
+from cornerstone.recipes import PRESETS, DocumentData, LabelledData, LotlipConfig, PairData, Recipe, preset
 from cornerstone.recipes.caption_transfer import CaptionTransferConfig
 from cornerstone.recipes.classifier import ClassifierConfig
 from cornerstone.recipes.dual_encoder import DualEncoderConfig
@@ -54,6 +54,7 @@ BUILT_IN = (
     RetrievalTransferConfig,
     PairData,
     DocumentData,
+    LabelledData,
     BertText,
     CornerText,
 )

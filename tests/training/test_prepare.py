@@ -174,7 +174,7 @@ def test_shards_without_a_tokenizer_need_one_named(recipe, tmp_path, small_data,
 def test_without_train_the_scenes_are_the_data(recipe, pairs_folder, monkeypatch):
     built_in = BuiltInScenes(pairs_folder, (pairs_folder,), "test_vit.r160_in1k")
     asked = []
-    monkeypatch.setattr(resolve_module, "prepare_scenes", lambda *a: asked.append(a) or built_in)
+    monkeypatch.setattr(resolve_module, "prepare_scenes", lambda *a, **k: asked.append(a) or built_in)
     prepared = prepare(recipe.with_data(train="").with_image(name=""), quiet)
     assert [a[:2] for a in asked] == [(recipe.data.scenes, 32)]
     assert prepared.recipe.data.train == pairs_folder

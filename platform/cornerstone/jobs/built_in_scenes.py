@@ -25,6 +25,7 @@ from cornerstone.data.texts import FILE as TOKENIZER
 from cornerstone.hashing import digest
 from cornerstone.jobs.packing import write_packing
 from cornerstone.recipes.documents import SceneDocuments
+from cornerstone.recipes.labelled import LabelledScenes
 from cornerstone.recipes.pairs import Scenes
 from cornerstone.runtime.home import home
 
@@ -41,8 +42,8 @@ class BuiltInScenes:
     tower: str
 
 
-def prepare_scenes(scenes: Scenes, image_size: int, say: Say) -> BuiltInScenes:
-    """Write the parts that are missing, one after another. Existing parts are reused."""
+def prepare_scenes(scenes: Scenes, image_size: int, say: Say, *, tower: bool = True) -> BuiltInScenes:
+    """Write the parts that are missing, one after another. Existing parts are reused. `tower` False makes no image tower."""
     root = home().join("scenes")
     world: dict[str, Any] = {"seed": scenes.seed, "image_size": image_size, **scenes.world}
     train = root.join(f"train-{digest({'pairs': scenes.pairs, **world})}")
@@ -60,8 +61,22 @@ def prepare_scenes(scenes: Scenes, image_size: int, say: Say) -> BuiltInScenes:
         ):
             write_evaluation_sets(sets, images=scenes.evaluation_images, sets=missing, **world)
     return BuiltInScenes(
-        train.uri, tuple(sets.join(name).uri for name in EVALUATION_SETS), scenes_tower(scenes, image_size, say)
+        train.uri,
+        tuple(sets.join(name).uri for name in EVALUATION_SETS),
+        scenes_tower(scenes, image_size, say) if tower else "",
     )
+
+
+def prepare_labelled(scenes: LabelledScenes, image_size: int, say: Say) -> BuiltInScenes:
+    """Write the labelled images to train and to test a classifier on, if they are missing. They have no image tower."""
+    world: dict[str, Any] = {"seed": scenes.seed, "image_size": image_size}
+    world |= {"cells": scenes.cells} if scenes.cells != 3 else {}
+    images = {"images": scenes.images, "class_images": scenes.test_images}
+    folder = home().join("scenes", f"labelled-{digest({**images, **world})}")
+    if missing := [name for name in ("labelled", "class") if not folder.join(name, MANIFEST).exists()]:
+        with timed(say, f"scenes: writing {scenes.images:,} labelled images, and {scenes.test_images:,} to test on"):
+            write_evaluation_sets(folder, sets=missing, **images, **world)
+    return BuiltInScenes(folder.join("labelled").uri, (folder.join("class").uri,), "")
 
 
 def prepare_documents(scenes: SceneDocuments, image_size: int, say: Say) -> BuiltInScenes:

@@ -5,6 +5,7 @@ from cornerstone.recipes.documents import DocumentData, SceneDocuments
 from cornerstone.recipes.dual_encoder import DualEncoderConfig
 from cornerstone.recipes.emu import EmuConfig
 from cornerstone.recipes.flamingo import FlamingoConfig
+from cornerstone.recipes.labelled import LabelledData, LabelledScenes
 from cornerstone.recipes.language import CausalText
 from cornerstone.recipes.lcl import LclConfig, LclLoss
 from cornerstone.recipes.lotlip import LotlipConfig, LotlipLoss
@@ -27,6 +28,8 @@ __all__ = [
     "Evaluation",
     "FlamingoConfig",
     "ImageTower",
+    "LabelledData",
+    "LabelledScenes",
     "LclConfig",
     "LclLoss",
     "LotlipConfig",
