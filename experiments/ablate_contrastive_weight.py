@@ -14,17 +14,17 @@ with collapse at an equal text loss. λ = 1 is not in the paper.
 """
 
 from cornerstone.recipes import Recipe
-from cornerstone.sweeps import Point, Sweep, main
+from cornerstone.sweeps import Point, Sweep, TransferOptions, main, with_transfers
 from cornerstone.sweeps.papers.lcl import TABLE_6B
 
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
-def contrastive_weight(recipe: Recipe) -> Sweep:
+def contrastive_weight(recipe: Recipe, options: TransferOptions = TransferOptions()) -> Sweep:  # noqa: B008 - frozen
     """One point per λ. Nothing else differs from `recipe`."""
     points = [Point(f"{weight:g}", recipe.with_loss(contrastive_weight=weight)) for weight in WEIGHTS]
-    return Sweep(points, baseline="0.1", paper=TABLE_6B)
+    return with_transfers(Sweep(points, baseline="0.1", paper=TABLE_6B), options)
 
 
 if __name__ == "__main__":
-    main(contrastive_weight, preset="scenes-lcl")
+    main(contrastive_weight, preset="scenes-lcl", options=TransferOptions)

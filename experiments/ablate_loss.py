@@ -13,19 +13,19 @@ Expect (paper, frozen transfer to COCO, TR@1/IR@1 and CIDEr): Con. only 46.4/32.
 """
 
 from cornerstone.recipes import Recipe
-from cornerstone.sweeps import Point, Sweep, main
+from cornerstone.sweeps import Point, Sweep, TransferOptions, main, with_transfers
 from cornerstone.sweeps.papers.lcl import TABLE_6A
 
 
-def losses(recipe: Recipe) -> Sweep:
+def losses(recipe: Recipe, options: TransferOptions = TransferOptions()) -> Sweep:  # noqa: B008 - frozen
     """LCL at the recipe's λ, and each of its two losses alone."""
     points = [
         Point("Con. only", recipe.with_loss(contrastive_weight=1.0, generation_weight=0.0)),
         Point("Gen. only", recipe.with_loss(contrastive_weight=0.0)),
         Point("LCL", recipe),
     ]
-    return Sweep(points, baseline="LCL", paper=TABLE_6A)
+    return with_transfers(Sweep(points, baseline="LCL", paper=TABLE_6A), options)
 
 
 if __name__ == "__main__":
-    main(losses, preset="scenes-lcl")
+    main(losses, preset="scenes-lcl", options=TransferOptions)

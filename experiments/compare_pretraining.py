@@ -16,13 +16,13 @@ import re
 from dataclasses import replace
 
 from cornerstone.recipes import EmuConfig, FlamingoConfig, ImageTower, LclConfig, MethodConfig, Recipe
-from cornerstone.sweeps import Candidate, Point, Sweep, main
+from cornerstone.sweeps import Candidate, Point, Sweep, TransferOptions, main, with_transfers
 from cornerstone.sweeps.papers.lcl import TABLE_1
 
 FACTORS = (0.5, 1.0, 2.0)
 
 
-def pretraining(recipe: Recipe) -> Sweep:
+def pretraining(recipe: Recipe, options: TransferOptions = TransferOptions()) -> Sweep:  # noqa: B008 - frozen
     """One point a method, with the recipe's tower, language model, data and steps."""
     if not isinstance(lcl := recipe.method, LclConfig):
         raise SystemExit("This experiment compares with LCL: give one of its presets, such as --preset scenes-lcl.")
@@ -35,11 +35,8 @@ def pretraining(recipe: Recipe) -> Sweep:
     emu = EmuConfig(
         image, language, patches(image), former_layers=language.layers, former_width=language.width, former_heads=heads
     )
-    return Sweep(
-        [point("LCL", recipe, lcl), point("Flamingo", recipe, flamingo), point("Emu", recipe, emu)],
-        baseline="LCL",
-        paper=TABLE_1,
-    )
+    points = [point("LCL", recipe, lcl), point("Flamingo", recipe, flamingo), point("Emu", recipe, emu)]
+    return with_transfers(Sweep(points, baseline="LCL", paper=TABLE_1), options)
 
 
 def point(name: str, recipe: Recipe, method: MethodConfig) -> Point:
@@ -63,4 +60,4 @@ def patches(image: ImageTower) -> int:
 
 
 if __name__ == "__main__":
-    main(pretraining, preset="scenes-lcl")
+    main(pretraining, preset="scenes-lcl", options=TransferOptions)

@@ -51,7 +51,7 @@ def test_rows_are_the_point_and_its_follow_ups():
 
 
 def test_a_follow_up_may_stand_beside_its_point_and_points_may_share_a_row():
-    beside = FollowUp("imagenet", lambda model: RECIPE, beside=True)
+    beside = FollowUp("imagenet", lambda model: RECIPE, row="2")
     assert Point("2", RECIPE, follow_ups=(beside,)).rows == {"2": "2", "2 → imagenet": "2"}
     one, other = Point("2: a", RECIPE, row="2"), Point("2: b", RECIPE, follow_ups=(beside,), row="2")
     assert one.rows | other.rows == {"2: a": "2", "2: b": "2", "2: b → imagenet": "2"}

@@ -36,12 +36,12 @@ def beside(recipe: Recipe) -> Sweep:
         (folder,) = recipe.evaluation.sets
         return recipe.with_evaluation(sets=(f"other={folder}",))
 
-    return Sweep([Point("2", recipe, follow_ups=(FollowUp("transfer", transfer, beside=True),))], baseline="2")
+    return Sweep([Point("2", recipe, follow_ups=(FollowUp("transfer", transfer, row="2"),))], baseline="2")
 
 
 def clashing(recipe: Recipe) -> Sweep:
     """A point whose follow-up measures the same set."""
-    follow_up = FollowUp("transfer", lambda model: recipe, beside=True)
+    follow_up = FollowUp("transfer", lambda model: recipe, row="2")
     return Sweep([Point("2", recipe, follow_ups=(follow_up,))], baseline="2")
 
 

@@ -27,8 +27,8 @@ class FollowUp:
 
     name: str
     recipe: Callable[[str], Recipe]
-    beside: bool = False
-    """Its numbers stand in the point's row of the table, beside the point's own; otherwise in a row `POINT → NAME`."""
+    row: str = ""
+    """The row of the table in which its numbers stand, such as the point's; "" for one of its own, `POINT → NAME`."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,8 @@ class Point:
     @property
     def rows(self) -> dict[str, str]:
         """For the name of each of its trials, its own first, the row of the table in which the numbers stand."""
-        own, found = self.row or self.name, {self.name: self.row or self.name}
-        for follow_up in self.follow_ups:
-            name = self.follow_up_row(follow_up.name)
-            found[name] = own if follow_up.beside else name
-        return found
+        follow_ups = {self.follow_up_row(one.name): one.row for one in self.follow_ups}
+        return {name: row or name for name, row in {self.name: self.row, **follow_ups}.items()}
 
 
 @dataclass(frozen=True)

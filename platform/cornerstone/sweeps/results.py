@@ -194,5 +194,5 @@ def _baselines(sweep: Sweep) -> dict[str, str]:
         point.follow_up_row(follow_up.name): baseline.follow_up_row(follow_up.name)
         for point in sweep.points
         for follow_up in point.follow_ups
-        if baseline is not None and not follow_up.beside
+        if baseline is not None and not follow_up.row
     }
