@@ -14,9 +14,7 @@ from dataclasses import replace
 from cornerstone.recipes import BertText, Recipe
 from cornerstone.recipes.lotlip import LotlipConfig, with_sub_captions
 from cornerstone.recipes.siglip import SiglipConfig
-from cornerstone.sweeps import Candidate, Point, Sweep, main
-
-FACTORS = (0.5, 1.0, 2.0)
+from cornerstone.sweeps import Sweep, main, tuned
 
 
 def losses(recipe: Recipe) -> Sweep:
@@ -27,15 +25,7 @@ def losses(recipe: Recipe) -> Sweep:
     plain = BertText(text.name, text.width, text.layers, text.heads, text.token_limit, text.dropout)
     softmax = with_sub_captions(recipe.with_text(corner_tokens=0), 0)
     sigmoid = replace(softmax, method=SiglipConfig(image=image, text=plain))
-    return Sweep([_point("LiT", softmax), _point("SigLIP", sigmoid)], baseline="LiT")
-
-
-def _point(name: str, recipe: Recipe) -> Point:
-    chosen_by, rate = recipe.evaluation.best, recipe.optimization.learning_rate
-    if not chosen_by:
-        return Point(name, recipe)
-    candidates = [Candidate(f"lr × {f:g}", recipe.with_optimization(learning_rate=f * rate)) for f in FACTORS]
-    return Point(name, recipe, candidates=tuple(candidates), chosen_by=chosen_by)
+    return Sweep([tuned("LiT", softmax), tuned("SigLIP", sigmoid)], baseline="LiT")
 
 
 if __name__ == "__main__":

@@ -15,11 +15,9 @@ each chooses one of three.
 import re
 from dataclasses import replace
 
-from cornerstone.recipes import EmuConfig, FlamingoConfig, ImageTower, LclConfig, MethodConfig, Recipe
-from cornerstone.sweeps import Candidate, Point, Sweep, TransferOptions, main, with_transfers
+from cornerstone.recipes import EmuConfig, FlamingoConfig, ImageTower, LclConfig, Recipe
+from cornerstone.sweeps import Sweep, TransferOptions, main, tuned, with_transfers
 from cornerstone.sweeps.papers.lcl import TABLE_1
-
-FACTORS = (0.5, 1.0, 2.0)
 
 
 def pretraining(recipe: Recipe, options: TransferOptions = TransferOptions()) -> Sweep:  # noqa: B008 - frozen
@@ -35,18 +33,9 @@ def pretraining(recipe: Recipe, options: TransferOptions = TransferOptions()) ->
     emu = EmuConfig(
         image, language, patches(image), former_layers=language.layers, former_width=language.width, former_heads=heads
     )
-    points = [point("LCL", recipe, lcl), point("Flamingo", recipe, flamingo), point("Emu", recipe, emu)]
+    methods = {"LCL": lcl, "Flamingo": flamingo, "Emu": emu}
+    points = [tuned(name, replace(recipe, method=method)) for name, method in methods.items()]
     return with_transfers(Sweep(points, baseline="LCL", paper=TABLE_1), options)
-
-
-def point(name: str, recipe: Recipe, method: MethodConfig) -> Point:
-    """The recipe with another method."""
-    recipe = replace(recipe, method=method)
-    chosen_by, rate = recipe.evaluation.best, recipe.optimization.learning_rate
-    if not chosen_by:
-        return Point(name, recipe)
-    candidates = [Candidate(f"lr × {f:g}", recipe.with_optimization(learning_rate=f * rate)) for f in FACTORS]
-    return Point(name, recipe, candidates=tuple(candidates), chosen_by=chosen_by)
 
 
 def patches(image: ImageTower) -> int:

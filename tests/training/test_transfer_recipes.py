@@ -102,7 +102,9 @@ def test_a_follow_up_takes_the_trained_tower_of_a_run(preparer, tmp_path):
     module, _ = trained(prepared)
     save_model(tmp_path / "model", module, recipe={}, tokenizer_json=prepared.tokenizer)
     assert load(tmp_path).text_input is None
-    again = transfer_recipe("retrieval", from_run(str(tmp_path / "model"), TOWER), True, TaskData(steps=2, batch_size=8))
+    again = transfer_recipe(
+        "retrieval", from_run(str(tmp_path / "model"), TOWER), True, TaskData(steps=2, batch_size=8)
+    )
     followed = preparer.prepare(again.with_data(scenes=PAIRS))
     ours, theirs = build_tower(followed).state_dict(), module.image_tower.state_dict()
     assert all(torch.equal(ours[name], value) for name, value in theirs.items())
@@ -156,7 +158,9 @@ def test_the_papers_schedule_is_that_of_ones_own_data():
     found = {
         task: transfer_recipe(task, from_scratch_like(TOWER), True, TaskData(train="data")) for task in TRANSFER_TASKS
     }
-    schedules = {t: (r.optimization.steps, r.optimization.batch_size, r.optimization.learning_rate) for t, r in found.items()}
+    schedules = {
+        t: (r.optimization.steps, r.optimization.batch_size, r.optimization.learning_rate) for t, r in found.items()
+    }
     assert schedules == {
         "classification": (14_000, 8_192, 1e-4),
         "retrieval": (5_000, 16_384, 1e-3),

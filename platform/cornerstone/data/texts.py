@@ -178,7 +178,9 @@ class TextInput:
     @staticmethod
     def of_method(method: MethodConfig, tokenizer: str) -> TextInput | None:
         """What a method's texts are; None if it reads no single texts."""
-        return None if method.text_format is None else TextInput(method.text_format[0], tokenizer, method.text_format[1])
+        return (
+            None if method.text_format is None else TextInput(method.text_format[0], tokenizer, method.text_format[1])
+        )
 
     def open(self) -> TextFormat:
         """The format, ready to encode."""

@@ -71,11 +71,11 @@ def prepare_labelled(scenes: LabelledScenes, image_size: int, say: Say) -> Built
     """Write the labelled images to train and to test a classifier on, if they are missing. They have no image tower."""
     world: dict[str, Any] = {"seed": scenes.seed, "image_size": image_size}
     world |= {"cells": scenes.cells} if scenes.cells != 3 else {}
-    images = {"images": scenes.images, "class_images": scenes.test_images}
-    folder = home().join("scenes", f"labelled-{digest({**images, **world})}")
+    world |= {"images": scenes.images, "class_images": scenes.test_images}
+    folder = home().join("scenes", f"labelled-{digest(world)}")
     if missing := [name for name in ("labelled", "class") if not folder.join(name, MANIFEST).exists()]:
         with timed(say, f"scenes: writing {scenes.images:,} labelled images, and {scenes.test_images:,} to test on"):
-            write_evaluation_sets(folder, sets=missing, **images, **world)
+            write_evaluation_sets(folder, sets=missing, **world)
     return BuiltInScenes(folder.join("labelled").uri, (folder.join("class").uri,), "")
 
 

@@ -9,6 +9,8 @@ from cornerstone.errors import CornerstoneError
 from cornerstone.hashing import NOT_HASHED
 from cornerstone.recipes.data import DataConfig, check_crop_scale
 
+Form = Literal["mmc4", "obelics", "laion-random", "laion-random + mmc4"]
+
 
 @dataclass(frozen=True)
 class SceneDocuments:
@@ -33,7 +35,7 @@ class SceneDocuments:
     """Tokens of a packed sequence."""
     image_tokens: int = 16
     """Patches of an image."""
-    form: Literal["mmc4", "obelics", "laion-random", "laion-random + mmc4"] = "mmc4"
+    form: Form = "mmc4"
     """As what the training documents are packed. `mmc4`: whole documents, each image before or after its matched sentence.
     `obelics`: documents one after another, cut where a sequence is full. `laion-random`: only each image with its matched
     sentence, as a document of its own. `laion-random + mmc4`: both, one after the other an epoch. Validation is `mmc4`."""

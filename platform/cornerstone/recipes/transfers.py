@@ -36,7 +36,9 @@ class TaskData:
     tokenizer: str = ""
     """Of pairs: by name or folder."""
     steps: int = 0
+    """Optimizer steps; the warmup follows in proportion."""
     batch_size: int = 0
+    """Rows of a step, over all workers."""
     learning_rate: float = 0.0
     """Of the new parts, the same for every tower."""
 

@@ -16,7 +16,6 @@ from rich.markup import escape
 
 from cornerstone.errors import CornerstoneError
 from cornerstone.recipes.options import RunOptions, Shortcuts, parse
-from cornerstone.recipes.recipe import Recipe
 from cornerstone.runtime.terminal import any_terminal
 from cornerstone.sweeps.points import Sweep
 

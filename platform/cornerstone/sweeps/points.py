@@ -70,6 +70,21 @@ class Point:
         return {name: row or name for name, row in {self.name: self.row, **follow_ups}.items()}
 
 
+RATES = (0.5, 1.0, 2.0)
+
+
+def tuned(name: str, recipe: Recipe) -> Point:
+    """A point that chooses among multiples of its recipe's learning rate by the metric that the recipe names as best.
+
+    Without such a metric (of a validation set) it trains at the recipe's own rate.
+    """
+    chosen_by, rate = recipe.evaluation.best, recipe.optimization.learning_rate
+    if not chosen_by:
+        return Point(name, recipe)
+    candidates = [Candidate(f"lr × {f:g}", recipe.with_optimization(learning_rate=f * rate)) for f in RATES]
+    return Point(name, recipe, candidates=tuple(candidates), chosen_by=chosen_by)
+
+
 @dataclass(frozen=True)
 class Claim:
     """What a table is to show: `subject` (the point `point`) raises `measure`, the mean of some metrics (`verdict.MEASURES`).

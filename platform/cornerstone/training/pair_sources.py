@@ -40,7 +40,9 @@ class PairSources:
         pairs, image = recipe.data, recipe.method.image_tower
         texts = TextInput.of_method(recipe.method, tokenizer)
         if not isinstance(pairs, PairData) or image is None or texts is None:
-            raise CornerstoneError(f"The method {recipe.method.kind!r} reads no images and texts: it cannot train on pairs.")
+            raise CornerstoneError(
+                f"The method {recipe.method.kind!r} reads no images and texts: it cannot train on pairs."
+            )
         shared.once(("captioners", data.location, pairs.captioners), lambda: _check_captioners(pairs, data))
         transform = Transform(image.size, pairs.crop_scale)
         stores = _stores(pairs, image, transform, data, sets, shared) if pairs.features == "stored" else {}

@@ -59,9 +59,7 @@ def _with_scenes(recipe: Recipe, shared: Shared) -> Recipe:
         )
     scenes, size = data.scenes, image.size
     own = not image.name
-    built_in = shared.once(
-        ("scenes", scenes, size, own), lambda: prepare_scenes(scenes, size, shared.say, tower=own)
-    )
+    built_in = shared.once(("scenes", scenes, size, own), lambda: prepare_scenes(scenes, size, shared.say, tower=own))
     return _with(recipe.with_image(name=built_in.tower) if own else recipe, built_in)
 
 

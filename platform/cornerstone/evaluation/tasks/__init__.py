@@ -11,7 +11,8 @@ from cornerstone.evaluation.tasks.retrieval import Retrieval
 from cornerstone.evaluation.tasks.task import Contents, EvaluationInputs, EvaluationSet, Metric, Task
 
 TASKS: dict[str, Task] = {
-    task.name: task for task in (Retrieval(), Classification(), Lookalike(), Interleaved(), Probe(), Classified(), Captioning())
+    task.name: task
+    for task in (Retrieval(), Classification(), Lookalike(), Interleaved(), Probe(), Classified(), Captioning())
 }
 """In the order in which a folder's sets are listed."""
 
