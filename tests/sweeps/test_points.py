@@ -4,9 +4,9 @@ import pytest
 
 from cornerstone.errors import CornerstoneError
 from cornerstone.recipes import preset
-from cornerstone.sweeps import Candidate, FollowUp, Point, Sweep
+from cornerstone.sweeps import Candidate, FollowUp, Point, Sweep, TransferOptions, tuned, with_transfers
 
-RECIPE = preset("scenes")
+RECIPE, LCL = preset("scenes"), preset("scenes-lcl")
 
 
 def sweep(*names, baseline="0"):
@@ -63,3 +63,21 @@ def test_trials_with_the_same_name_are_refused(name):
     two = Point("2", RECIPE, (Candidate("a", RECIPE),), "eval/a/b", (FollowUp("imagenet", lambda model: RECIPE),))
     with pytest.raises(CornerstoneError, match="Two trials of the sweep are named '2 "):
         Sweep([two, Point(name, RECIPE)], "2")
+
+
+def test_a_point_tries_three_rates_if_a_metric_chooses():
+    point = tuned("LCL", RECIPE)
+    rate = RECIPE.optimization.learning_rate
+    assert point.chosen_by == RECIPE.evaluation.best
+    assert [c.recipe.optimization.learning_rate for c in point.candidates] == [0.5 * rate, rate, 2 * rate]
+    assert tuned("LCL", RECIPE.with_evaluation(best="")) == Point("LCL", RECIPE.with_evaluation(best=""))
+
+
+def test_transfers_need_towers_of_one_architecture():
+    one, other = Point("0", LCL), Point("1", LCL.with_image(width=64))
+    options = TransferOptions(transfer=("classification",))
+    assert with_transfers(Sweep([one, other], "0"), TransferOptions()).points == [one, other]
+    with pytest.raises(CornerstoneError, match="differ in their architecture"):
+        with_transfers(Sweep([one, other], "0"), options)
+    other = Point("1", LCL.with_image(drop_path=0.1))  # no part of the architecture
+    assert len(with_transfers(Sweep([one, other], "0"), options).points) == 4

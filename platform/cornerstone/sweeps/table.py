@@ -100,8 +100,9 @@ class ResultTable:
 
     `columns` are (metric, label[, unit]); the first one is the primary metric. A row without a column's metric has an
     empty cell; several records of a row and seed bring different metrics. `points` gives the order of the rows and names
-    those that are expected; without it they are in the order of the records. Each row is compared with
-    `baseline`, or with the row that `baselines` names for it. `notes` are printed below the table, `warnings` above it, and `verdict` between the table and the notes.
+    those that are expected; without it they are in the order of the records. Each row is compared with `baseline`, or with
+    the row that `baselines` names for it. `notes` are printed below the table, `warnings` above it, and `verdict` between
+    the table and the notes.
     """
 
     title: str
