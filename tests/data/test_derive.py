@@ -10,6 +10,7 @@ import pytest
 
 from cornerstone.data.derive import derive
 from cornerstone.data.importers import import_pairs
+from cornerstone.data.parallel import map_here
 from cornerstone.data.records import Caption, Document, Segment
 from cornerstone.data.shards import DataSet, Reader, ShardWriter
 from cornerstone.errors import CornerstoneError
@@ -59,7 +60,7 @@ def test_a_document_for_each_pair(ray_cluster, tmp_path, small_data):
 
     again = derive("laion-random", parent, tmp_path / "again")
     assert again.manifest.content_hash == report.manifest.content_hash
-    without_ray = derive("laion-random", parent, tmp_path / "here", here=True)
+    without_ray = derive("laion-random", parent, tmp_path / "here", mapped=map_here)
     assert without_ray.manifest.content_hash == report.manifest.content_hash
     other = derive("laion-random", parent, tmp_path / "other", seed=1)
     assert other.manifest.content_hash != report.manifest.content_hash

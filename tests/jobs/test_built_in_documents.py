@@ -10,7 +10,7 @@ from cornerstone.data.documents import PackingKeys
 from cornerstone.data.mixture import Mixture
 from cornerstone.data.shards import DataSet
 from cornerstone.data.texts import FILE as TOKENIZER
-from cornerstone.jobs.built_in_scenes import matched_pairs, prepare_documents
+from cornerstone.jobs.built_in_scenes import prepare_documents
 from cornerstone.recipes.documents import SceneDocuments
 
 SCENES = SceneDocuments(documents=60, validation=8, probe_images=16)
@@ -41,15 +41,6 @@ def test_the_forms_are_packed_from_the_same_images_by_their_own_rules(folders):
     assert len({made.sets for made in folders.values()}) == 1  # all are judged alike
     texts = {data.location.join(TOKENIZER).read_text() for made in folders.values() for data in opened(made).sets}
     assert len(texts) == 1
-
-
-def test_matched_pairs_are_made_once_and_keep_the_documents_tokenizer(folders):
-    documents = DataSet.open(DataSet.open(folders["mmc4"].train, "packing").manifest.source["data"], "documents")
-    said = []
-    pairs = matched_pairs(documents.location, said.append)
-    assert said == []
-    assert DataSet.open(pairs, "pairs").manifest.source["format"] == "mmc4-pair"
-    assert pairs.join(TOKENIZER).read_text() == documents.location.join(TOKENIZER).read_text()
 
 
 def opened(made) -> Mixture:

@@ -6,7 +6,7 @@ Both run as an import, with one task per shard of the parent data set. The manif
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from cornerstone.data import draws
@@ -128,9 +128,11 @@ def derive(
     seed: int = 0,
     name: str | None = None,
     progress: OnImportProgress | None = None,
-    here: bool = False,
+    mapped: Callable[..., Iterator[dict[str, bytes]]] | None = None,
 ) -> ImportReport:
-    """Write the data set that is derived from a folder of shards. Ray must be started, unless `here` derives in this process.
+    """Write the data set that is derived from a folder of shards. Ray must be started.
+
+    `mapped=map_here` (`data/parallel.py`) derives in this process, without Ray.
 
     `laion-random` takes captions of this `role`; `mmc4-pair` takes images with at least this `min_similarity`. Raises
     CornerstoneError if `kind` is unknown, if the parent is of the wrong kind, if the out folder already contains a finished
@@ -139,7 +141,7 @@ def derive(
     data = check(kind, folder, out)
     options = ImportOptions(seed=seed, name=name)
     source = LaionRandom(data, options, role) if kind == "laion-random" else Mmc4Pair(data, options, min_similarity)
-    return run_import(kind, source, data.location, Location.of(out), progress, here=here)
+    return run_import(kind, source, data.location, Location.of(out), progress, mapped=mapped)
 
 
 def check(kind: str, folder: Location | str, out: Location | str) -> DataSet:

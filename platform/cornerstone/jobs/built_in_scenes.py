@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cornerstone.data.derive import derive
+from cornerstone.data.derive import MIN_SIMILARITY, derive
 from cornerstone.data.documents import PackingConfig, PackingKeys
 from cornerstone.data.documents.config import Rule
 from cornerstone.data.manifest import FILE as MANIFEST
-from cornerstone.data.manifest import Manifest
 from cornerstone.data.mixture import write_mixture
 from cornerstone.data.parallel import map_here
 from cornerstone.data.scenes.sets import EVALUATION_SETS
@@ -81,6 +80,14 @@ def prepare_labelled(scenes: LabelledScenes, image_size: int, say: Say) -> Built
 
 def prepare_documents(scenes: SceneDocuments, image_size: int, say: Say) -> BuiltInScenes:
     """Write and pack the documents that are missing, without Ray. Existing parts are reused. They have no image tower."""
+    train, validation, probe = _document_sets(scenes, image_size, say)
+    tokenizer = train.join(TOKENIZER).read_text()
+    packed = _training(train, tokenizer, scenes), _packed(validation, tokenizer, scenes)
+    return BuiltInScenes(packed[0], (f"documents={packed[1]}", probe.uri), "")
+
+
+def _document_sets(scenes: SceneDocuments, image_size: int, say: Say) -> tuple[Location, Location, Location]:
+    """Folders of the training documents, with a tokenizer, of those for validation, and of labelled images."""
     world: dict[str, Any] = {"seed": scenes.seed, "image_size": image_size}
     world |= {name: getattr(scenes, name) for name in ("redundancy", "context", "mismatch")}
     world |= {"cells": scenes.cells} if scenes.cells != 3 else {}
@@ -89,8 +96,6 @@ def prepare_documents(scenes: SceneDocuments, image_size: int, say: Say) -> Buil
         with timed(say, "scenes: training a WordPiece vocabulary on the documents"):
             train.join(TOKENIZER).write_text(train_wordpiece(texts_of(DataSet.open(train))))
     validation = _documents("documents-validation", scenes.validation, world, say)
-    tokenizer = train.join(TOKENIZER).read_text()
-    packed = _packed(validation, tokenizer, scenes)
     pictures: dict[str, Any] = {"seed": scenes.seed, "image_size": image_size}
     pictures |= {"cells": scenes.cells} if scenes.cells != 3 else {}
     sets = home().join("scenes", f"probe-{digest({'images': scenes.probe_images, **pictures})}")
@@ -98,39 +103,23 @@ def prepare_documents(scenes: SceneDocuments, image_size: int, say: Say) -> Buil
     if not probe.join(MANIFEST).exists():
         with timed(say, f"scenes: writing {scenes.probe_images:,} labelled images to probe the tower with"):
             write_evaluation_sets(sets, images=scenes.probe_images, sets=["probe"], **pictures)
-    return BuiltInScenes(_training(train, tokenizer, scenes, say), (f"documents={packed}", probe.uri), "")
+    return train, validation, probe
 
 
-def matched_pairs(documents: Location, say: Say) -> Location:
-    """Each image of built-in documents with its matched sentence (LCL's MMC4-Pair), with their tokenizer."""
-    return _derived("mmc4-pair", documents, say)
-
-
-def _training(documents: Location, tokenizer: str, scenes: SceneDocuments, say: Say) -> str:
+def _training(documents: Location, tokenizer: str, scenes: SceneDocuments) -> str:
     """The packing, or mixture of packings, that is trained on."""
     if scenes.form == "obelics":
         return _packed(documents, tokenizer, scenes, "obelics")
     packed = _packed(documents, tokenizer, scenes)
     if scenes.form == "mmc4":
         return packed
-    random = _packed(_derived("laion-random", matched_pairs(documents, say), say), tokenizer, scenes, "laion")
+    random = _packed(_placed_at_random(_matched(documents)), tokenizer, scenes, "laion")
     if scenes.form == "laion-random":
         return random
     mixed = home().join("scenes", f"mixture-{digest({'members': [random, packed]})}")
     if not mixed.join(MANIFEST).exists():
         write_mixture(mixed, [(random, "1"), (packed, "1")], name="laion-random + mmc4")
     return mixed.uri
-
-
-def _derived(kind: str, parent: Location, say: Say) -> Location:
-    """What `cornerstone data derive` makes of a folder, and the parent's tokenizer beside it."""
-    folder = home().join("scenes", f"{kind}-{Manifest.read(parent).content_hash}")
-    if not folder.join(MANIFEST).exists():
-        with timed(say, f"scenes: deriving {kind}"):
-            derive(kind, parent, folder, name=kind, here=True)
-    if not folder.join(TOKENIZER).exists():
-        folder.join(TOKENIZER).write_text(parent.join(TOKENIZER).read_text())
-    return folder
 
 
 def _documents(name: str, count: int, world: dict[str, Any], say: Say) -> Location:
@@ -148,6 +137,22 @@ def _packed(folder: Location, tokenizer: str, scenes: SceneDocuments, rule: Rule
     if not place.join(MANIFEST).exists():
         write_packing(folder, place, tokenizer, config, mapped=map_here)
     return place.uri
+
+
+def _matched(folder: Location) -> Location:
+    """The pairs of some documents: each image that is similar enough to its matched sentence, as packing takes them."""
+    place = home().join("scenes", f"pairs-{digest({'parent': DataSet.open(folder).manifest.content_hash})}")
+    if not place.join(MANIFEST).exists():
+        derive("mmc4-pair", folder, place, min_similarity=MIN_SIMILARITY, mapped=map_here)
+    return place
+
+
+def _placed_at_random(pairs: Location) -> Location:
+    """Pairs as documents of one image and one text each (LAION-Random)."""
+    place = home().join("scenes", f"random-{digest({'parent': DataSet.open(pairs).manifest.content_hash})}")
+    if not place.join(MANIFEST).exists():
+        derive("laion-random", pairs, place, name="laion-random", mapped=map_here)
+    return place
 
 
 def scenes_tower(scenes: Scenes, image_size: int, say: Say) -> str:

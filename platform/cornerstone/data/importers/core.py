@@ -256,17 +256,18 @@ def run_import(
     out: Location,
     progress: OnImportProgress | None,
     *,
-    here: bool = False,
+    mapped: Callable[..., Iterator[dict[str, bytes]]] | None = None,
 ) -> ImportReport:
     """Run an import into a folder without a manifest, reusing the tasks that an interrupted import finished.
 
-    `here` runs its tasks in this process, one after another, without Ray: for data sets of seconds.
+    `mapped=map_here` (`data/parallel.py`) runs the tasks in this process, without Ray.
     Raises CornerstoneError if no row is left, and if another process writes to the folder.
     """
     started = time.monotonic()
     plan, options = source.plan(), source.options
     with writing(out):
-        total = _gather(plan, _outcomes(format_name, source, src, plan, out, here), out.join(QUARANTINE), progress)
+        outcomes = _in_parallel(format_name, source, src, plan, out, mapped)
+        total = _gather(plan, outcomes, out.join(QUARANTINE), progress)
         if not total.shards:
             forget(out)  # a finished but empty task must be read again: missing images may be there next time
             raise CornerstoneError(_why_empty(src, out, total))
@@ -333,10 +334,15 @@ def _why_empty(src: Location, out: Location, total: _Total) -> str:
     return f"No usable row in {src}: {found}. Check --images and the fields, or name another source."
 
 
-def _outcomes(
-    format_name: str, source: Format, src: Location, plan: ImportPlan, out: Location, here: bool
+def _in_parallel(
+    format_name: str,
+    source: Format,
+    src: Location,
+    plan: ImportPlan,
+    out: Location,
+    mapped: Callable[..., Iterator[dict[str, bytes]]] | None,
 ) -> Iterator[_Outcome]:
-    """The results of all tasks, in the order of the plan: as Ray tasks, or in this process."""
+    """The results of all tasks, in the order of the plan."""
     if not plan.tasks:
         return
     # Fingerprint of everything that determines a task's output (records, their order, names of shards): if it is unchanged,
@@ -348,14 +354,15 @@ def _outcomes(
         for i, (task, of_task) in enumerate(zip(plan.tasks, settings, strict=True))
     ]
     work = functools.partial(_work, source=source, out=out, tasks=len(items), classes=plan.classes)
-    if here:
-        yield from (pickle.loads(work(item)["outcome"]) for item in items)
-        return
-    import ray.data
-
-    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(work, concurrency=source.options.workers)
     failed = f"The import stopped, {out} is unfinished (fix the cause and run the same command again to resume):"
-    for row in in_order(dataset, failed):
+    if mapped is None:
+        import ray.data
+
+        tasks = ray.data.from_items(items, override_num_blocks=len(items))
+        rows = in_order(tasks.map(work, concurrency=source.options.workers), failed)
+    else:
+        rows = mapped(work, items, failed=failed)
+    for row in rows:
         yield pickle.loads(row["outcome"])
 
 
