@@ -2,8 +2,11 @@
 
     python experiments/compare_pretraining.py --placement.decode-actors 1 --placement.cpus-per-decode-actor 0.1
                                                                      documents of scenes, three trials at a time on 2 cores
+    python experiments/compare_pretraining.py --transfer classification retrieval caption --seeds 3
+                                                                     and frozen transfer, with a floor and a ceiling
     ray job submit --runtime-env ray_jobs/runtime_env.yaml -- python experiments/compare_pretraining.py \\
-        --preset lcl-mmc4-b16 --train s3://bucket/mmc4-packed --workers 32 --placement.gpus-per-worker 1
+        --preset lcl-mmc4-b16 --train s3://bucket/mmc4-packed --workers 32 --placement.gpus-per-worker 1 \\
+        --transfer classification --classification.train s3://bucket/in1k --classification.eval in1k=s3://bucket/in1k-val
 
 Expect (paper, frozen transfer, IN-1k top-1 and COCO TR@1): LCL 75.2 and 48.5, Flamingo 24.0 and 10.6, Emu 5.7 and 2.3: methods
 that only generate collapse, although their text loss is close. The baselines are the least faithful forms that a reviewer

@@ -154,6 +154,11 @@ def test_stored_features_and_other_data_are_refused():
         replace(small("retrieval"), method=small("classification").method)
 
 
+def test_a_tower_from_scratch_learns_at_the_rate_of_the_new_parts():
+    made, run = small("retrieval", frozen=False), transfer_recipe("retrieval", from_run("model", TOWER), False)
+    assert (made.method.tower_lr_factor, run.method.tower_lr_factor) == (1.0, 0.01)
+
+
 def test_the_papers_schedule_is_that_of_ones_own_data():
     found = {
         task: transfer_recipe(task, from_scratch_like(TOWER), True, TaskData(train="data")) for task in TRANSFER_TASKS

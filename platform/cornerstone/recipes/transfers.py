@@ -45,10 +45,10 @@ class TaskData:
 
 def transfer_recipe(task: TransferTask, tower: ImageTower, frozen: bool, data: TaskData | None = None) -> Recipe:
     """A task on `tower`, which names weights or an architecture from scratch; its pooling is not used."""
-    data, tower = data or TaskData(), replace(tower, pooling="none", projection=0, locked=frozen)
-    recipe = _MADE[task](tower, frozen, not data.train)
+    data, tower = data or TaskData(), replace(tower, pooling="none", projection=0)
+    recipe = scenes_recipe(task, tower, frozen)
     if data.train:
-        recipe = replace(recipe.with_data(train=data.train), precision="bf16")
+        recipe = paper_recipe(task, tower, frozen).with_data(train=data.train)
     if data.tokenizer:
         recipe = recipe.with_data(tokenizer=data.tokenizer)
     if data.eval:
@@ -58,6 +58,16 @@ def transfer_recipe(task: TransferTask, tower: ImageTower, frozen: bool, data: T
     if data.learning_rate:
         recipe = recipe.with_optimization(learning_rate=data.learning_rate)
     return recipe.with_steps(data.steps) if data.steps else recipe
+
+
+def paper_recipe(task: TransferTask, tower: ImageTower, frozen: bool = True) -> Recipe:
+    """A task with the paper's schedule, on data that are yet to be named."""
+    return replace(_MADE[task](replace(tower, locked=frozen), False), precision="bf16")
+
+
+def scenes_recipe(task: TransferTask, tower: ImageTower, frozen: bool = True) -> Recipe:
+    """A task on built-in scenes."""
+    return _MADE[task](replace(tower, locked=frozen), True)
 
 
 def from_run(model: str, tower: ImageTower) -> ImageTower:
@@ -70,22 +80,23 @@ def from_scratch_like(tower: ImageTower) -> ImageTower:
     return replace(tower, pretrained=False, pooling="none", projection=0, drop_path=0.0)
 
 
-def _classification(tower: ImageTower, frozen: bool, scenes: bool) -> Recipe:
+def _classification(tower: ImageTower, scenes: bool) -> Recipe:
     return Recipe(
         name="transfer-classification",
-        method=ClassifierConfig(frozen=frozen, image=replace(tower, locked=True)),  # `frozen` decides
+        method=ClassifierConfig(frozen=tower.locked, image=replace(tower, locked=True)),  # `frozen` decides
         data=LabelledData(),
         optimization=_schedule(400, 64, 1e-3) if scenes else _schedule(14_000, 8_192, 1e-4, warmup=1_500),
     )
 
 
-def _retrieval(tower: ImageTower, frozen: bool, scenes: bool) -> Recipe:
+def _retrieval(tower: ImageTower, scenes: bool) -> Recipe:
     text = BertText("", token_limit=77)
     if scenes:
         text = BertText("", width=128, layers=2, heads=4, token_limit=_SCENES_LIMIT)
     recipe = Recipe(
         name="transfer-retrieval",
-        method=RetrievalTransferConfig(image=tower, text=text),
+        # A tower from scratch has nothing to lose by the rate of the new parts.
+        method=RetrievalTransferConfig(tower, text, tower_lr_factor=0.01 if tower.pretrained else 1.0),
         data=PairData(sub_captions=0) if not scenes else _scenes_pairs(),
         optimization=_schedule(400, 64, 1e-3) if scenes else _schedule(5_000, 16_384, 1e-3, warmup=500),
         evaluation=Evaluation(built_in=("short",)),
@@ -93,11 +104,11 @@ def _retrieval(tower: ImageTower, frozen: bool, scenes: bool) -> Recipe:
     return recipe if scenes else recipe.with_data(tokenizer="bert-base-uncased")
 
 
-def _caption(tower: ImageTower, frozen: bool, scenes: bool) -> Recipe:
+def _caption(tower: ImageTower, scenes: bool) -> Recipe:
     language, limit = CausalText(), 77
     if scenes:
         language, limit = CausalText(width=128, layers=2, heads=4, positions=256), _SCENES_LIMIT
-    method = CaptionTransferConfig(language, frozen, image=replace(tower, locked=True), token_limit=limit)
+    method = CaptionTransferConfig(language, tower.locked, image=replace(tower, locked=True), token_limit=limit)
     recipe = Recipe(
         name="transfer-caption",
         method=method,
@@ -116,7 +127,7 @@ def _schedule(steps: int, batch_size: int, learning_rate: float, warmup: int = 4
     return Optimization(steps, batch_size, learning_rate, warmup, weight_decay=1e-4, betas=(0.9, 0.999), eps=1e-8)
 
 
-_MADE: dict[TransferTask, Callable[[ImageTower, bool, bool], Recipe]] = {
+_MADE: dict[TransferTask, Callable[[ImageTower, bool], Recipe]] = {
     "classification": _classification,
     "retrieval": _retrieval,
     "caption": _caption,

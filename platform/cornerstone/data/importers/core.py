@@ -34,6 +34,7 @@ DAMAGED = ("damaged", "another schema", "scattered")
 """How the reasons begin that are about a whole file and not about a row."""
 PROMPT = "a photo of a {}."  # the only prompt of an imported set with labels; other writers may give several
 MAX_BYTES = 256 << 20  # of one image file: photographs are smaller, and a row group holds 64 of them in memory
+Mapped = Callable[..., Iterator[dict[str, bytes]]]
 OnImportProgress = Callable[[int, int, int], None]
 """Called with finished tasks, all tasks, and rows written so far."""
 
@@ -256,7 +257,7 @@ def run_import(
     out: Location,
     progress: OnImportProgress | None,
     *,
-    mapped: Callable[..., Iterator[dict[str, bytes]]] | None = None,
+    mapped: Mapped | None = None,
 ) -> ImportReport:
     """Run an import into a folder without a manifest, reusing the tasks that an interrupted import finished.
 
@@ -335,12 +336,7 @@ def _why_empty(src: Location, out: Location, total: _Total) -> str:
 
 
 def _in_parallel(
-    format_name: str,
-    source: Format,
-    src: Location,
-    plan: ImportPlan,
-    out: Location,
-    mapped: Callable[..., Iterator[dict[str, bytes]]] | None,
+    format_name: str, source: Format, src: Location, plan: ImportPlan, out: Location, mapped: Mapped | None
 ) -> Iterator[_Outcome]:
     """The results of all tasks, in the order of the plan."""
     if not plan.tasks:
