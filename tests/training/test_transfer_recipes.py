@@ -13,7 +13,7 @@ from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation.evaluator import evaluate
 from cornerstone.evaluation.judged import chance_of, metrics_of
 from cornerstone.inference.saved_model import load, save_model
-from cornerstone.recipes import ImageTower, LabelledScenes, Scenes
+from cornerstone.recipes import ImageTower, LabelledScenes, Placement, Scenes
 from cornerstone.recipes.transfers import (
     TRANSFER_TASKS,
     TaskData,
@@ -23,6 +23,8 @@ from cornerstone.recipes.transfers import (
 )
 from cornerstone.training.build import build_method, build_tower
 from cornerstone.training.engine import PlainEngine
+from cornerstone.training.job import Identity, Job
+from cornerstone.training.launch import launch
 from cornerstone.training.prepare import Preparer
 from cornerstone.training.schedule import learning_rate
 
@@ -176,3 +178,15 @@ def test_the_papers_schedule_is_that_of_ones_own_data():
         "retrieval": 500,
         "caption": 1_000,
     }
+
+
+@pytest.mark.timeout(240)
+def test_a_classifier_through_ray_train(ray_cluster):
+    """Two workers under ZeRO: the metrics, and a model whose tower is the one that was frozen."""
+    prepared = Preparer(quiet).prepare(small("classification"))
+    placement = Placement(workers=2, cpus_per_worker=0.25, cpus_per_decode_actor=0.25, decode_actors=1)
+    outcome = launch(Job(prepared, placement, Identity()), quiet)
+    assert set(outcome.metrics) == {"eval/class/top1", "eval/class/top5"}
+    assert outcome.queries == dict.fromkeys(outcome.metrics, 96)
+    tower, frozen = load(outcome.model).module.image_tower, build_tower(prepared)
+    assert all(torch.equal(value, frozen.state_dict()[name]) for name, value in tower.state_dict().items())
