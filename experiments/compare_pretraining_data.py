@@ -1,7 +1,8 @@
 """LCL, Table 5: pairs, interleaved documents, or both to pre-train on?
 
     python experiments/compare_pretraining_data.py --placement.decode-actors 1 --placement.cpus-per-decode-actor 0.1
-                                                                     scenes, three trials at a time on 2 cores, 5 minutes
+                                                                     scenes, three trials at a time on 2 cores: too short
+                                                                     for conclusions
     python experiments/compare_pretraining_data.py --transfer classification retrieval --seeds 5
                                                                      with frozen transfer of each tower, a floor, a ceiling
     ray job submit --runtime-env ray_jobs/runtime_env.yaml -- python experiments/compare_pretraining_data.py \\

@@ -2,7 +2,7 @@
 
     python experiments/transfer.py --placement.decode-actors 1 --placement.cpus-per-decode-actor 0.1
                                                                      LCL is pre-trained on scenes first, then three heads a
-                                                                     task and mode on its tower; on 2 cores half an hour
+                                                                     task and mode on its tower: 39 short trials in all
     python experiments/transfer.py --models "mine=runs/RUN/model" "random=random:vit_tiny_patch16_224" --tasks classification
                                                                      towers that are there, on scenes
     ray job submit --runtime-env ray_jobs/runtime_env.yaml -- python experiments/transfer.py \\

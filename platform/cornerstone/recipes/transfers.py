@@ -96,7 +96,7 @@ def _retrieval(tower: ImageTower, scenes: bool) -> Recipe:
     recipe = Recipe(
         name="transfer-retrieval",
         # A tower from scratch has nothing to lose by the rate of the new parts.
-        method=RetrievalTransferConfig(tower, text, tower_lr_factor=0.01 if tower.pretrained else 1.0),
+        method=RetrievalTransferConfig(tower, text, tower_lr_factor=0.01 if tower.pretrained or tower.locked else 1.0),
         data=PairData(sub_captions=0) if not scenes else _scenes_pairs(),
         optimization=_schedule(400, 64, 1e-3) if scenes else _schedule(5_000, 16_384, 1e-3, warmup=500),
         evaluation=Evaluation(built_in=("short",)),
