@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
 
+from cornerstone import cli
 from cornerstone.data.layout import Layout
 from cornerstone.data.stream import Stream
 from cornerstone.errors import CornerstoneError
@@ -142,11 +144,16 @@ def evaluation_batches(prepared):
     return list(stream.evaluation(0))
 
 
-def test_captions_of_images_without_a_caption_are_not_judged_and_unread_images_count_as_empty(preparer):
-    prepared = preparer.prepare(small("caption", steps=1))
-    _, (judged,) = trained(prepared)
+def test_a_saved_caption_model_is_judged_by_the_command_as_in_training(preparer, tmp_path):
+    prepared = preparer.prepare(small("caption", steps=40, learning_rate=3e-3))
+    module, (judged,) = trained(prepared)
     assert judged.measured.counts == {"images": 32, "captions": 160}
-    assert judged.task == "caption"
+    assert judged.measured.metrics["rouge_l"] > 0
+    save_model(tmp_path / "model", module, recipe={}, tokenizer_json=prepared.tokenizer)
+    given = ["--data", prepared.sets[0].folder, "--json", str(tmp_path / "found.json")]
+    cli.main(["evaluate", str(tmp_path), "--task", "caption", *given])
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert {name: found[name] for name in metrics_of([judged])} == pytest.approx(metrics_of([judged]))
 
 
 def test_stored_features_and_other_data_are_refused():

@@ -14,7 +14,8 @@ FLOOR, CEILING = "random tower (floor)", "from scratch (ceiling)"
 NOTES = (
     f"Transfer: heads on the frozen tower of each point, with the seed of its pre-training. {FLOOR!r}: the same heads on "
     f"random weights. {CEILING!r}: the same architecture trained on the task alone, the tower too.",
-    "All heads of a task are trained alike, at one learning rate, which is chosen for no method.",
+    "All heads of a task are trained alike, at one learning rate, which is chosen for no method. Where the ceiling is not "
+    "above the floor, the steps are too few for the task to tell towers apart (--classification.steps and the like).",
 )
 
 
