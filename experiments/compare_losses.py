@@ -14,7 +14,7 @@ from dataclasses import replace
 from cornerstone.recipes import BertText, Recipe
 from cornerstone.recipes.lotlip import LotlipConfig, with_sub_captions
 from cornerstone.recipes.siglip import SiglipConfig
-from cornerstone.sweeps import Sweep, main, tuned
+from cornerstone.sweeps import Point, Sweep, main
 
 
 def losses(recipe: Recipe) -> Sweep:
@@ -25,7 +25,7 @@ def losses(recipe: Recipe) -> Sweep:
     plain = BertText(text.name, text.width, text.layers, text.heads, text.token_limit, text.dropout)
     softmax = with_sub_captions(recipe.with_text(corner_tokens=0), 0)
     sigmoid = replace(softmax, method=SiglipConfig(image=image, text=plain))
-    return Sweep([tuned("LiT", softmax), tuned("SigLIP", sigmoid)], baseline="LiT")
+    return Sweep([Point.at_best_rate("LiT", softmax), Point.at_best_rate("SigLIP", sigmoid)], baseline="LiT")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import tyro
 
 from cornerstone.recipes import DocumentData, Recipe
 from cornerstone.recipes.documents import Form
-from cornerstone.sweeps import Sweep, TransferOptions, main, tuned, with_transfers
+from cornerstone.sweeps import Point, Sweep, TransferOptions, main, with_transfers
 from cornerstone.sweeps.papers.lcl import TABLE_5
 
 BUILT_IN: dict[str, tuple[Form, float]] = {
@@ -71,7 +71,7 @@ def pretraining_data(recipe: Recipe, options: DataOptions = DataOptions()) -> Sw
             name: recipe.with_data(train=folder).with_optimization(batch_size=size)
             for (name, folder), size in zip(named, sizes, strict=True)
         }
-    points = [tuned(name, one) for name, one in made.items()]
+    points = [Point.at_best_rate(name, one) for name, one in made.items()]
     return with_transfers(Sweep(points, baseline=points[0].name, paper=TABLE_5), options)
 
 

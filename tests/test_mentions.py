@@ -58,7 +58,8 @@ TRANSFERS = ("lcl-classification", "lcl-caption")
 def options() -> set[str]:
     """Every option of every command; the recipe's of all methods."""
     texts = [helped(main, *name.split()) for name in command_names()]
-    for preset in ("scenes", "scenes-siglip", "photos", "scenes-lcl", "scenes-flamingo", "scenes-emu", *TRANSFERS):
+    presets = ("scenes", "scenes-siglip", "photos", "scenes-lcl", "scenes-flamingo", "scenes-emu", "scenes-coca")
+    for preset in (*presets, *TRANSFERS):
         stream = io.StringIO()
         with contextlib.redirect_stdout(stream), contextlib.suppress(SystemExit):
             main(["train", "--preset", preset, "--help-all"])

@@ -15,6 +15,8 @@ from cornerstone.data.records import Caption, Document, Segment
 from cornerstone.data.shards import DataSet, Reader, ShardWriter
 from cornerstone.errors import CornerstoneError
 
+SEEDS = {"one": 0, "again": 0, "other": 1}
+
 
 def rows(folder) -> list[dict]:
     reader = Reader(DataSet.open(folder))
@@ -82,6 +84,17 @@ def test_a_pair_for_each_well_matched_image(ray_cluster, documents, tmp_path, sm
     order = [key.partition("#")[0] for key in found]
     assert sum(one == two for one, two in itertools.pairwise(order)) < 10  # images of a document lie apart
     assert derive("mmc4-pair", documents, tmp_path / "all", min_similarity=0.1).rows == 120
+    here = derive("mmc4-pair", documents, tmp_path / "here", mapped=map_here)
+    assert here.manifest.content_hash == report.manifest.content_hash
+
+
+def test_without_ray_the_same_pairs_are_written(documents, tmp_path):
+    here = [derive("mmc4-pair", documents, tmp_path / name, mapped=map_here, seed=seed) for name, seed in SEEDS.items()]
+    assert [(report.rows, report.reasons) for report in here] == [(80, {"no matched_sim": 40})] * 3
+    one, again, other = (report.manifest.content_hash for report in here)
+    assert one == again != other
+    found = {row["key"]: row["captions"][0]["text"] for row in rows(tmp_path / "one")}
+    assert found == {f"doc {i}#{at}": f"{word} {i}" for i in range(40) for at, word in ((1, "second"), (5, "third"))}
 
 
 def test_what_cannot_be_derived_is_said(documents, tmp_path, small_data):

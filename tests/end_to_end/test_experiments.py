@@ -138,13 +138,16 @@ def test_figures_2_and_5_vary_the_sentences_and_0_are_raw_texts_alone():
 def test_the_points_differ_in_what_is_ablated_alone(name):
     recipe = preset(usual_preset(f"{name}.py"))
     points = [p for p in getattr(experiment(name), DEFINE[name])(recipe).points if not p.row]  # no transfers
-    batch = recipe.optimization.batch_size
-    if name != "compare_pretraining_data":
-        assert {p.recipe.optimization.batch_size for p in points} == {batch}
     assert len({(p.recipe.hash({}), p.recipe.data) for p in points}) == len(points)
+    evaluation = points[0].recipe.evaluation
+    assert replace(evaluation, skip_unsuited=False) == recipe.evaluation
     for point in points:
-        assert replace(point.recipe.optimization, batch_size=batch) == recipe.optimization
-        assert point.recipe.evaluation == recipe.evaluation
+        images = recipe.optimization  # as many images a step, if a point reads the same documents otherwise
+        if point.recipe.data.kind != recipe.data.kind:
+            images = replace(images, batch_size=round(images.batch_size * recipe.data.images_per_sequence))
+        if name == "compare_pretraining_data":
+            images = replace(images, batch_size=point.recipe.optimization.batch_size)
+        assert (point.recipe.optimization, point.recipe.evaluation) == (images, evaluation)
         assert (point.recipe.method.image, point.recipe.seed) == (recipe.method.image, recipe.seed)
 
 
@@ -152,14 +155,25 @@ def test_the_points_differ_in_what_is_ablated_alone(name):
 def test_pretraining_methods_share_tower_language_model_data_and_packing(name, tokens):
     recipe = preset(name)
     sweep = experiment("compare_pretraining").pretraining(recipe)
-    assert [point.name for point in sweep.points] == ["LCL", "Flamingo", "Emu"]
-    for point in sweep.points:
+    assert [point.name for point in sweep.points] == ["LCL", "Flamingo", "Emu", "CLIP", "CoCa"]
+    for point in sweep.points[:3]:
         assert point.recipe.with_seed(0).data == recipe.data
         assert (point.recipe.method.image, point.recipe.method.language) == (
             recipe.method.image,
             recipe.method.language,
         )
     assert sweep.points[2].recipe.method.tokens == tokens
+    clip, coca = (point.recipe for point in sweep.points[3:])
+    assert clip.data == coca.data == recipe.data.as_pairs()
+    assert (clip.method.loss.caption_weight, coca.method.loss.caption_weight) == (0, 2)
+    assert (clip.method.text.pooling, coca.method.text.pooling) == ("end", "trailing")
+    assert clip.method.text == replace(coca.method.text, pooling="end")
+    own = recipe.with_data(train="s3://bucket/packed")
+    without = experiment("compare_pretraining").pretraining(own)
+    assert [point.name for point in without.points] == ["LCL", "Flamingo", "Emu"]
+    assert "--recipe.data.pairs" in without.notes[0]
+    named = experiment("compare_pretraining").pretraining(own.with_data(pairs="s3://bucket/pairs"))
+    assert {point.recipe.data.train for point in named.points} == {"s3://bucket/packed", "s3://bucket/pairs"}
     with pytest.raises(SystemExit, match="compares with LCL"):
         experiment("compare_pretraining").pretraining(preset("scenes"))
 

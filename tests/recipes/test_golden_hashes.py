@@ -7,9 +7,19 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
 from cornerstone.hashing import as_json, declared_default, hashed_fields
-from cornerstone.recipes import PRESETS, DocumentData, LabelledData, LotlipConfig, PairData, Recipe, preset
+from cornerstone.recipes import (
+    PRESETS,
+    DocumentData,
+    DocumentPairs,
+    LabelledData,
+    LotlipConfig,
+    PairData,
+    Recipe,
+    preset,
+)
 from cornerstone.recipes.caption_transfer import CaptionTransferConfig
 from cornerstone.recipes.classifier import ClassifierConfig
+from cornerstone.recipes.coca import CocaConfig
 from cornerstone.recipes.dual_encoder import DualEncoderConfig
 from cornerstone.recipes.emu import EmuConfig
 from cornerstone.recipes.flamingo import FlamingoConfig
@@ -18,7 +28,7 @@ from cornerstone.recipes.lotlip import with_sub_captions
 from cornerstone.recipes.method import MethodConfig
 from cornerstone.recipes.retrieval_transfer import RetrievalTransferConfig
 from cornerstone.recipes.siglip import SiglipConfig
-from cornerstone.recipes.towers import BertText, CornerText
+from cornerstone.recipes.towers import BertText, ClipText, CornerText
 
 GOLDEN = json.loads(Path(__file__).with_name("golden_hashes.json").read_text())
 CONTENT = {"data": "0" * 16, "tokenizer": "1" * 16, "image": "2" * 16}
@@ -46,6 +56,7 @@ VARIANTS = {
 BUILT_IN = (
     LotlipConfig,
     SiglipConfig,
+    CocaConfig,
     LclConfig,
     FlamingoConfig,
     EmuConfig,
@@ -55,8 +66,10 @@ BUILT_IN = (
     PairData,
     DocumentData,
     LabelledData,
+    DocumentPairs,
     BertText,
     CornerText,
+    ClipText,
 )
 """Every configuration that a recipe may hold: their defaults stand behind hashes."""
 
@@ -108,6 +121,12 @@ def test_a_subclass_at_its_defaults_is_another_experiment():
     text = siglip.method.text
     corners = CornerText(text.name, text.width, text.layers, text.heads, text.token_limit, text.dropout)
     assert siglip.with_method(text=corners).hash(CONTENT) != siglip.hash(CONTENT)
+
+
+def test_pairs_of_documents_are_pairs():
+    """Whether the built-in documents or a user's: what counts is the content of the data."""
+    named = replace(preset("scenes-coca"), data=PairData(train="x", sub_captions=0, crop_scale=(1.0, 1.0)))
+    assert named.hash(CONTENT) == preset("scenes-coca").hash(CONTENT)
 
 
 def test_data_are_compared_with_the_defaults_of_their_own_class():

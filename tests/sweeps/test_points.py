@@ -4,7 +4,7 @@ import pytest
 
 from cornerstone.errors import CornerstoneError
 from cornerstone.recipes import preset
-from cornerstone.sweeps import Candidate, FollowUp, Point, Sweep, TransferOptions, tuned, with_transfers
+from cornerstone.sweeps import Candidate, FollowUp, Point, Sweep, TransferOptions, with_transfers
 
 RECIPE, LCL = preset("scenes"), preset("scenes-lcl")
 
@@ -65,12 +65,18 @@ def test_trials_with_the_same_name_are_refused(name):
         Sweep([two, Point(name, RECIPE)], "2")
 
 
-def test_a_point_tries_three_rates_if_a_metric_chooses():
-    point = tuned("LCL", RECIPE)
+def test_a_point_is_given_three_learning_rates_if_it_is_said_by_what_to_choose():
+    assert RECIPE.evaluation.best
+    point = Point.at_best_rate("LiT", RECIPE)
+    assert (point.recipe, point.chosen_by) == (RECIPE, RECIPE.evaluation.best)
     rate = RECIPE.optimization.learning_rate
-    assert point.chosen_by == RECIPE.evaluation.best
-    assert [c.recipe.optimization.learning_rate for c in point.candidates] == [0.5 * rate, rate, 2 * rate]
-    assert tuned("LCL", RECIPE.with_evaluation(best="")) == Point("LCL", RECIPE.with_evaluation(best=""))
+    assert {c.name: c.recipe.optimization.learning_rate / rate for c in point.candidates} == {
+        "lr × 0.5": 0.5,
+        "lr × 1": 1,
+        "lr × 2": 2,
+    }
+    without = RECIPE.with_evaluation(best="")
+    assert Point.at_best_rate("LiT", without) == Point("LiT", without)
 
 
 def test_transfers_need_towers_of_one_architecture():

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from cornerstone.data.documents.pieces import LOW
 from cornerstone.data.layout import Layout
 from cornerstone.data.manifest import Manifest
 from cornerstone.data.pairs.feature_store import FeatureKeys, feature_schema
@@ -19,7 +20,7 @@ from cornerstone.data.stream import Stream
 from cornerstone.data.texts import plain_tokenizer, vocabulary_size
 from cornerstone.errors import CornerstoneError
 from cornerstone.jobs.built_in_scenes import BuiltInScenes
-from cornerstone.recipes import preset
+from cornerstone.recipes import SceneDocuments, preset
 from cornerstone.recipes.lotlip import LotlipConfig, with_sub_captions
 from cornerstone.runtime.home import home
 from cornerstone.training import prepare as prepare_module
@@ -183,6 +184,38 @@ def test_without_train_the_scenes_are_the_data(recipe, pairs_folder, monkeypatch
     named = prepare(recipe.with_data(train="").with_evaluation(sets=(f"mine={pairs_folder}",)), quiet)
     assert named.recipe.evaluation.sets == (f"mine={pairs_folder}",)
     assert named.recipe.method.image == recipe.method.image
+
+
+def test_documents_and_their_pairs_are_of_the_same_images(monkeypatch, tmp_path):
+    """A tokenizer and the labelled images of the probe too; of the documents a sequence is packed, of the pairs one a row."""
+    monkeypatch.setenv("CORNERSTONE_HOME", str(tmp_path))
+    small = SceneDocuments(documents=40, validation=20, probe_images=40, mismatch=0.3)
+    preparer = Preparer(quiet)
+    packed = preparer.prepare(preset("scenes-lcl").with_data(scenes=small).with_optimization(batch_size=2))
+    recipe = preset("scenes-coca").with_data(documents=small).with_optimization(batch_size=8)
+    paired = preparer.prepare(recipe)
+    assert paired.tokenizer == packed.tokenizer
+    assert [(s.name, s.task.name) for s in paired.sets] == [("validation", "retrieval"), ("probe", "probe")]
+    assert paired.sets[1].folder == packed.sets[1].folder
+    counted = packed.data.manifest.source["packed"]
+    images = counted["found"]["images"] - counted["left_out"]["images"][LOW]
+    assert paired.rows == images
+    batch = Stream.local(Layout(paired.stream(), 1), 0, 0).batch(0)
+    assert batch.valid.all()
+    assert (batch.raw_length > 2).all()
+    assert not batch.long_length.any()
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
+    assert prepare(recipe, quiet).recipe_hash == paired.recipe_hash
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")} == written
+
+
+def test_sets_that_do_not_suit_a_method_are_skipped_if_it_is_said(recipe, pairs_folder, monkeypatch):
+    monkeypatch.setattr(LotlipConfig, "implementation", "cornerstone.models.method:Method")
+    asked = recipe.with_evaluation(sets=(pairs_folder,), skip_unsuited=True)
+    assert prepare(asked, quiet).sets == ()
+    assert prepare(asked, quiet).recipe_hash == prepare(recipe, quiet).recipe_hash
+    with pytest.raises(CornerstoneError, match=r"chosen by 'eval/pairs/i2t_r1', which no evaluation set gives"):
+        prepare(asked.with_evaluation(best="eval/pairs/i2t_r1"), quiet)
 
 
 @pytest.fixture

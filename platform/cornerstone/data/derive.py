@@ -6,7 +6,7 @@ Both run as an import, with one task per shard of the parent data set. The manif
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from cornerstone.data import draws
@@ -22,6 +22,7 @@ from cornerstone.data.importers.core import (
 from cornerstone.data.importers.files import SHUFFLE_BUFFER, shuffled
 from cornerstone.data.manifest import Kind
 from cornerstone.data.output import refuse_existing
+from cornerstone.data.parallel import Mapped
 from cornerstone.data.records import Caption, Document, Pair, Role, Segment
 from cornerstone.data.shards import DataSet, Reader
 from cornerstone.data.storage import Location
@@ -128,7 +129,7 @@ def derive(
     seed: int = 0,
     name: str | None = None,
     progress: OnImportProgress | None = None,
-    mapped: Callable[..., Iterator[dict[str, bytes]]] | None = None,
+    mapped: Mapped | None = None,
 ) -> ImportReport:
     """Write the data set that is derived from a folder of shards. Ray must be started.
 

@@ -15,6 +15,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 OnProgress = Callable[[int, int], None]
 """Called with the number of finished tasks and of all tasks."""
+Mapped = Callable[..., Iterator[Any]]
+"""`map_here`, or `map_tasks`."""
 
 
 def map_tasks(

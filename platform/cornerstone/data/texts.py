@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from cornerstone.errors import CornerstoneError, did_you_mean
 from cornerstone.recipes.method import MethodConfig
-from cornerstone.recipes.towers import BertText
+from cornerstone.recipes.towers import TextTowerConfig
 
 FILE = "tokenizer.json"
 SEPARATOR = ". "
@@ -171,7 +171,7 @@ class TextInput:
     max_tokens: int
 
     @staticmethod
-    def of(tower: BertText, tokenizer: str) -> TextInput:
+    def of(tower: TextTowerConfig, tokenizer: str) -> TextInput:
         """What a text tower's configuration asks for: its format, and what its reserved tokens leave of its limit."""
         return TextInput(tower.format, tokenizer, tower.token_limit - tower.reserved_tokens)
 

@@ -5,7 +5,8 @@
     recipe.json         the recipe it was trained with
     tokenizer.json
 
-B images or texts, S pixels a side, T tokens, D width of the features, M = 1 + m: [CLS] and the reserved tokens (corners).
+B images or texts, S pixels a side, T tokens, D width of the features, M = 1 + m: [CLS] and the tower's extra features
+(corners).
 """
 
 from __future__ import annotations
@@ -81,8 +82,8 @@ class SavedModel:
             raise CornerstoneError("encode_text got one string: give a list of texts.")
         encoder = self.encoder
         if isinstance(texts, Tensor):
-            reserved: int = encoder.text.reserved_tokens
-            ids, lengths = without_corners(texts, vocab_size=encoder.inputs.vocab_size, corners=reserved)
+            corner_count: int = encoder.text.extra_features
+            ids, lengths = without_corners(texts, vocab_size=encoder.inputs.vocab_size, corners=corner_count)
         else:
             ids, lengths = self._padded(texts)
         parts = zip(ids.to(self.device).split(_AT_A_TIME), lengths.to(self.device).split(_AT_A_TIME), strict=True)

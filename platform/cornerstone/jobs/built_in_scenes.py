@@ -86,6 +86,15 @@ def prepare_documents(scenes: SceneDocuments, image_size: int, say: Say) -> Buil
     return BuiltInScenes(packed[0], (f"documents={packed[1]}", probe.uri), "")
 
 
+def prepare_document_pairs(scenes: SceneDocuments, image_size: int, say: Say) -> BuiltInScenes:
+    """The same documents as pairs of an image and its matched sentence, with the same tokenizer and the same probe."""
+    train, validation, probe = _document_sets(scenes, image_size, say)
+    pairs = [_matched(folder) for folder in (train, validation)]
+    if not pairs[0].join(TOKENIZER).exists():
+        pairs[0].join(TOKENIZER).write_text(train.join(TOKENIZER).read_text())
+    return BuiltInScenes(pairs[0].uri, (f"validation={pairs[1].uri}", probe.uri), "")
+
+
 def _document_sets(scenes: SceneDocuments, image_size: int, say: Say) -> tuple[Location, Location, Location]:
     """Folders of the training documents, with a tokenizer, of those for validation, and of labelled images."""
     world: dict[str, Any] = {"seed": scenes.seed, "image_size": image_size}

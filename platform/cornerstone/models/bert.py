@@ -12,7 +12,7 @@ from transformers import BertConfig, BertModel
 
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
-from cornerstone.recipes.towers import BertText
+from cornerstone.recipes.towers import TextTowerConfig
 
 POSITIONS = 512
 """Positions of a new tower, unless the token limit needs more: so the limit shifts no other initial value."""
@@ -20,7 +20,7 @@ _BERT = "text.bert."
 """What the names of the encoder's weights begin with in a saved model."""
 
 
-def build_bert(config: BertText, vocab_size: int, seed: int) -> BertModel:
+def build_bert(config: TextTowerConfig, vocab_size: int, seed: int) -> BertModel:
     """The encoder of a recipe, pooler included, in fp32.
 
     Weights that are not pretrained are drawn from `seed`, without moving torch's own generator. Raises
@@ -50,7 +50,7 @@ def bert_from(described: Mapping[str, Any]) -> BertModel:
     return BertModel(BertConfig.from_dict(dict(described)))
 
 
-def _new(config: BertText, vocab_size: int) -> BertConfig:
+def _new(config: TextTowerConfig, vocab_size: int) -> BertConfig:
     return BertConfig(
         vocab_size=vocab_size,
         hidden_size=config.width,
@@ -64,13 +64,13 @@ def _new(config: BertText, vocab_size: int) -> BertConfig:
     )
 
 
-def _of_run(config: BertText) -> BertModel | None:
+def _of_run(config: TextTowerConfig) -> BertModel | None:
     """The text tower of a run's folder `model`; None if the name is not one."""
     place = Location.of(config.name) if "/" in config.name else None
     if place is None or not place.join("config.json").exists():
         return None
     described = json.loads(place.join("config.json").read_text()).get("build", {}).get("bert")
-    if described is None:
+    if described is None or described.get("model_type") != "bert":
         return None
     dropout = {"hidden_dropout_prob": config.dropout, "attention_probs_dropout_prob": config.dropout}
     bert = bert_from({**described, **dropout})
@@ -79,7 +79,7 @@ def _of_run(config: BertText) -> BertModel | None:
     return bert
 
 
-def _named(config: BertText) -> BertModel:
+def _named(config: TextTowerConfig) -> BertModel:
     try:
         described = BertConfig.get_config_dict(config.name)[0]
     except Exception as error:  # from a missing file to a hub that does not answer

@@ -20,6 +20,7 @@ of `CLS, corner 1 .. m, text`: text is shifted by m positions whether or not its
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal, NamedTuple, Self
 
 import torch
@@ -30,7 +31,7 @@ from transformers.models.bert.modeling_bert import BertLayer  # its parts are ca
 
 from cornerstone.errors import CornerstoneError
 from cornerstone.models.bert import bert_from, build_bert
-from cornerstone.models.text_tower import TextFeatures, TextTower
+from cornerstone.models.text_tower import TextFeatures, TextTower, in_buckets
 from cornerstone.recipes.towers import BertText, CornerText
 
 ROUND = 8  # texts are trimmed to the longest, rounded up: few shapes, little padding
@@ -79,6 +80,11 @@ class CornerBert(TextTower):
         """The corner tokens."""
         return self.count
 
+    @property
+    def extra_features(self) -> int:
+        """One of each corner token."""
+        return self.count
+
     def described(self) -> dict[str, Any]:
         """BERT's own configuration."""
         described: dict[str, Any] = self.bert.config.to_dict()
@@ -98,24 +104,12 @@ class CornerBert(TextTower):
 
         `ids_BT` holds no corner ids; what lies at `length_B` and beyond is padding and is not attended to. A text of length
         0 gives some finite feature, which the loss must mask. With `buckets` the texts are sorted by length and run in
-        that many groups of equal count, each as long as its longest; the result has the given order. The number of calls
-        does not depend on the lengths, so that all workers make equally many.
+        that many groups (`in_buckets`), each as long as its longest.
         """
-        length_B = length_B.clamp(min=1)
-        if buckets <= 1 or len(ids_BT) == 1:
-            return self._features(ids_BT, length_B, extra, tokens, form)
-        order = length_B.argsort(stable=True)
-        groups = order.tensor_split(min(buckets, len(order)))
-        found = [self._features(ids_BT[group], length_B[group], extra, tokens, form) for group in groups]
-        back = order.argsort()
-        longest = max(one.tokens_BTE.shape[1] for one in found if one.tokens_BTE is not None) if tokens else 0
-        return TextFeatures(
-            torch.cat([one.pooled_BD for one in found])[back],
-            _joined([one.extra_BmD for one in found], back),
-            _joined([_padded(one.tokens_BTE, longest) for one in found], back),
-        )
+        features = partial(self._features, extra=extra, tokens=tokens, form=form)
+        return in_buckets(features, ids_BT, length_B.clamp(min=1), buckets)
 
-    def _features(self, ids_BT: Tensor, length_B: Tensor, extra: bool, tokens: bool, form: str) -> TextFeatures:
+    def _features(self, ids_BT: Tensor, length_B: Tensor, *, extra: bool, tokens: bool, form: str) -> TextFeatures:
         longest, positions = int(length_B.max()), self.bert.config.max_position_embeddings
         if longest + self.count > positions:
             raise CornerstoneError(
@@ -199,12 +193,3 @@ def _run(layer: BertLayer, x_BSE: Tensor, calls: list[_Attention], read: int) ->
     x_BRE = layer.attention.output(context_BRE, x_BSE[:, :read])
     output_BRE: Tensor = layer.output(layer.intermediate(x_BRE), x_BRE)
     return output_BRE
-
-
-def _joined(parts: list[Tensor | None], order: Tensor) -> Tensor | None:
-    given = [part for part in parts if part is not None]
-    return torch.cat(given)[order] if given else None
-
-
-def _padded(tokens_BTE: Tensor | None, longest: int) -> Tensor | None:
-    return None if tokens_BTE is None else F.pad(tokens_BTE, (0, 0, 0, longest - tokens_BTE.shape[1]))

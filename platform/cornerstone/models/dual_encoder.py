@@ -1,7 +1,7 @@
 """What every contrastive image-text method shares: two towers, a temperature, encoding, saving and rebuilding.
 
 B pairs, S pixels a side, W the image tower's width, T tokens, D = W width of the features, M = 1 + m: [CLS] and the text
-tower's m extra features.
+tower's m extra features, P patches, V their width.
 """
 
 from __future__ import annotations
@@ -100,6 +100,17 @@ class DualEncoder(TowerHolder, Method[PairBatch, F]):
         else:
             pooled = self._pooled(self.image_tower, image)
         return functional.normalize(at_least_fp32(pooled), dim=-1)
+
+    def patches(self, image_B3SS: Tensor) -> Tensor:
+        """(B, P, V): the image tower's patches, for methods that pool them themselves."""
+        tower = self.image_tower
+        if tower is None:
+            raise CornerstoneError(f"The method {self.config.kind!r} reads patches, but this model has no image tower.")
+        if not self._aside:
+            patches_BPV: Tensor = tower(image_B3SS).patches
+            return patches_BPV
+        with torch.no_grad():  # locked: no graph is kept, so that parts bound its memory
+            return torch.cat([tower(part).patches for part in image_B3SS.split(IMAGES_AT_ONCE)])
 
     @staticmethod
     def _pooled(tower: TimmTower, image: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch.distributed import ProcessGroup
 from cornerstone.data.pairs.batch import PairBatch
 from cornerstone.errors import CornerstoneError
 from cornerstone.models.attention_pooling import AttentionPooling, usual_heads
-from cornerstone.models.dual_encoder import IMAGES_AT_ONCE, DualEncoder
+from cornerstone.models.dual_encoder import DualEncoder
 from cornerstone.models.method import Group, Inputs, Losses, grouped
 from cornerstone.objectives import lotlip_loss
 from cornerstone.objectives.contrastive import at_least_fp32
@@ -62,7 +62,7 @@ class RetrievalTransfer(DualEncoder[Features]):
     def forward(self, batch: PairBatch) -> Features:
         """Features of a batch."""
         image_BD = self.encode_image(batch.image)
-        return Features(image_BD, self.encode_text(*self._captions(batch)), self.scale())
+        return Features(image_BD, self.encode_text(*batch.captions(self.config.loss.captions)), self.scale())
 
     def encode_image(self, image: Tensor) -> Tensor:
         """(B, D), L2-normalised, from images (B, 3, S, S) or from a frozen tower's patches (B, P, V)."""
@@ -70,21 +70,12 @@ class RetrievalTransfer(DualEncoder[Features]):
             raise CornerstoneError(
                 "Pooled features were given, but this model pools patches itself: evaluate it on images, without --features."
             )
-        patches_BPV = image if image.ndim == 3 else self._patches(image)
+        patches_BPV = image if image.ndim == 3 else self.patches(image)
         return functional.normalize(at_least_fp32(self.pool(patches_BPV).feature_NW), dim=-1)
-
-    def _patches(self, image_B3SS: Tensor) -> Tensor:
-        tower = self.image_tower
-        assert tower is not None, "refused when it was built"
-        if not self._aside:
-            patches_BPV: Tensor = tower(image_B3SS).patches
-            return patches_BPV
-        with torch.no_grad():  # locked: no graph is kept, so that parts bound its memory
-            return torch.cat([tower(part).patches for part in image_B3SS.split(IMAGES_AT_ONCE)])
 
     def losses(self, features: Features, batch: PairBatch, group: ProcessGroup | None = None) -> Losses:
         """The contrastive loss over the rows that have the caption."""
-        valid_B = batch.valid & (self._captions(batch)[1] > 0)
+        valid_B = batch.valid & (batch.captions(self.config.loss.captions)[1] > 0)
         parts = lotlip_loss(
             features.image_BD,
             features.text_BD,
@@ -103,8 +94,3 @@ class RetrievalTransfer(DualEncoder[Features]):
         of_tower = {id(parameter) for parameter in tower}
         new = [parameter for parameter in self.parameters() if id(parameter) not in of_tower]
         return grouped(new) + (grouped(tower, self.config.tower_lr_factor) if tower else [])
-
-    def _captions(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
-        if self.config.loss.captions == "raw":
-            return batch.raw_ids, batch.raw_length
-        return batch.long_ids, batch.long_length

@@ -53,19 +53,13 @@ class Siglip(DualEncoder[Features]):
 
     def forward(self, batch: PairBatch) -> Features:
         """Features of a batch."""
-        ids_BT, length_B = self._captions(batch)
+        ids_BT, length_B = batch.captions(self.config.loss.captions)
         bias = self.logit_bias * 1.0  # a tensor of this call: under ZeRO-3 the parameter exists only inside `forward`
         return Features(self.encode_image(batch.image), self.encode_text(ids_BT, length_B), self.scale(), bias)
 
     def losses(self, features: Features, batch: PairBatch, group: ProcessGroup | None = None) -> Losses:
         """`siglip_loss` over the rows that have the caption."""
-        valid_B = batch.valid & (self._captions(batch)[1] > 0)
+        valid_B = batch.valid & (batch.captions(self.config.loss.captions)[1] > 0)
         loss = siglip_loss(*features, row_ids_B=batch.row, valid_B=valid_B, group=group)
         reports = {**self.scale_reports(features.scale), "logit_bias": features.bias.detach().squeeze()}
         return Losses({"sigmoid": loss}, reports)
-
-    def _captions(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
-        """Token ids and lengths of the captions that it is trained on."""
-        if self.config.loss.captions == "raw":
-            return batch.raw_ids, batch.raw_length
-        return batch.long_ids, batch.long_length

@@ -5,20 +5,21 @@ texts become token ids (`data/texts.py`), and its module beside `corner_text.py`
 `text` (as `LotlipConfig` does): a saved model is opened by the declared type. One that is no BERT also needs changes in
 `training/shared.py` (`digest_of_text_tower`) and, if its tokenizer begins no text with a token (T5), `texts.special_ids`.
 
-B texts, T their tokens, m reserved tokens, M = 1 + m, E width inside, D width of the features.
+B texts, T their tokens, m extra features, M = 1 + m, E width inside, D width of the features.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Self
 
 import torch
+import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from cornerstone.recipes.method import imported
-from cornerstone.recipes.towers import BertText
+from cornerstone.recipes.towers import TextTowerConfig
 
 
 class TextFeatures(NamedTuple):
@@ -27,9 +28,10 @@ class TextFeatures(NamedTuple):
     pooled_BD: Tensor
     """The text's feature."""
     extra_BmD: Tensor | None
-    """Of each reserved token, if asked for."""
+    """The extra ones, if asked for."""
     tokens_BTE: Tensor | None
-    """The last hidden state of [CLS] and the text's tokens, if asked for; what lies beyond a text's length is arbitrary."""
+    """The last hidden state of the text's tokens (of a BERT [CLS] first), if asked for; what lies beyond a text's length is
+    arbitrary."""
 
     @property
     def all_BMD(self) -> Tensor:
@@ -53,6 +55,11 @@ class TextTower(nn.Module, ABC):
     def reserved_tokens(self) -> int:
         """Places of the token limit that the tower fills itself."""
 
+    @property
+    def extra_features(self) -> int:
+        """Features beside the pooled one: reserved tokens that have one each."""
+        return 0
+
     @abstractmethod
     def described(self) -> dict[str, Any]:
         """What `build` needs to make it again without the folder or the hub that it came from."""
@@ -65,8 +72,38 @@ class TextTower(nn.Module, ABC):
 
 
 def build_text_tower(
-    config: BertText, vocab_size: int, width: int, seed: int, described: Mapping[str, Any] | None = None
+    config: TextTowerConfig, vocab_size: int, width: int, seed: int, described: Mapping[str, Any] | None = None
 ) -> TextTower:
     """The tower that a configuration names. CornerstoneError if it cannot be imported or built."""
     tower: TextTower = imported(config.implementation).build(config, vocab_size, width, seed, described)
     return tower
+
+
+def in_buckets(
+    features: Callable[[Tensor, Tensor], TextFeatures], ids_BT: Tensor, length_B: Tensor, buckets: int
+) -> TextFeatures:
+    """`features(ids, lengths)` of texts that are sorted by length and run in so many groups of equal count.
+
+    The result has the given order. The number of calls does not depend on the lengths, so that all workers make equally many.
+    """
+    if buckets <= 1 or len(ids_BT) == 1:
+        return features(ids_BT, length_B)
+    order = length_B.argsort(stable=True)
+    groups = order.tensor_split(min(buckets, len(order)))
+    found = [features(ids_BT[group], length_B[group]) for group in groups]
+    back = order.argsort()
+    longest = max((one.tokens_BTE.shape[1] for one in found if one.tokens_BTE is not None), default=0)
+    return TextFeatures(
+        torch.cat([one.pooled_BD for one in found])[back],
+        _joined([one.extra_BmD for one in found], back),
+        _joined([_padded(one.tokens_BTE, longest) for one in found], back),
+    )
+
+
+def _joined(parts: list[Tensor | None], order: Tensor) -> Tensor | None:
+    given = [part for part in parts if part is not None]
+    return torch.cat(given)[order] if given else None
+
+
+def _padded(tokens_BTE: Tensor | None, longest: int) -> Tensor | None:
+    return None if tokens_BTE is None else functional.pad(tokens_BTE, (0, 0, 0, longest - tokens_BTE.shape[1]))

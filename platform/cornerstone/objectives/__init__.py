@@ -1,5 +1,6 @@
 """Losses: plain PyTorch, on one device or over a torch.distributed group."""
 
+from cornerstone.objectives.coca import coca_loss
 from cornerstone.objectives.contrastive import contrastive_loss
 from cornerstone.objectives.generation import token_losses
 from cornerstone.objectives.lcl import lcl_loss
@@ -7,4 +8,12 @@ from cornerstone.objectives.lotlip import lotlip_loss
 from cornerstone.objectives.regression import regression_losses
 from cornerstone.objectives.siglip import siglip_loss
 
-__all__ = ["contrastive_loss", "lcl_loss", "lotlip_loss", "regression_losses", "siglip_loss", "token_losses"]
+__all__ = [
+    "coca_loss",
+    "contrastive_loss",
+    "lcl_loss",
+    "lotlip_loss",
+    "regression_losses",
+    "siglip_loss",
+    "token_losses",
+]

@@ -1,7 +1,8 @@
 """Recipes: configuration as frozen dataclasses, presets as functions, and the placement apart from both."""
 
+from cornerstone.recipes.coca import CocaConfig, CocaLoss
 from cornerstone.recipes.data import DataConfig
-from cornerstone.recipes.documents import DocumentData, SceneDocuments
+from cornerstone.recipes.documents import DocumentData, DocumentPairs, SceneDocuments
 from cornerstone.recipes.dual_encoder import DualEncoderConfig
 from cornerstone.recipes.emu import EmuConfig
 from cornerstone.recipes.flamingo import FlamingoConfig
@@ -14,15 +15,19 @@ from cornerstone.recipes.pairs import PairData, Scenes
 from cornerstone.recipes.placement import Placement
 from cornerstone.recipes.presets import PRESETS, preset
 from cornerstone.recipes.recipe import Evaluation, Optimization, Recipe
-from cornerstone.recipes.towers import BertText, CornerText, ImageTower
+from cornerstone.recipes.towers import BertText, ClipText, CornerText, ImageTower, TextTowerConfig
 
 __all__ = [
     "PRESETS",
     "BertText",
     "CausalText",
+    "ClipText",
+    "CocaConfig",
+    "CocaLoss",
     "CornerText",
     "DataConfig",
     "DocumentData",
+    "DocumentPairs",
     "DualEncoderConfig",
     "EmuConfig",
     "Evaluation",
@@ -41,5 +46,6 @@ __all__ = [
     "Recipe",
     "SceneDocuments",
     "Scenes",
+    "TextTowerConfig",
     "preset",
 ]

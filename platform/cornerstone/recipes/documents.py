@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from cornerstone.errors import CornerstoneError
 from cornerstone.hashing import NOT_HASHED
 from cornerstone.recipes.data import DataConfig, check_crop_scale
+from cornerstone.recipes.pairs import PairData
 
 Form = Literal["mmc4", "obelics", "laion-random", "laion-random + mmc4"]
 
@@ -68,7 +69,41 @@ class DocumentData(DataConfig):
     crop_scale: tuple[float, float] = (0.9, 1.0)
     """Share of the area that the random crop keeps; `1 1` for the fixed centre crop."""
     scenes: SceneDocuments = field(default_factory=SceneDocuments, metadata=NOT_HASHED)
+    pairs: str = field(default="", metadata=NOT_HASHED)
+    """The same documents as pairs (`cornerstone data derive mmc4-pair`), for the points of a comparison that are trained on
+    pairs: a folder or URI. Empty for the built-in documents'."""
+    images_per_sequence: float = field(default=4.4, metadata=NOT_HASHED)
+    """Images of a packed sequence on average, as `cornerstone data pack` counts them: so many pairs are as many images."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_crop_scale(self.crop_scale)
+        if self.images_per_sequence <= 0:
+            raise CornerstoneError(
+                f"{self.images_per_sequence} images per sequence: expected above 0 (--recipe.data.images-per-sequence)."
+            )
+
+    def as_pairs(self) -> DocumentPairs:
+        """The same documents as pairs. Raises CornerstoneError for a user's own documents whose pairs are not named."""
+        if self.train and not self.pairs:
+            raise CornerstoneError(
+                f"The documents of {self.train} are not there as pairs: make them with `cornerstone data derive mmc4-pair`, "
+                f"and name the folder with --recipe.data.pairs DIR."
+            )
+        return DocumentPairs(
+            train=self.pairs,
+            tokenizer=self.tokenizer,
+            limit_rows=self.limit_rows and round(self.limit_rows * self.images_per_sequence),
+            bad_row_limit=self.bad_row_limit,
+            sub_captions=0,
+            crop_scale=self.crop_scale,
+            documents=self.scenes,
+        )
+
+
+@dataclass(frozen=True)
+class DocumentPairs(PairData):
+    """Pairs of an image and its matched sentence: MMC4-Pair (LCL, section 4.1). With --train they are pairs as any others."""
+
+    documents: SceneDocuments = field(default_factory=SceneDocuments, metadata=NOT_HASHED)
+    """The built-in documents that the pairs are derived from if no --train is given, in place of `scenes`."""

@@ -9,7 +9,7 @@ from cornerstone.errors import CornerstoneError
 from cornerstone.recipes.data import DataConfig
 from cornerstone.recipes.method import MethodConfig
 from cornerstone.recipes.pairs import PairData
-from cornerstone.recipes.towers import BertText, ImageTower
+from cornerstone.recipes.towers import BertText, ImageTower, TextTowerConfig
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class DualEncoderConfig(MethodConfig):
     implementation: ClassVar[str] = "cornerstone.models.dual_encoder:DualEncoder"
 
     image: ImageTower = field(default_factory=ImageTower)
-    text: BertText = field(default_factory=BertText)
+    text: TextTowerConfig = field(default_factory=BertText)
 
     @property
     def image_tower(self) -> ImageTower:
@@ -28,7 +28,7 @@ class DualEncoderConfig(MethodConfig):
         return self.image
 
     @property
-    def text_tower(self) -> BertText:
+    def text_tower(self) -> TextTowerConfig:
         """The text tower."""
         return self.text
 
@@ -48,4 +48,13 @@ def needs_long_captions(data: DataConfig, otherwise: str) -> None:
         raise CornerstoneError(
             f"0 sub-captions leave no long caption to learn from: set {otherwise} as well, or "
             f"--recipe.data.sub-captions 1 or more."
+        )
+
+
+def needs_online_images(data: DataConfig) -> None:
+    """Raise CornerstoneError for stored features, of a method that trains a pooling of its own."""
+    if isinstance(data, PairData) and data.features == "stored":
+        raise CornerstoneError(
+            "Stored features are pooled, and this method trains its own pooling on the patches: set "
+            "--recipe.data.features online."
         )

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from cornerstone.errors import CornerstoneError
 from cornerstone.recipes.data import DataConfig
-from cornerstone.recipes.towers import BertText, ImageTower
+from cornerstone.recipes.towers import ImageTower, TextTowerConfig
 
 C = TypeVar("C")
 _KNOWN: dict[str, type[MethodConfig]] = {}
@@ -50,7 +50,7 @@ class MethodConfig:
         return None
 
     @property
-    def text_tower(self) -> BertText | None:
+    def text_tower(self) -> TextTowerConfig | None:
         """Its text tower, if it has one: it decides how texts become token ids."""
         return None
 

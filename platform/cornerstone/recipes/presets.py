@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from cornerstone.errors import CornerstoneError, did_you_mean
-from cornerstone.recipes.documents import DocumentData
+from cornerstone.recipes.coca import CocaConfig
+from cornerstone.recipes.documents import DocumentData, DocumentPairs
 from cornerstone.recipes.emu import EmuConfig
 from cornerstone.recipes.flamingo import FlamingoConfig
 from cornerstone.recipes.language import CausalText
@@ -16,7 +17,7 @@ from cornerstone.recipes.pairs import PairData, Scenes
 from cornerstone.recipes.recipe import Evaluation, Optimization, Recipe
 from cornerstone.recipes.retrieval_transfer import RetrievalTransferConfig
 from cornerstone.recipes.siglip import SiglipConfig
-from cornerstone.recipes.towers import BertText, CornerText, ImageTower
+from cornerstone.recipes.towers import BertText, ClipText, CornerText, ImageTower
 from cornerstone.recipes.transfers import paper_recipe
 
 
@@ -157,6 +158,20 @@ def scenes_emu() -> Recipe:
     return replace(scenes_lcl(), name="scenes-emu", method=method)
 
 
+def scenes_coca() -> Recipe:
+    """The CoCa baseline on the (image, matched sentence) pairs of the same documents, as many images a step, the same tower."""
+    text = ClipText(width=128, layers=2, heads=4, token_limit=64, pooling="trailing")
+    method = CocaConfig(_small_tower(), text, decoder_layers=2, queries=16)
+    data = DocumentPairs(sub_captions=0, crop_scale=(1.0, 1.0))
+    return replace(scenes_lcl().with_optimization(batch_size=70), name="scenes-coca", method=method, data=data)
+
+
+def scenes_clip_pair() -> Recipe:
+    """The CLIP baseline on the same pairs: CoCa without captioning, its text read at the end token."""
+    recipe = scenes_coca().with_loss(caption_weight=0.0).with_text(pooling="end")
+    return _named(recipe, "scenes-clip-pair")
+
+
 def _small_tower() -> ImageTower:
     return ImageTower("vit_base_patch16_224", False, False, 64, "none", width=128, layers=3, heads=4, patch=16)
 
@@ -173,7 +188,7 @@ def lcl_mmc4_b16() -> Recipe:
     return Recipe(
         name="lcl-mmc4-b16",
         method=LclConfig(image=ImageTower("vit_base_patch16_224", False, False, 224, "none", drop_path=0.1)),
-        data=DocumentData(tokenizer="facebook/opt-125m"),
+        data=DocumentData(tokenizer="facebook/opt-125m", images_per_sequence=4.0),
         optimization=Optimization(
             steps=250_000,
             batch_size=2_048,
@@ -255,6 +270,8 @@ PRESETS: dict[str, Callable[[], Recipe]] = {
     "scenes-lcl": scenes_lcl,
     "scenes-flamingo": scenes_flamingo,
     "scenes-emu": scenes_emu,
+    "scenes-coca": scenes_coca,
+    "scenes-clip-pair": scenes_clip_pair,
     "lcl-mmc4-b16": lcl_mmc4_b16,
     "lcl-laion-b16": lcl_laion_b16,
     "lcl-l14": lcl_l14,

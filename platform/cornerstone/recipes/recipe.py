@@ -70,6 +70,9 @@ class Evaluation:
     """Steps between evaluations; 0 evaluates at the end alone."""
     best: str = ""
     """The metric (of a validation set) that chooses the best checkpoint, `eval/validation/i2t_r1`; empty: the last is best."""
+    skip_unsuited: bool = False
+    """Leave out the sets by which the method cannot be judged, instead of stopping: for a comparison whose methods are trained
+    on different kinds of data."""
 
 
 @dataclass(frozen=True)

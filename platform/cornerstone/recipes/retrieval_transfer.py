@@ -7,8 +7,7 @@ from typing import ClassVar, Literal
 
 from cornerstone.errors import CornerstoneError
 from cornerstone.recipes.data import DataConfig
-from cornerstone.recipes.dual_encoder import DualEncoderConfig, needs_long_captions
-from cornerstone.recipes.pairs import PairData
+from cornerstone.recipes.dual_encoder import DualEncoderConfig, needs_long_captions, needs_online_images
 from cornerstone.recipes.towers import BertText, ImageTower
 
 
@@ -47,10 +46,6 @@ class RetrievalTransferConfig(DualEncoderConfig):
     def check(self, data: DataConfig) -> None:
         """The pooling is trained, so it cannot be stored with the features."""
         super().check(data)
-        if isinstance(data, PairData) and data.features == "stored":
-            raise CornerstoneError(
-                "Stored features are pooled, and this method trains its own pooling on the patches: set "
-                "--recipe.data.features online."
-            )
+        needs_online_images(data)
         if self.loss.captions == "long":
             needs_long_captions(data, "--recipe.method.loss.captions raw")

@@ -81,25 +81,29 @@ def needs_patches_alone(tower: ImageTower, method: str) -> None:
         raise CornerstoneError(
             f"{method} pools the patches itself: set --recipe.method.image.pooling none (given: {tower.pooling})."
         )
+    if tower.projection:
+        raise CornerstoneError(
+            f"{method} reads the patches alone, which no projection to {tower.projection} changes: set "
+            f"--recipe.method.image.projection 0."
+        )
 
 
 @dataclass(frozen=True)
-class BertText:
-    """A BERT whose [CLS] is the text's feature."""
+class TextTowerConfig:
+    """The base of what a recipe says of a text tower; each kind of tower is a subclass."""
 
-    implementation: ClassVar[str] = "cornerstone.models.corner_text:CornerBert"
+    implementation: ClassVar[str]
     """Its module class, a `cornerstone.models.text_tower.TextTower`."""
-    format: ClassVar[str] = "sentences"
+    format: ClassVar[str]
     """How a text's sentences become token ids; a name in `cornerstone.data.texts.FORMATS`."""
 
-    name: str = "bert-base-uncased"
-    """A Hugging Face BERT by name or folder, or a run's folder `model`, whose weights are loaded; empty for a new one of
-    the sizes below."""
+    name: str = ""
+    """What the weights are loaded from; empty for a new tower of the sizes below."""
     width: int = 768
     layers: int = 12
     heads: int = 12
     token_limit: int = 128
-    """Most tokens of a text, in training and evaluation; [CLS], [SEP]s and learnable tokens are counted."""
+    """Most tokens of a text, in training and evaluation; what the tower adds is counted."""
     dropout: float = 0.0
     """0 in every preset: with dropout the numbers depend on how many workers share a batch."""
 
@@ -123,6 +127,20 @@ class BertText:
 
 
 @dataclass(frozen=True)
+class BertText(TextTowerConfig):
+    """A BERT whose [CLS] is the text's feature."""
+
+    implementation: ClassVar[str] = "cornerstone.models.corner_text:CornerBert"
+    format: ClassVar[str] = "sentences"
+
+    name: str = "bert-base-uncased"
+    """A Hugging Face BERT by name or folder, or a run's folder `model`, whose weights are loaded; empty for a new one of
+    the sizes below."""
+    token_limit: int = 128
+    """Most tokens of a text, in training and evaluation; [CLS], [SEP]s and learnable tokens are counted."""
+
+
+@dataclass(frozen=True)
 class CornerText(BertText):
     """A BERT with corner tokens (LoTLIP, section 4.3)."""
 
@@ -143,3 +161,44 @@ class CornerText(BertText):
     def reserved_tokens(self) -> int:
         """The corner tokens."""
         return self.corner_tokens
+
+
+@dataclass(frozen=True)
+class ClipText(TextTowerConfig):
+    """CLIP's text transformer with random weights: causal attention, pre-norm, learned positions (Radford et al. 2021)."""
+
+    implementation: ClassVar[str] = "cornerstone.models.clip_text:ClipTextTransformer"
+    format: ClassVar[str] = "plain"
+
+    width: int = 512
+    heads: int = 8
+    token_limit: int = 77
+    """Most tokens of a text, and learned positions; a trailing token is counted."""
+    pooling: Literal["end", "trailing"] = "end"
+    """What is the text's feature: the output at the token that ends the text (CLIP), or at a learnable token behind it
+    (CoCa), whose position is always the last one."""
+    correct_cls_mask: bool = True
+    """False hides from the trailing token the places that CoCa's released weights were trained without: of a text with
+    padding it then sees the first padding token in place of itself."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.name:
+            raise CornerstoneError(
+                f"CLIP's text transformer starts at random here, but {self.name!r} is named: leave --recipe.method.text.name "
+                f"empty."
+            )
+        if self.dropout:
+            raise CornerstoneError(
+                f"CLIP's text transformer has no dropout (given: {self.dropout}): set --recipe.method.text.dropout 0."
+            )
+        if not self.correct_cls_mask and self.pooling != "trailing":
+            raise CornerstoneError(
+                "The mask of the trailing token has no effect on a text that is pooled at its end: set "
+                "--recipe.method.text.pooling trailing, or leave --recipe.method.text.correct-cls-mask as it is."
+            )
+
+    @property
+    def reserved_tokens(self) -> int:
+        """The trailing token."""
+        return int(self.pooling == "trailing")

@@ -4,7 +4,7 @@ An experiment file names its points and calls `main`; it is the only file that a
 """
 
 from cornerstone.sweeps.main import main
-from cornerstone.sweeps.points import Candidate, Claim, FollowUp, Point, Sweep, tuned
+from cornerstone.sweeps.points import Candidate, Claim, FollowUp, Point, Sweep
 from cornerstone.sweeps.transfers import TransferOptions, Transfers, with_transfers
 
 __all__ = [
@@ -16,6 +16,5 @@ __all__ = [
     "TransferOptions",
     "Transfers",
     "main",
-    "tuned",
     "with_transfers",
 ]

@@ -63,26 +63,24 @@ class Point:
         """The name under which a follow-up's trial is recorded."""
         return f"{self.name} → {follow_up}"
 
+    @staticmethod
+    def at_best_rate(name: str, recipe: Recipe) -> Point:
+        """The recipe at half, once and twice its learning rate, of which the metric `recipe.evaluation.best` chooses one.
+
+        Without such a metric at its own rate.
+        """
+        chosen_by, rate = recipe.evaluation.best, recipe.optimization.learning_rate
+        if not chosen_by:
+            return Point(name, recipe)
+        rates = {f"lr × {factor:g}": factor * rate for factor in (0.5, 1.0, 2.0)}
+        candidates = [Candidate(label, recipe.with_optimization(learning_rate=one)) for label, one in rates.items()]
+        return Point(name, recipe, candidates=tuple(candidates), chosen_by=chosen_by)
+
     @property
     def rows(self) -> dict[str, str]:
         """For the name of each of its trials, its own first, the row of the table in which the numbers stand."""
         follow_ups = {self.follow_up_row(one.name): one.row for one in self.follow_ups}
         return {name: row or name for name, row in {self.name: self.row, **follow_ups}.items()}
-
-
-RATES = (0.5, 1.0, 2.0)
-
-
-def tuned(name: str, recipe: Recipe) -> Point:
-    """A point that chooses among multiples of its recipe's learning rate by the metric that the recipe names as best.
-
-    Without such a metric (of a validation set) it trains at the recipe's own rate.
-    """
-    chosen_by, rate = recipe.evaluation.best, recipe.optimization.learning_rate
-    if not chosen_by:
-        return Point(name, recipe)
-    candidates = [Candidate(f"lr × {f:g}", recipe.with_optimization(learning_rate=f * rate)) for f in RATES]
-    return Point(name, recipe, candidates=tuple(candidates), chosen_by=chosen_by)
 
 
 @dataclass(frozen=True)

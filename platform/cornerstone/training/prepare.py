@@ -97,8 +97,8 @@ class Preparer:
         tokenizer = self._tokenizer(recipe, data) if kind.reads_texts else ""
         named, task = recipe.evaluation.sets, recipe.method.judged_by
         sets = self.shared.once(("sets", named, task), lambda: open_sets(named, task))
+        sets = _suited(recipe, sets)
         _check_best(recipe, sets)
-        _check_tasks(recipe, sets)
         width, tower_digest = self.shared.tower(recipe.method.image_tower) if recipe.method.image_tower else (0, "")
         sources = kind(recipe, data, tokenizer, sets, self.shared)
         return Prepared(
@@ -179,14 +179,16 @@ def _check_batch(recipe: Recipe, data: Mixture) -> None:
     Plan(data.parts, recipe.optimization.batch_size, recipe.seed, recipe.data.limit_rows)
 
 
-def _check_tasks(recipe: Recipe, sets: tuple[EvaluationSet, ...]) -> None:
-    """Raise CornerstoneError if a set's task cannot judge the method."""
+def _suited(recipe: Recipe, sets: tuple[EvaluationSet, ...]) -> tuple[EvaluationSet, ...]:
+    """The sets whose tasks can judge the method. CornerstoneError for another one, unless the recipe skips those."""
     from cornerstone.recipes.method import implementation_of
 
     method = implementation_of(recipe.method)
-    for judged in sets:
-        if why := judged.task.refusal(method):
+    refusals = [(judged, judged.task.refusal(method)) for judged in sets]
+    for judged, why in refusals:
+        if why and not recipe.evaluation.skip_unsuited:
             raise CornerstoneError(f"The method {recipe.method.kind!r} {why}: leave out --eval {judged.folder}.")
+    return tuple(judged for judged, why in refusals if not why)
 
 
 def _check_best(recipe: Recipe, sets: tuple[EvaluationSet, ...]) -> None:

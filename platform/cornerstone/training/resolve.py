@@ -8,8 +8,14 @@ from cornerstone.data.shards import DataSet
 from cornerstone.data.storage import absolute
 from cornerstone.errors import CornerstoneError, did_you_mean
 from cornerstone.evaluation.sets import split_name
-from cornerstone.jobs.built_in_scenes import BuiltInScenes, prepare_documents, prepare_labelled, prepare_scenes
-from cornerstone.recipes.documents import DocumentData
+from cornerstone.jobs.built_in_scenes import (
+    BuiltInScenes,
+    prepare_document_pairs,
+    prepare_documents,
+    prepare_labelled,
+    prepare_scenes,
+)
+from cornerstone.recipes.documents import DocumentData, DocumentPairs, SceneDocuments
 from cornerstone.recipes.labelled import LabelledData
 from cornerstone.recipes.pairs import PairData
 from cornerstone.recipes.recipe import Recipe
@@ -52,10 +58,12 @@ def _with_scenes(recipe: Recipe, shared: Shared) -> Recipe:
         return _with_scene_documents(recipe, data, shared)
     if isinstance(data, LabelledData) and image is not None and image.name:
         return _with_labelled_scenes(recipe, data, image.size, shared)
+    if isinstance(data, DocumentPairs) and not data.tokenizer and image is not None and image.name:
+        return _with_document_pairs(recipe, data.documents, image.size, shared)
     if not isinstance(data, PairData) or image is None or (image.name and data.tokenizer):
         raise CornerstoneError(
             f"The preset {recipe.name!r} trains on your own data: name them with --train DIR and --eval DIR (`cornerstone data "
-            f"import` makes such folders). The presets smoke, scenes, scenes-long and scenes-lcl bring their own."
+            f"import` makes such folders). The presets smoke, scenes, scenes-long, scenes-lcl and scenes-coca bring their own."
         )
     scenes, size = data.scenes, image.size
     own = not image.name
@@ -95,3 +103,10 @@ def _with_classes(recipe: Recipe) -> Recipe:
     if not isinstance(recipe.data, LabelledData):
         return recipe
     return recipe.with_method(classes=len(DataSet.open(recipe.data.train, "pairs").manifest.classes))
+
+
+def _with_document_pairs(recipe: Recipe, documents: SceneDocuments, size: int, shared: Shared) -> Recipe:
+    built_in = shared.once(
+        ("scene document pairs", documents, size), lambda: prepare_document_pairs(documents, size, shared.say)
+    )
+    return _with(recipe, built_in)

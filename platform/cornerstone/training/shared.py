@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from cornerstone.data.storage import Location
 from cornerstone.hashing import canonical_json, content_digest
-from cornerstone.recipes.towers import BertText, ImageTower
+from cornerstone.recipes.towers import ImageTower, TextTowerConfig
 
 Say = Callable[[str], None]
 T = TypeVar("T")
@@ -34,7 +34,7 @@ class Shared:
         """Length of an image tower's feature, and a digest of its weights ("" if it starts at random and is trained)."""
         return self.once(("image tower", config), lambda: describe_tower(config, self.say))
 
-    def text_tower(self, config: BertText, vocab_size: int) -> str:
+    def text_tower(self, config: TextTowerConfig, vocab_size: int) -> str:
         """A digest of the weights of a text tower that is read from a folder."""
         return self.once(("text tower", config.name, vocab_size), lambda: digest_of_text_tower(config, vocab_size))
 
@@ -60,7 +60,7 @@ def describe_tower(config: ImageTower, say: Say = lambda text: None) -> tuple[in
     return tower.width, state_hash(tower) if config.pretrained or config.locked else ""
 
 
-def digest_of_text_tower(config: BertText, vocab_size: int) -> str:
+def digest_of_text_tower(config: TextTowerConfig, vocab_size: int) -> str:
     """A digest of a text tower's weights and of what its folder's configuration says beside their shapes."""
     from cornerstone.models.bert import build_bert
     from cornerstone.models.image_tower import state_hash

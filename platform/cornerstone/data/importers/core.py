@@ -21,7 +21,7 @@ from cornerstone.data.images import BadImage, probe
 from cornerstone.data.importers.fields import find, holds, spelled, texts, utf8
 from cornerstone.data.manifest import CLASSIFICATION, RETRIEVAL, Kind, Manifest, Shard
 from cornerstone.data.output import Done, finish, finished, forget, writing
-from cornerstone.data.parallel import in_order
+from cornerstone.data.parallel import Mapped, in_order
 from cornerstone.data.records import Caption, Document, Pair, Record, Role
 from cornerstone.data.shards import ROWS_PER_SHARD, write_shard
 from cornerstone.data.storage import Location, absolute
@@ -34,7 +34,6 @@ DAMAGED = ("damaged", "another schema", "scattered")
 """How the reasons begin that are about a whole file and not about a row."""
 PROMPT = "a photo of a {}."  # the only prompt of an imported set with labels; other writers may give several
 MAX_BYTES = 256 << 20  # of one image file: photographs are smaller, and a row group holds 64 of them in memory
-Mapped = Callable[..., Iterator[dict[str, bytes]]]
 OnImportProgress = Callable[[int, int, int], None]
 """Called with finished tasks, all tasks, and rows written so far."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,10 @@ class PairBatch(RowBatch):
     long_length: Tensor
     image: Tensor
     """(B, 3, S, S) uint8 pixels, or (B, W) float32 stored features."""
+
+    def captions(self, role: Literal["raw", "long"]) -> tuple[Tensor, Tensor]:
+        """Token ids and lengths of the captions of a role."""
+        return (self.raw_ids, self.raw_length) if role == "raw" else (self.long_ids, self.long_length)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,63 @@
+"""Tiny pairs and the methods that pool the patches of a trained tower, CoCa unless another is named, made without files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from cornerstone.data.pairs.batch import PairBatch
+from cornerstone.models.image_tower import build_image_tower
+from cornerstone.models.method import Inputs
+from cornerstone.recipes.coca import CocaConfig, CocaLoss
+from cornerstone.recipes.method import implementation_of
+from cornerstone.recipes.towers import ClipText, ImageTower
+
+WORDS, SIDE, LIMIT = 40, 16, 12
+TOWER = ImageTower("vit_base_patch16_224", False, False, SIDE, "none", width=24, layers=2, heads=2, patch=8)
+
+
+def coca(wide: bool = False, **changes) -> CocaConfig:
+    """A tower of two layers on 16 pixels in 4 patches, and halves of two layers and one.
+
+    A `wide` one has weights of more than 100,000 numbers, below which ZeRO-3 shards nothing.
+    """
+    loss = CocaLoss(**{name: changes.pop(name) for name in list(changes) if name in CocaLoss.__dataclass_fields__})
+    text = {"width": 160 if wide else 16, "layers": 2, "heads": 2, "token_limit": LIMIT, "pooling": "trailing"}
+    text = ClipText(**(text | changes.pop("text", {})))
+    return CocaConfig(image=TOWER, text=text, loss=loss, **{"decoder_layers": 1, "queries": 3, **changes})
+
+
+def clip(wide: bool = False, **changes) -> CocaConfig:
+    """CoCa without captioning, read at the end token."""
+    return coca(wide, caption_weight=0.0, text={"pooling": "end"}, **changes)
+
+
+KINDS = {"coca": coca, "clip": clip}
+
+
+def method(seed: int = 0, kind: str = "coca", buckets: int = 1, **changes) -> Any:
+    """A method with its tower."""
+    made = KINDS[kind](**changes)
+    tower = build_image_tower(made.image, seed=seed)
+    inputs = Inputs(WORDS, tower.width, tower, length_buckets=buckets)
+    return implementation_of(made).build(made, inputs, seed)
+
+
+def some(number: int, seed: int = 0) -> PairBatch:
+    """Random pairs. Of every six one has no raw caption and one is a masked place; the fifth is the first one's row again."""
+    draw = torch.Generator().manual_seed(seed)
+    place = torch.arange(number)
+    lengths = torch.randint(3, 12, (2, number), generator=draw)
+    lengths[0][place % 6 == 2] = 0
+    ids = torch.randint(1, WORDS, (2, number, 16), generator=draw) * (torch.arange(16) < lengths[..., None])
+    row = torch.where(place % 6 == 4, place - 4, place)
+    image = torch.randint(256, (number, 3, SIDE, SIDE), generator=draw).to(torch.uint8)
+    texts = ids[0], lengths[0], ids[1], lengths[1]
+    return PairBatch(0, row, place % 6 != 5, (), torch.zeros(number), *texts, image)
+
+
+def double(batch: PairBatch) -> PairBatch:
+    """With pictures as float64, which makes the whole model compute in it."""
+    return replace(batch, image=batch.image.double() / 128 - 1)
