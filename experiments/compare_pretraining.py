@@ -2,9 +2,12 @@
 
     python experiments/compare_pretraining.py --placement.decode-actors 1 --placement.cpus-per-decode-actor 0.1
                                                                      documents of scenes, three trials at a time on 2 cores
+    python experiments/compare_pretraining.py --transfer classification retrieval caption --seeds 3
+                                                                     and frozen transfer, with a floor and a ceiling
     ray job submit --runtime-env ray_jobs/runtime_env.yaml -- python experiments/compare_pretraining.py \\
         --preset lcl-mmc4-b16 --train s3://bucket/mmc4-packed --recipe.data.pairs s3://bucket/mmc4-pairs \\
-        --workers 32 --placement.gpus-per-worker 1
+        --workers 32 --placement.gpus-per-worker 1 \\
+        --transfer classification --classification.train s3://bucket/in1k --classification.eval in1k=s3://bucket/in1k-val
 
 Expect (paper, frozen transfer, IN-1k top-1 and COCO TR@1): LCL 75.2 and 48.5, CoCa 75.4 and 48.6, CLIP 74.8 and 46.4, Flamingo
 24.0 and 10.6, Emu 5.7 and 2.3: methods that only generate collapse, although their text loss is close. CLIP and CoCa are
@@ -30,13 +33,13 @@ from cornerstone.recipes import (
     MethodConfig,
     Recipe,
 )
-from cornerstone.sweeps import Point, Sweep, main
+from cornerstone.sweeps import Point, Sweep, TransferOptions, main, with_transfers
 from cornerstone.sweeps.papers.lcl import TABLE_1
 
 WITHOUT_PAIRS = "CLIP and CoCa are trained on pairs: name those of the same documents with --recipe.data.pairs."
 
 
-def pretraining(recipe: Recipe) -> Sweep:
+def pretraining(recipe: Recipe, options: TransferOptions = TransferOptions()) -> Sweep:  # noqa: B008 - frozen
     """One point a method, with the recipe's tower, language model, data and steps."""
     if not isinstance(lcl := recipe.method, LclConfig) or not isinstance(documents := recipe.data, DocumentData):
         raise SystemExit("This experiment compares with LCL: give one of its presets, such as --preset scenes-lcl.")
@@ -53,7 +56,7 @@ def pretraining(recipe: Recipe) -> Sweep:
     methods = {"LCL": lcl, "Flamingo": flamingo, "Emu": emu}
     points = [Point.at_best_rate(name, replace(recipe, method=method)) for name, method in methods.items()]
     if documents.train and not documents.pairs:
-        return Sweep(points, baseline="LCL", paper=TABLE_1, notes=(WITHOUT_PAIRS,))
+        return with_transfers(Sweep(points, baseline="LCL", paper=TABLE_1, notes=(WITHOUT_PAIRS,)), options)
     text = ClipText(width=language.width, layers=language.layers, heads=heads)
     clip = CocaConfig(image, text, loss=CocaLoss(caption_weight=0))
     trailing = replace(text, pooling="trailing")
@@ -62,7 +65,7 @@ def pretraining(recipe: Recipe) -> Sweep:
         Point.at_best_rate(name, on_pairs(recipe, documents, method))
         for name, method in (("CLIP", clip), ("CoCa", coca))
     ]
-    return Sweep(points, baseline="LCL", paper=TABLE_1)
+    return with_transfers(Sweep(points, baseline="LCL", paper=TABLE_1), options)
 
 
 def on_pairs(recipe: Recipe, documents: DocumentData, method: MethodConfig) -> Recipe:
@@ -82,4 +85,4 @@ def patches(image: ImageTower) -> int:
 
 
 if __name__ == "__main__":
-    main(pretraining, preset="scenes-lcl")
+    main(pretraining, preset="scenes-lcl", options=TransferOptions)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import importlib.util
 import io
 import re
+import sys
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -30,10 +33,25 @@ def helped(run, *arguments) -> str:
 
 
 def experiment_help(arguments) -> None:
+    """The help of an experiment whose options are those of every one and these of its own, by module and class."""
     from cornerstone.recipes.options import parse
-    from cornerstone.sweeps.main import ExperimentOptions, ExperimentShortcuts
+    from cornerstone.sweeps.main import options_with
 
-    parse(ExperimentOptions, ["--help-all"], "x.py", "", ExperimentShortcuts)
+    *own, _ = arguments  # the last one is --help
+    options = getattr(loaded(own[0]), own[1]) if own else None
+    every, short = options_with(options)
+    parse(every, ["--help-all"], "x.py", "", short)
+
+
+def loaded(name: str) -> ModuleType:
+    """An experiment file as a module."""
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "experiments" / f"{name}.py")
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+TRANSFERS = ("lcl-classification", "lcl-caption")
 
 
 @cache
@@ -51,12 +69,13 @@ def options() -> set[str]:
         "scenes-coca",
         "scenes-beit3",
     )
-    for preset in trained:
+    for preset in (*trained, *TRANSFERS):
         stream = io.StringIO()
         with contextlib.redirect_stdout(stream), contextlib.suppress(SystemExit):
             main(["train", "--preset", preset, "--help-all"])
         texts.append(stream.getvalue())
-    texts.append(helped(experiment_help))
+    own = (("compare_pretraining_data", "DataOptions"), ("transfer", "Options"))
+    texts += [helped(experiment_help, *arguments) for arguments in ((), *own)]
     found = set(re.findall(r"--[a-z][a-z0-9.\-]*", " ".join(texts)))
     return found | {"--help", "--help-all", "--version"}
 

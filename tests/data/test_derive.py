@@ -62,6 +62,8 @@ def test_a_document_for_each_pair(ray_cluster, tmp_path, small_data):
 
     again = derive("laion-random", parent, tmp_path / "again")
     assert again.manifest.content_hash == report.manifest.content_hash
+    without_ray = derive("laion-random", parent, tmp_path / "here", mapped=map_here)
+    assert without_ray.manifest.content_hash == report.manifest.content_hash
     other = derive("laion-random", parent, tmp_path / "other", seed=1)
     assert other.manifest.content_hash != report.manifest.content_hash
     long = derive("laion-random", parent, tmp_path / "long", role="long")

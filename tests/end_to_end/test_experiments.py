@@ -8,11 +8,13 @@ from dataclasses import replace
 
 import pytest
 
-from cornerstone.recipes import preset
+from cornerstone.recipes import ImageTower, preset
 from cornerstone.recipes.lotlip import LotlipConfig
 from cornerstone.recipes.options import parse
 from cornerstone.recipes.siglip import SiglipConfig
-from cornerstone.sweeps.main import ExperimentOptions, _with_preset
+from cornerstone.recipes.transfers import TRANSFER_TASKS
+from cornerstone.sweeps.main import _with_preset, options_with
+from cornerstone.sweeps.transfers import CEILING, FLOOR
 
 from .conftest import REPOSITORY, experiment
 
@@ -24,6 +26,8 @@ DEFINE = {
     "ablate_token_limit": "token_limit",
     "compare_losses": "losses",
     "compare_pretraining": "pretraining",
+    "compare_pretraining_data": "pretraining_data",
+    "transfer": "transfer",
 }
 
 
@@ -53,13 +57,28 @@ def usual_preset(file: str) -> str:
     return named[1] if named else "scenes"
 
 
-@pytest.mark.parametrize("command", [command for _, command in documents()], ids=" ".join)
-def test_the_command_in_the_docstring_means_something(command):
-    file, *arguments = command
-    options = parse(ExperimentOptions, _with_preset(usual_preset(file), arguments), file, "")
-    name = file.removesuffix(".py")
+def options_of(name: str) -> type | None:
+    """The class of an experiment's own options, if it has some."""
+    named = re.search(r"main\(.*options=(\w+)", (REPOSITORY / "experiments" / f"{name}.py").read_text())
+    return getattr(experiment(name), named[1]) if named else None
+
+
+def defined(name: str, arguments: list[str]):
+    """Recipe, placement and sweep of a command, as `main` makes them."""
+    own = options_of(name)
+    options = parse(options_with(own)[0], _with_preset(usual_preset(f"{name}.py"), arguments), name, "")
     recipe, placement = options.resolved()
-    sweep = getattr(experiment(name), DEFINE[name])(recipe)
+    define = getattr(experiment(name), DEFINE[name])
+    return options, recipe, placement, define(recipe) if own is None else define(recipe, options)
+
+
+@pytest.mark.parametrize("command", [command for _, command in documents()], ids=" ".join)
+def test_the_command_in_the_docstring_means_something(command, monkeypatch):
+    file, *arguments = command
+    name = file.removesuffix(".py")
+    named = ImageTower("vit_tiny_patch16_224", size=224, pooling="none")  # no store and no hub is asked
+    monkeypatch.setattr("cornerstone.transfer.towers.tower_recipe", lambda model, size: named)
+    options, recipe, placement, sweep = defined(name, arguments)
     assert sweep.only(options.only)
     assert (sweep.paper is None) == (name == "compare_losses")  # compares with a figure of another data set
     assert placement.trial_cpus > 0
@@ -118,15 +137,16 @@ def test_figures_2_and_5_vary_the_sentences_and_0_are_raw_texts_alone():
 @pytest.mark.parametrize("name", DEFINE)
 def test_the_points_differ_in_what_is_ablated_alone(name):
     recipe = preset(usual_preset(f"{name}.py"))
-    points = getattr(experiment(name), DEFINE[name])(recipe).points
-    hashes = [p.recipe.hash({}) for p in points]
-    assert len(set(hashes)) == len(points)
+    points = [p for p in getattr(experiment(name), DEFINE[name])(recipe).points if not p.row]  # no transfers
+    assert len({(p.recipe.hash({}), p.recipe.data) for p in points}) == len(points)
     evaluation = points[0].recipe.evaluation
     assert replace(evaluation, skip_unsuited=False) == recipe.evaluation
     for point in points:
-        images = recipe.optimization  # as many images a step, if a point reads the same documents as pairs
+        images = recipe.optimization  # as many images a step, if a point reads the same documents otherwise
         if point.recipe.data.kind != recipe.data.kind:
             images = replace(images, batch_size=round(images.batch_size * recipe.data.images_per_sequence))
+        if name == "compare_pretraining_data":
+            images = replace(images, batch_size=point.recipe.optimization.batch_size)
         assert (point.recipe.optimization, point.recipe.evaluation) == (images, evaluation)
         assert (point.recipe.method.image, point.recipe.seed) == (recipe.method.image, recipe.seed)
 
@@ -156,3 +176,83 @@ def test_pretraining_methods_share_tower_language_model_data_and_packing(name, t
     assert {point.recipe.data.train for point in named.points} == {"s3://bucket/packed", "s3://bucket/pairs"}
     with pytest.raises(SystemExit, match="compares with LCL"):
         experiment("compare_pretraining").pretraining(preset("scenes"))
+
+
+LCL = ("ablate_contrastive_weight", "ablate_loss", "compare_pretraining", "compare_pretraining_data")
+
+
+@pytest.mark.parametrize("name", LCL)
+def test_every_pretraining_may_be_followed_by_transfer_of_its_tower(name):
+    *_, without = defined(name, [])
+    given = ["--transfer", "classification", "caption", "--caption.steps", "7", "--classification.train", "in1k"]
+    *_, sweep = defined(name, given)
+    own = [point for point in sweep.points if not point.row]
+    assert [point.name for point in own] == [point.name for point in without.points]
+    for point in own:
+        assert list(point.rows) == [point.name, f"{point.name} → classification", f"{point.name} → caption"]
+        assert set(point.rows.values()) == {point.name}
+        tower = point.recipe.method.image_tower
+        classification, caption = (follow_up.recipe("/runs/one/model") for follow_up in point.follow_ups)
+        for recipe in (classification, caption):
+            image = recipe.method.image_tower
+            assert (image.name, image.size, image.locked) == ("/runs/one/model", tower.size, True)
+        assert (classification.data.train, classification.optimization.steps) == ("in1k", 14_000)
+        assert caption.optimization.steps == 7
+    others = {point.name: point.recipe.method.image_tower for point in sweep.points if point.row}
+    assert {name: (image.locked, image.pretrained) for name, image in others.items()} == {
+        f"{row}: {task}": (row == FLOOR, False) for row in (FLOOR, CEILING) for task in ("classification", "caption")
+    }
+    assert len({(image.name, image.width, image.layers, image.patch) for image in others.values()}) == 1
+    assert sweep.baseline == without.baseline
+
+
+def test_table_5_trains_on_one_data_set_a_row():
+    define = experiment("compare_pretraining_data").pretraining_data
+    recipe = preset("scenes-lcl")
+    forms = {p.name: (p.recipe.data.scenes.form, p.recipe.optimization.batch_size) for p in define(recipe).points}
+    assert forms == {
+        "LAION": ("laion-random", 8),
+        "MMC4": ("mmc4", 16),
+        "OBELICS": ("obelics", 16),
+        "LAION + MMC4": ("laion-random + mmc4", 12),
+    }
+    named = ["--preset", "lcl-mmc4-b16", "--data", "a=one", "b=two", "--sequences", "900", "2048"]
+    *_, sweep = defined("compare_pretraining_data", named)
+    found = [(p.name, p.recipe.data.train, p.recipe.optimization.batch_size) for p in sweep.points]
+    assert found == [("a", "one", 900), ("b", "two", 2048)]
+    with pytest.raises(SystemExit, match="in place of --train"):
+        define(recipe.with_data(train="one"))
+    with pytest.raises(SystemExit, match="for none of them or for each"):
+        defined("compare_pretraining_data", [*named, "600"])
+    with pytest.raises(SystemExit, match="trains on packed documents"):
+        define(preset("scenes"))
+
+
+def test_table_3_has_a_row_for_each_tower_and_mode(tiny_tower):
+    *_, sweep = defined("transfer", ["--models", f"mine={tiny_tower}", "random:vit_tiny_patch16_224"])
+    rows = {point.name: point.row for point in sweep.points}
+    expected = [f"{name}, {mode}" for mode in ("frozen", "full") for name in ("mine", "random:vit_tiny_patch16_224")]
+    assert list(dict.fromkeys(rows.values())) == [*expected, FLOOR, CEILING]
+    assert all(rows[f"{row}: {task}"] == row for row in (*expected, FLOOR, CEILING) for task in TRANSFER_TASKS)
+    for point in sweep.points:
+        image = point.recipe.method.image_tower
+        assert image.locked == (point.row.endswith("frozen") or point.row == FLOOR)
+        if point.row.startswith("mine"):
+            assert image.name == tiny_tower
+        if point.row in (FLOOR, CEILING):
+            assert (image.name, image.pretrained, image.width, image.patch) == ("vit_tiny_patch16_224", False, 32, 8)
+
+
+def test_without_models_a_tower_is_pretrained_first():
+    options, _, _, sweep = defined("transfer", ["--tasks", "retrieval"])
+    first = sweep.points[0]
+    here = "LCL pre-trained here"
+    assert first.rows == {
+        here: here,
+        f"{here} → retrieval, frozen": f"{here}, frozen",
+        f"{here} → retrieval, full": f"{here}, full",
+    }
+    assert [f.recipe("m").method.image_tower.locked for f in first.follow_ups] == [True, False]
+    assert first.recipe == preset("scenes-lcl")
+    assert options.tasks == ("retrieval",)
+    assert "seeds=3" in (REPOSITORY / "experiments" / "transfer.py").read_text()

@@ -7,7 +7,16 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
 from cornerstone.hashing import as_json, declared_default, hashed_fields
-from cornerstone.recipes import PRESETS, DocumentData, DocumentPairs, LotlipConfig, PairData, Recipe, preset
+from cornerstone.recipes import (
+    PRESETS,
+    DocumentData,
+    DocumentPairs,
+    LabelledData,
+    LotlipConfig,
+    PairData,
+    Recipe,
+    preset,
+)
 from cornerstone.recipes.beit3 import Beit3Config
 from cornerstone.recipes.blip2 import Blip2Config, QFormerText
 from cornerstone.recipes.caption_transfer import CaptionTransferConfig
@@ -60,6 +69,7 @@ BUILT_IN = (
     RetrievalTransferConfig,
     PairData,
     DocumentData,
+    LabelledData,
     DocumentPairs,
     BertText,
     CornerText,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 
 from cornerstone.recipes import Recipe
@@ -166,3 +168,31 @@ def test_help_shows_the_docstring_of_the_experiment(capsys):
     assert "Experiments from the command line to the table" in said
     for option in ("--only", "--continue", "--seeds", "--dry-run", "--eval"):
         assert option in said
+
+
+@dataclass(frozen=True)
+class Own:
+    """An experiment's own options."""
+
+    corners: tuple[int, ...] = (0, 2)
+    """How many."""
+
+
+def own_corners(recipe: Recipe, options: Own = Own()) -> Sweep:
+    """As many points as the options say."""
+    points = [Point(f"{m}", recipe.with_text(corner_tokens=m)) for m in options.corners]
+    return Sweep(points, baseline=points[0].name)
+
+
+def test_an_experiment_may_have_options_and_a_number_of_seeds_of_its_own(trials, options, capsys):
+    main(own_corners, [*options, "--corners", "1", "3"], options=Own, seeds=2)
+    assert [(t.point, t.seed) for t in trials.asked] == [("1", 0), ("3", 0), ("1", 1), ("3", 1)]
+    main(own_corners, [*options, "--seeds", "1"], options=Own, seeds=2)
+    assert [(t.point, t.seed) for t in trials.asked] == [("0", 0), ("2", 0)]
+    with pytest.raises(SystemExit):
+        main(own_corners, ["--help"], options=Own)
+    said = capsys.readouterr().out
+    assert "--corners" in said
+    assert "How many." in said
+    assert "--only" in said
+    assert "--recipe.optimization.steps" not in said

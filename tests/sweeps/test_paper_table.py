@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from cornerstone.sweeps.paper_table import PaperTable, plain
+from cornerstone.sweeps.papers import lcl
 from cornerstone.sweeps.papers.lotlip import FIGURE_2, FIGURE_4, TABLE_3
 from cornerstone.sweeps.papers.sets import ALIASES, STAND_INS
 
@@ -71,3 +72,15 @@ def test_figures_have_trends_and_no_numbers():
 def test_a_row_of_another_length_is_refused():
     with pytest.raises(ValueError, match="1 columns, but another number"):
         PaperTable("T", "S", columns=("A",), measures=(("a", "top1"),), rows={"0": (1.0, 2.0)})
+
+
+def test_the_tables_of_lcl_as_printed():
+    assert lcl.TABLE_3.value("OpenAI CLIP, frozen", "IN-1k") == 83.7
+    assert lcl.TABLE_3.value("LCL LAION + MMC4, full", "COCO C") == 130.9
+    assert lcl.TABLE_5.value("OBELICS", "NoCaps C") == 77.6
+    for table in (lcl.TABLE_1, lcl.TABLE_3, lcl.TABLE_5):
+        assert table.column("eval/coco/cider") == "COCO C"
+        assert table.column("eval/in1k/top1") == "IN-1k"
+        assert table.column("eval/class/top1") == "IN-1k"
+        assert table.column("eval/short/bleu4") == "COCO B@4"
+        assert table.column("eval/probe/linear_top1") is None

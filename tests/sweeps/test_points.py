@@ -4,9 +4,9 @@ import pytest
 
 from cornerstone.errors import CornerstoneError
 from cornerstone.recipes import preset
-from cornerstone.sweeps import Candidate, FollowUp, Point, Sweep
+from cornerstone.sweeps import Candidate, FollowUp, Point, Sweep, TransferOptions, with_transfers
 
-RECIPE = preset("scenes")
+RECIPE, LCL = preset("scenes"), preset("scenes-lcl")
 
 
 def sweep(*names, baseline="0"):
@@ -46,7 +46,16 @@ def test_candidates_and_the_metric_that_chooses_belong_together():
 
 def test_rows_are_the_point_and_its_follow_ups():
     follow_ups = (FollowUp("imagenet", lambda model: RECIPE), FollowUp("coco", lambda model: RECIPE))
-    assert Point("2", RECIPE, follow_ups=follow_ups).rows == ["2", "2 → imagenet", "2 → coco"]
+    names = ["2", "2 → imagenet", "2 → coco"]
+    assert Point("2", RECIPE, follow_ups=follow_ups).rows == dict(zip(names, names, strict=True))
+
+
+def test_a_follow_up_may_stand_beside_its_point_and_points_may_share_a_row():
+    beside = FollowUp("imagenet", lambda model: RECIPE, row="2")
+    assert Point("2", RECIPE, follow_ups=(beside,)).rows == {"2": "2", "2 → imagenet": "2"}
+    one, other = Point("2: a", RECIPE, row="2"), Point("2: b", RECIPE, follow_ups=(beside,), row="2")
+    assert one.rows | other.rows == {"2: a": "2", "2: b": "2", "2: b → imagenet": "2"}
+    assert Sweep([one, other], baseline="2").only(("2: b",)) == [other]
 
 
 @pytest.mark.parametrize("name", ["2 (a)", "2 → imagenet"])
@@ -68,3 +77,13 @@ def test_a_point_is_given_three_learning_rates_if_it_is_said_by_what_to_choose()
     }
     without = RECIPE.with_evaluation(best="")
     assert Point.at_best_rate("LiT", without) == Point("LiT", without)
+
+
+def test_transfers_need_towers_of_one_architecture():
+    one, other = Point("0", LCL), Point("1", LCL.with_image(width=64))
+    options = TransferOptions(transfer=("classification",))
+    assert with_transfers(Sweep([one, other], "0"), TransferOptions()).points == [one, other]
+    with pytest.raises(CornerstoneError, match="differ in their architecture"):
+        with_transfers(Sweep([one, other], "0"), options)
+    other = Point("1", LCL.with_image(drop_path=0.1))  # no part of the architecture
+    assert len(with_transfers(Sweep([one, other], "0"), options).points) == 4

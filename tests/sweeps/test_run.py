@@ -29,6 +29,22 @@ def tuned(recipe: Recipe) -> Sweep:
     return Sweep([Point("0", recipe.with_text(corner_tokens=0)), two], baseline="0")
 
 
+def beside(recipe: Recipe) -> Sweep:
+    """A point whose follow-up measures another set, whose numbers stand in the point's row."""
+
+    def transfer(model: str) -> Recipe:
+        (folder,) = recipe.evaluation.sets
+        return recipe.with_evaluation(sets=(f"other={folder}",))
+
+    return Sweep([Point("2", recipe, follow_ups=(FollowUp("transfer", transfer, row="2"),))], baseline="2")
+
+
+def clashing(recipe: Recipe) -> Sweep:
+    """A point whose follow-up measures the same set."""
+    follow_up = FollowUp("transfer", lambda model: recipe, row="2")
+    return Sweep([Point("2", recipe, follow_ups=(follow_up,))], baseline="2")
+
+
 def misnamed(recipe: Recipe) -> Sweep:
     """A point that chooses by a metric that nothing measures."""
     return Sweep([Point("2", recipe, (Candidate("low", recipe),), "eval/pairs/i2t_r2")], baseline="2")
@@ -79,6 +95,29 @@ def test_candidates_seeds_and_follow_ups_run_in_turn(run, trials, tmp_path):
     assert "eval/pairs-short/t2i_r1" in rows["0"]
     assert trials.asked[-1].job.recipe.seed == 1
     assert trials.asked[-1].job.recipe.optimization.steps == 2
+
+
+def test_a_follow_up_beside_its_point_shares_its_row(run, trials, tmp_path):
+    trials.values = {"2 → transfer": {"eval/other/i2t_r1": 31.0}}
+    status, _ = run("--seeds", "2", define=beside)
+    assert status == 0
+    assert trials.started == [("2", 0), ("2", 1), ("2 → transfer", 0), ("2 → transfer", 1)]
+    table = sweep_of(tmp_path).folder.join("table.csv").read_text()
+    (row,) = csv.DictReader(io.StringIO(table))
+    assert (row["point"], row["seeds"]) == ("2", "2")
+    assert row["eval/other/i2t_r1"] == "31"
+    assert row["eval/pairs-short/i2t_r1"] == ""  # not measured here, but a column of its own
+    trials.fail = (("2 → transfer", 0),)
+    (tmp_path / "sweeps").rename(tmp_path / "before")
+    status, said = run("--seeds", "2", define=beside)
+    assert status == 1
+    assert "'2': failed (seed 0: out of memory)" in said
+
+
+def test_two_trials_of_a_row_do_not_measure_the_same(run):
+    status, said = run(define=clashing)
+    assert status == 1
+    assert "'2' and '2 → transfer' share a row of the table, and both measure eval/pairs" in said
 
 
 def test_the_chosen_recipe_is_that_of_the_other_seeds(run, trials):

@@ -67,7 +67,7 @@ def test_the_best_candidate_becomes_the_points_recipe_and_is_not_run_again():
         ("2", 1): "run-2-1",
         ("2", 2): "run-2-2",
     }
-    assert schedule.rows == ["0", "2"]
+    assert list(schedule.rows) == ["0", "2"]
     assert schedule.notes() == [
         "'2' uses candidate 'middle', chosen at the first seed by eval/validation/i2t_r1 (low: 11.00, middle: 13.50, "
         "high: 12.00)."
@@ -119,7 +119,7 @@ def test_a_candidate_that_was_interrupted_delays_the_choice():
 
 def test_follow_ups_start_from_the_model_of_their_seed():
     schedule = Schedule([Point("0", RECIPE, follow_ups=(transfer("a"), transfer("b"))), Point("1", RECIPE)], 2)
-    assert schedule.rows == ["0", "0 → a", "0 → b", "1"]
+    assert list(schedule.rows) == ["0", "0 → a", "0 → b", "1"]
     assert schedule.trials == 8
     assert run(schedule) == [("0", 0), ("1", 0), ("0", 1), ("1", 1)]
     ready = schedule.ready()

@@ -221,6 +221,27 @@ def test_a_paper_without_a_counterpart_is_shown_apart():
     assert "as printed" not in to_markdown(table(records(), paper=FIGURE_4))
 
 
+def test_a_paper_without_any_of_the_rows_is_shown_apart_and_whole():
+    text = to_markdown(table(records(points=("mine", "own")), paper=TABLE_3, baseline="mine"))
+    assert "as printed" in text
+    assert all(f"{row[0]:.2f}" in text for row in TABLE_3.rows.values())
+    assert "paper DCI T2I" not in text
+
+
+def test_several_trials_of_a_seed_bring_different_metrics_of_a_row():
+    found = [
+        Record("2", 0, {LONG: 5.0}, queries={LONG: 19}),
+        Record("2", 0, {SHORT: 7.0}, queries={SHORT: 19}),
+        Record("2", 1, {LONG: 9.0}),
+        Record("2", 1, error="out of memory"),
+    ]
+    (row,) = table(found).rows
+    assert (row.seeds, row.problem) == (2, "failed (seed 1: out of memory)")
+    assert [cell.value.mean for cell in row.cells] == [7.0, 7.0]
+    assert [cell.value.seeds for cell in row.cells] == [2, 1]
+    assert row.cells[1].binomial == pytest.approx(6.1, abs=0.01)
+
+
 @pytest.mark.parametrize("width", [60, 80, 320])
 def test_every_number_is_readable_at_any_width(width):
     columns = [(f"eval/set{i}/i2t_r1", f"set {i} I→T") for i in range(8)]

@@ -151,7 +151,7 @@ def test_data_without_captions_or_tokenizer_is_refused(told_colours, tmp_path, s
 
 def test_the_command_transfers_to_captioning(told_colours, tiny_tower, tmp_path, capsys):
     path = tmp_path / "numbers.json"
-    given = ("transfer", tiny_tower, "--task", "captioning", "--train", told_colours["train"], "--seeds", "2")
+    given = ("transfer", tiny_tower, "--task", "caption", "--train", told_colours["train"], "--seeds", "2")
     sizes = ("--text-width", "32", "--text-layers", "1", "--token-limit", "16", "--steps", "2", "--batch-size", "16")
     cli.main(
         [*given, "--eval", f"hues={told_colours['test']}", *sizes, "--learning-rates", "1e-3", "--json", str(path)]

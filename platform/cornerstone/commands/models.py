@@ -84,8 +84,10 @@ class EvaluateCommand:
         from cornerstone.inference.saved_model import load
         from cornerstone.runtime.device import device_named
 
-        sets = only_task(open_sets(self.data), self.task)
-        model = load(self.model, device_named(self.device))
+        found, model = open_sets(self.data), load(self.model, device_named(self.device))
+        if self.task == model.module.config.judged_by:  # a task that no folder names
+            found = open_sets(self.data, self.task)
+        sets = only_task(found, self.task)
         if not self.features and (stores := stores_in_home(model, sets)):
             say(
                 "This model's run was evaluated on stored features, which are rounded: from images the numbers differ a "

@@ -23,9 +23,9 @@ class TransferCommand:
     """Folder of the task's training split: labelled images, or pairs for the other tasks."""
     eval: Annotated[str, tyro.conf.arg(metavar="[NAME=]DIR")]
     """Folder of its test split; nothing is chosen on it."""
-    task: Literal["classification", "retrieval", "captioning"] = "classification"
+    task: Literal["classification", "retrieval", "caption"] = "classification"
     """What the tower is transferred to. classification: attention pooling and a linear layer, k-NN, linear probe. retrieval:
-    attention pooling and a new text tower, trained contrastively. captioning: an MLP and a new causal language model."""
+    attention pooling and a new text tower, trained contrastively. caption: an MLP and a new causal language model."""
     full: bool = False
     """Train the tower too; otherwise it stays frozen, and its patches are computed once for all seeds."""
     seeds: int = 3
@@ -34,12 +34,12 @@ class TransferCommand:
     """`scratch`: also train the same architecture from random weights on the training split; or another tower, named as MODEL
     is."""
     steps: int = 0
-    """Steps of a head; 0: the paper's number of epochs (classification: 90, retrieval: 5, captioning: 1)."""
+    """Steps of a head; 0: the paper's number of epochs (classification: 90, retrieval: 5, caption: 1)."""
     batch_size: int = 0
     """Rows of a step; 0: the paper's, or an eighth of a small set."""
     learning_rates: tuple[float, ...] = ()
     """Peak learning rates, of which the one that is best on held-out training rows is taken, for every tower; by default the
-    paper's and larger or smaller ones (classification: 1e-4 3e-4 1e-3, retrieval: 1e-3 3e-4, captioning: 1e-4 3e-4 1e-3)."""
+    paper's and larger or smaller ones (classification: 1e-4 3e-4 1e-3, retrieval: 1e-3 3e-4, caption: 1e-4 3e-4 1e-3)."""
     tower_lr_factor: float = 0.0
     """With --full, the factor on the learning rate of the pretrained tower; 0: the paper's (retrieval: 0.01,
     otherwise 1)."""
@@ -94,7 +94,7 @@ class TransferCommand:
         )
         given = {name: getattr(self, name) for name in names}
         options = Options(test=self.eval, device=device_named(self.device), say=say, track=show, **given)
-        tasks = {"classification": classify, "retrieval": retrieve_by_transfer, "captioning": caption_by_transfer}
+        tasks = {"classification": classify, "retrieval": retrieve_by_transfer, "caption": caption_by_transfer}
         result = tasks[self.task](self.model, options)
         console.print(table_of(result))
         for note in (*result.notes, *printed_beside(result)):

@@ -15,6 +15,7 @@ from typing import ClassVar
 from tokenizers import Tokenizer
 
 from cornerstone.errors import CornerstoneError, did_you_mean
+from cornerstone.recipes.method import MethodConfig
 from cornerstone.recipes.towers import TextTowerConfig
 
 FILE = "tokenizer.json"
@@ -173,6 +174,13 @@ class TextInput:
     def of(tower: TextTowerConfig, tokenizer: str) -> TextInput:
         """What a text tower's configuration asks for: its format, and what its reserved tokens leave of its limit."""
         return TextInput(tower.format, tokenizer, tower.token_limit - tower.reserved_tokens)
+
+    @staticmethod
+    def of_method(method: MethodConfig, tokenizer: str) -> TextInput | None:
+        """What a method's texts are; None if it reads no single texts."""
+        return (
+            None if method.text_format is None else TextInput(method.text_format[0], tokenizer, method.text_format[1])
+        )
 
     def open(self) -> TextFormat:
         """The format, ready to encode."""

@@ -15,16 +15,17 @@ from cornerstone.hashing import digest
 __all__ = ["EvaluationSet", "eval_hash", "metric_names", "only_task", "open_sets", "split_name"]
 
 
-def open_sets(named: Sequence[str]) -> tuple[EvaluationSet, ...]:
+def open_sets(named: Sequence[str], task: str = "") -> tuple[EvaluationSet, ...]:
     """The sets of `[NAME=]DIR` arguments; a name defaults to the manifest's.
 
-    Each task says which sets it makes of a folder (`Task.views`). Two tasks may share a set's name, since their metrics
+    Each task says which sets it makes of a folder (`Task.views`). The tasks are those that a folder is for, unless one is
+    named (`MethodConfig.judged_by`). Two tasks may share a set's name, since their metrics
     have different names. Raises CornerstoneError if two sets have the same name and task.
     """
     sets: list[EvaluationSet] = []
     for argument in named:
         name, folder = split_name(argument)
-        sets += _sets_of(DataSet.open(folder), name)
+        sets += _sets_of(DataSet.open(folder), name, task)
     measured = [(s.name, s.task.name) for s in sets]
     duplicates = sorted({name for name, task in measured if measured.count((name, task)) > 1})
     if duplicates:
@@ -60,7 +61,7 @@ def only_task(sets: Sequence[EvaluationSet], name: str) -> tuple[EvaluationSet, 
     return chosen
 
 
-def _sets_of(data: DataSet, name: str) -> list[EvaluationSet]:
+def _sets_of(data: DataSet, name: str, task: str) -> list[EvaluationSet]:
     manifest = data.manifest
     readable = sorted({task.reads for task in TASKS.values()})
     if manifest.kind not in readable:
@@ -68,14 +69,14 @@ def _sets_of(data: DataSet, name: str) -> list[EvaluationSet]:
             f"{data.location} holds {manifest.kind}; an evaluation set is a folder of {' or of '.join(readable)}."
         )
     contents = _contents(data) if manifest.kind == "pairs" else Contents(frozenset(), False)
-    tasks = [task_named(task, f"{data.location}: ") for task in manifest.tasks]
+    tasks = [task_named(one, f"{data.location}: ") for one in ((task,) if task else manifest.tasks)]
     tasks = tasks or [t for t in TASKS.values() if t.reads == manifest.kind and t.applies(contents)]
     if not tasks:
         raise CornerstoneError(f"{data.location} has neither captions nor labelled classes: no task can judge it.")
     return [
-        _set(data, f"{name or manifest.name}{suffix}", task, view)
-        for task in tasks
-        for suffix, view in task.views(contents).items()
+        _set(data, f"{name or manifest.name}{suffix}", one, view)
+        for one in tasks
+        for suffix, view in one.views(contents).items()
     ]
 
 

@@ -46,7 +46,7 @@ class SavedModel:
 
     def __init__(self, module: Method[Any, Any], tokenizer_json: str, recipe: Mapping[str, Any]) -> None:
         self.module, self.tokenizer_json, self.recipe = module.eval(), tokenizer_json, recipe
-        self.text_input = _text_input(module.config, tokenizer_json)
+        self.text_input = TextInput.of_method(module.config, tokenizer_json)
         self.text_format = self.text_input.open() if self.text_input is not None else None
 
     @property
@@ -205,10 +205,6 @@ def _kind_in_version_1(implementation: str) -> str:
     if implementation != "cornerstone.models.lotlip:Lotlip":
         raise CornerstoneError(f"The model needs {implementation!r}, which cannot be opened here: save it again.")
     return "lotlip"
-
-
-def _text_input(config: MethodConfig, tokenizer_json: str) -> TextInput | None:
-    return None if config.text_tower is None else TextInput.of(config.text_tower, tokenizer_json)
 
 
 def _load_weights(place: Location, module: nn.Module, tower: TimmTower | None) -> None:

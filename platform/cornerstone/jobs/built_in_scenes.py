@@ -11,7 +11,9 @@ from typing import Any
 
 from cornerstone.data.derive import MIN_SIMILARITY, derive
 from cornerstone.data.documents import PackingConfig, PackingKeys
+from cornerstone.data.documents.config import Rule
 from cornerstone.data.manifest import FILE as MANIFEST
+from cornerstone.data.mixture import write_mixture
 from cornerstone.data.parallel import map_here
 from cornerstone.data.scenes.sets import EVALUATION_SETS
 from cornerstone.data.scenes.tokenizer import texts_of, train_wordpiece
@@ -22,6 +24,7 @@ from cornerstone.data.texts import FILE as TOKENIZER
 from cornerstone.hashing import digest
 from cornerstone.jobs.packing import write_packing
 from cornerstone.recipes.documents import SceneDocuments
+from cornerstone.recipes.labelled import LabelledScenes
 from cornerstone.recipes.pairs import Scenes
 from cornerstone.runtime.home import home
 
@@ -60,11 +63,23 @@ def prepare_scenes(scenes: Scenes, image_size: int, say: Say, *, tower: bool = T
     return BuiltInScenes(train.uri, tuple(sets.join(name).uri for name in EVALUATION_SETS), pretrained)
 
 
+def prepare_labelled(scenes: LabelledScenes, image_size: int, say: Say) -> BuiltInScenes:
+    """Write the labelled images to train and to test a classifier on, if they are missing. They have no image tower."""
+    world: dict[str, Any] = {"seed": scenes.seed, "image_size": image_size}
+    world |= {"cells": scenes.cells} if scenes.cells != 3 else {}
+    world |= {"images": scenes.images, "class_images": scenes.test_images}
+    folder = home().join("scenes", f"labelled-{digest(world)}")
+    if missing := [name for name in ("labelled", "class") if not folder.join(name, MANIFEST).exists()]:
+        with timed(say, f"scenes: writing {scenes.images:,} labelled images, and {scenes.test_images:,} to test on"):
+            write_evaluation_sets(folder, sets=missing, **world)
+    return BuiltInScenes(folder.join("labelled").uri, (folder.join("class").uri,), "")
+
+
 def prepare_documents(scenes: SceneDocuments, image_size: int, say: Say) -> BuiltInScenes:
     """Write and pack the documents that are missing, without Ray. Existing parts are reused. They have no image tower."""
     train, validation, probe = _document_sets(scenes, image_size, say)
     tokenizer = train.join(TOKENIZER).read_text()
-    packed = [_packed(folder, tokenizer, scenes) for folder in (train, validation)]
+    packed = _training(train, tokenizer, scenes), _packed(validation, tokenizer, scenes)
     return BuiltInScenes(packed[0], (f"documents={packed[1]}", probe.uri), "")
 
 
@@ -97,6 +112,22 @@ def _document_sets(scenes: SceneDocuments, image_size: int, say: Say) -> tuple[L
     return train, validation, probe
 
 
+def _training(documents: Location, tokenizer: str, scenes: SceneDocuments) -> str:
+    """The packing, or mixture of packings, that is trained on."""
+    if scenes.form == "obelics":
+        return _packed(documents, tokenizer, scenes, "obelics")
+    packed = _packed(documents, tokenizer, scenes)
+    if scenes.form == "mmc4":
+        return packed
+    random = _packed(_placed_at_random(_matched(documents)), tokenizer, scenes, "laion")
+    if scenes.form == "laion-random":
+        return random
+    mixed = home().join("scenes", f"mixture-{digest({'members': [random, packed]})}")
+    if not mixed.join(MANIFEST).exists():
+        write_mixture(mixed, [(random, "1"), (packed, "1")], name="laion-random + mmc4")
+    return mixed.uri
+
+
 def _documents(name: str, count: int, world: dict[str, Any], say: Say) -> Location:
     folder = home().join("scenes", f"{name}-{digest({'documents': count, **world})}")
     if not folder.join(MANIFEST).exists():
@@ -105,8 +136,8 @@ def _documents(name: str, count: int, world: dict[str, Any], say: Say) -> Locati
     return folder
 
 
-def _packed(folder: Location, tokenizer: str, scenes: SceneDocuments) -> str:
-    config = PackingConfig(token_budget=scenes.token_budget, image_tokens=scenes.image_tokens)
+def _packed(folder: Location, tokenizer: str, scenes: SceneDocuments, rule: Rule = "mmc4") -> str:
+    config = PackingConfig(token_budget=scenes.token_budget, image_tokens=scenes.image_tokens, rule=rule)
     keys = PackingKeys.of(DataSet.open(folder).manifest.content_hash, tokenizer, config)
     place = home().join("scenes", f"packing-{keys.digest()}")
     if not place.join(MANIFEST).exists():
@@ -119,6 +150,14 @@ def _matched(folder: Location) -> Location:
     place = home().join("scenes", f"pairs-{digest({'parent': DataSet.open(folder).manifest.content_hash})}")
     if not place.join(MANIFEST).exists():
         derive("mmc4-pair", folder, place, min_similarity=MIN_SIMILARITY, mapped=map_here)
+    return place
+
+
+def _placed_at_random(pairs: Location) -> Location:
+    """Pairs as documents of one image and one text each (LAION-Random)."""
+    place = home().join("scenes", f"random-{digest({'parent': DataSet.open(pairs).manifest.content_hash})}")
+    if not place.join(MANIFEST).exists():
+        derive("laion-random", pairs, place, name="laion-random", mapped=map_here)
     return place
 
 

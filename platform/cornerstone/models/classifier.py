@@ -57,8 +57,13 @@ class Classifier(TowerHolder, Method[LabelledBatch, Features]):
 
     def forward(self, batch: LabelledBatch) -> Features:
         """Logits from images (B, 3, S, S), or from a frozen tower's patches (B, P, V)."""
-        patches_BPV = batch.image if batch.image.ndim == 3 else self._patches(batch.image)
-        return Features(self.head(self.pool(patches_BPV).feature_NW))
+        return Features(self.classify(batch.image))
+
+    def classify(self, image: Tensor) -> Tensor:
+        """(B, C) logits from images (B, 3, S, S), or from a frozen tower's patches (B, P, V)."""
+        patches_BPV = image if image.ndim == 3 else self._patches(image)
+        logits_BC: Tensor = self.head(self.pool(patches_BPV).feature_NW)
+        return logits_BC
 
     def _patches(self, image_B3SS: Tensor) -> Tensor:
         if self.image_tower is None:

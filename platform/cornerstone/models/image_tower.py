@@ -134,10 +134,7 @@ def _of_timm(config: ImageTower, seed: int) -> TimmTower:
 
 def _of_run(config: ImageTower) -> TimmTower | None:
     """The image tower of a run's folder `model`; None if the name is not one."""
-    place = Location.of(config.name) if "/" in config.name else None
-    if place is None or not place.join("config.json").exists():
-        return None
-    described = json.loads(place.join("config.json").read_text()).get("image_tower")
+    described, place = saved_tower(config.name), Location.of(config.name)
     if described is None:
         return None
     if described["size"] != config.size:
@@ -149,6 +146,15 @@ def _of_run(config: ImageTower) -> TimmTower | None:
     tensors = safetensors.torch.load(place.join("model.safetensors").read_bytes())
     tower.load_state_dict({n.removeprefix(VISUAL): x for n, x in tensors.items() if n.startswith(VISUAL)})
     return tower
+
+
+def saved_tower(name: str) -> Mapping[str, Any] | None:
+    """What a run's folder `model` says of its image tower (`TimmTower.described`); None if the name is not one."""
+    place = Location.of(name) if "/" in name else None
+    if place is None or not place.join("config.json").exists():
+        return None
+    described: Mapping[str, Any] | None = json.loads(place.join("config.json").read_text()).get("image_tower")
+    return described
 
 
 def state_hash(module: nn.Module) -> str:

@@ -8,6 +8,7 @@ from cornerstone.recipes.documents import DocumentData, DocumentPairs, SceneDocu
 from cornerstone.recipes.dual_encoder import DualEncoderConfig
 from cornerstone.recipes.emu import EmuConfig
 from cornerstone.recipes.flamingo import FlamingoConfig
+from cornerstone.recipes.labelled import LabelledData, LabelledScenes
 from cornerstone.recipes.language import CausalText
 from cornerstone.recipes.lcl import LclConfig, LclLoss
 from cornerstone.recipes.lotlip import LotlipConfig, LotlipLoss
@@ -37,6 +38,8 @@ __all__ = [
     "Evaluation",
     "FlamingoConfig",
     "ImageTower",
+    "LabelledData",
+    "LabelledScenes",
     "LclConfig",
     "LclLoss",
     "LotlipConfig",

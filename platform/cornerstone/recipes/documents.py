@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from cornerstone.errors import CornerstoneError
 from cornerstone.hashing import NOT_HASHED
 from cornerstone.recipes.data import DataConfig, check_crop_scale
 from cornerstone.recipes.pairs import PairData
+
+Form = Literal["mmc4", "obelics", "laion-random", "laion-random + mmc4"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,10 @@ class SceneDocuments:
     """Tokens of a packed sequence."""
     image_tokens: int = 16
     """Patches of an image."""
+    form: Form = "mmc4"
+    """As what the training documents are packed. `mmc4`: whole documents, each image before or after its matched sentence.
+    `obelics`: documents one after another, cut where a sequence is full. `laion-random`: only each image with its matched
+    sentence, as a document of its own. `laion-random + mmc4`: both, one after the other an epoch. Validation is `mmc4`."""
 
     def __post_init__(self) -> None:
         if self.documents < 1 or self.validation < 2:

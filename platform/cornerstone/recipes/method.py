@@ -28,6 +28,8 @@ class MethodConfig:
     implementation: ClassVar[str]
     data_kinds: ClassVar[tuple[str, ...]] = ("pairs",)
     """The kinds of data (`DataConfig.kind`) that it can be trained on."""
+    judged_by: ClassVar[str] = ""
+    """The evaluation task that judges its models, on whatever set; "": the tasks that a set is for."""
 
     def __init_subclass__(cls) -> None:
         """Remember the class by its kind. TypeError for a subclass that would be saved under another method's name."""
@@ -51,6 +53,12 @@ class MethodConfig:
     def text_tower(self) -> TextTowerConfig | None:
         """Its text tower, if it has one: it decides how texts become token ids."""
         return None
+
+    @property
+    def text_format(self) -> tuple[str, int] | None:
+        """The name of its texts' format and the most tokens of a text; None if it reads no single texts."""
+        tower = self.text_tower
+        return None if tower is None else (tower.format, tower.token_limit - tower.reserved_tokens)
 
     def chance_loss(self, batch_size: int) -> float | None:
         """The loss of a model that cannot tell the rows of a batch apart; None if it has no such value."""

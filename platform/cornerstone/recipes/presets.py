@@ -20,6 +20,7 @@ from cornerstone.recipes.recipe import Evaluation, Optimization, Recipe
 from cornerstone.recipes.retrieval_transfer import RetrievalTransferConfig
 from cornerstone.recipes.siglip import SiglipConfig
 from cornerstone.recipes.towers import BertText, ClipText, CornerText, ImageTower
+from cornerstone.recipes.transfers import paper_recipe
 
 
 def scenes() -> Recipe:
@@ -263,6 +264,19 @@ def lcl_retrieval() -> Recipe:
     )
 
 
+def lcl_classification() -> Recipe:
+    """LCL's transfer to ImageNet-1k: a classifier on a locked tower (`--image-tower RUN/model`), 14,000 steps (appendix).
+
+    `--recipe.method.no-frozen` trains the tower too. Several towers and seeds in one table: `experiments/transfer.py`.
+    """
+    return _named(paper_recipe("classification", ImageTower(pooling="none")), "lcl-classification")
+
+
+def lcl_caption() -> Recipe:
+    """LCL's transfer to captioning: a new language model on a locked tower's patches, 20,000 steps (appendix)."""
+    return _named(paper_recipe("caption", ImageTower(pooling="none")), "lcl-caption")
+
+
 PRESETS: dict[str, Callable[[], Recipe]] = {
     "smoke": smoke,
     "scenes": scenes,
@@ -286,6 +300,8 @@ PRESETS: dict[str, Callable[[], Recipe]] = {
     "lcl-l14": lcl_l14,
     "lcl-authors-b16": lcl_authors_b16,
     "lcl-retrieval": lcl_retrieval,
+    "lcl-classification": lcl_classification,
+    "lcl-caption": lcl_caption,
 }
 
 

@@ -5,5 +5,16 @@ An experiment file names its points and calls `main`; it is the only file that a
 
 from cornerstone.sweeps.main import main
 from cornerstone.sweeps.points import Candidate, Claim, FollowUp, Point, Sweep
+from cornerstone.sweeps.transfers import TransferOptions, Transfers, with_transfers
 
-__all__ = ["Candidate", "Claim", "FollowUp", "Point", "Sweep", "main"]
+__all__ = [
+    "Candidate",
+    "Claim",
+    "FollowUp",
+    "Point",
+    "Sweep",
+    "TransferOptions",
+    "Transfers",
+    "main",
+    "with_transfers",
+]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -15,11 +16,11 @@ from rich.markup import escape
 
 from cornerstone.errors import CornerstoneError
 from cornerstone.recipes.options import RunOptions, Shortcuts, parse
-from cornerstone.recipes.recipe import Recipe
 from cornerstone.runtime.terminal import any_terminal
 from cornerstone.sweeps.points import Sweep
 
-Define = Callable[[Recipe], Sweep]
+Define = Callable[..., Sweep]
+"""What an experiment file defines: the sweep of a recipe, and of its own options if it has some."""
 
 
 @dataclass(frozen=True)
@@ -39,24 +40,33 @@ class ExperimentOptions(ExperimentShortcuts, RunOptions):
     """The options of an experiment file: those of a single run, and those of a sweep."""
 
 
-def main(define: Define, arguments: Sequence[str] | None = None, *, preset: str = "") -> None:
+_BASES: tuple[type[ExperimentOptions], type[ExperimentShortcuts]] = (ExperimentOptions, ExperimentShortcuts)
+
+
+def main(
+    define: Define,
+    arguments: Sequence[str] | None = None,
+    *,
+    preset: str = "",
+    seeds: int = 1,
+    options: type[Any] | None = None,
+) -> None:
     """Run an experiment from the command line. Exits with status 0, or with an error message and 1.
 
-    `preset` is the one that is used if none is given.
+    `preset` and `seeds` are used if none are given. `options` is a frozen dataclass of the experiment's own options, all with
+    defaults; `define` then gets the options as its second argument.
     """
+    own, shortcuts = options_with(options)
     file = Path(inspect.getfile(define))
     module_doc = inspect.getdoc(inspect.getmodule(define)) or ""
     with any_terminal():
         console = Console(file=sys.stdout, soft_wrap=not sys.stdout.isatty())
         try:
-            options = parse(
-                ExperimentOptions,
-                _with_preset(preset, list(sys.argv[1:] if arguments is None else arguments)),
-                file.name,
-                module_doc,
-                ExperimentShortcuts,
-            )
-            run_experiment(file.stem, define, options, console)
+            given = _with_preset(preset, list(sys.argv[1:] if arguments is None else arguments))
+            given = _with_default("--seeds", str(seeds), given)
+            parsed = parse(own, given, file.name, module_doc, shortcuts)
+            defined = define if options is None else partial(define, options=parsed)
+            run_experiment(file.stem, defined, parsed, console)
         except CornerstoneError as error:
             console.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
             raise SystemExit(1) from None
@@ -65,9 +75,21 @@ def main(define: Define, arguments: Sequence[str] | None = None, *, preset: str 
             raise SystemExit(130) from None
 
 
+def options_with(own: type[Any] | None) -> tuple[type[ExperimentOptions], type[ExperimentShortcuts]]:
+    """All options of an experiment, and those that `--help` lists, with its own among them."""
+    if own is None:
+        return ExperimentOptions, ExperimentShortcuts
+    every, short = (make_dataclass(own.__name__, [], bases=(own, base), frozen=True) for base in _BASES)
+    return every, short
+
+
 def _with_preset(preset: str, arguments: list[str]) -> list[str]:
-    given = any(argument.partition("=")[0] == "--preset" for argument in arguments)
-    return arguments if given or not preset else ["--preset", preset, *arguments]
+    return _with_default("--preset", preset, arguments) if preset else arguments
+
+
+def _with_default(option: str, value: str, arguments: list[str]) -> list[str]:
+    given = any(argument.partition("=")[0] == option for argument in arguments)
+    return arguments if given else [option, value, *arguments]
 
 
 def run_experiment(name: str, define: Define, options: ExperimentOptions, console: Console) -> None:

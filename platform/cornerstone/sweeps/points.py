@@ -27,6 +27,8 @@ class FollowUp:
 
     name: str
     recipe: Callable[[str], Recipe]
+    row: str = ""
+    """The row of the table in which its numbers stand, such as the point's; "" for one of its own, `POINT → NAME`."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Point:
     (`eval/<set>/<metric>`; the first one if there is a tie) becomes the point's recipe at every seed, and its own run is
     the point's trial at the first seed. `recipe` then serves only for what is said before the sweep starts.
 
-    `follow_ups` run after the point's trial of the same seed and have rows of their own, `POINT → NAME`.
+    `follow_ups` run after the point's trial of the same seed.
     """
 
     name: str
@@ -45,6 +47,8 @@ class Point:
     candidates: tuple[Candidate, ...] = ()
     chosen_by: str = ""
     follow_ups: tuple[FollowUp, ...] = ()
+    row: str = ""
+    """The row of the table that it shares with other points of this `row`, which measure other things; "": one of its own."""
 
     def __post_init__(self) -> None:
         if bool(self.candidates) != bool(self.chosen_by):
@@ -56,7 +60,7 @@ class Point:
         return f"{self.name} ({candidate})"
 
     def follow_up_row(self, follow_up: str) -> str:
-        """The name of a follow-up's row in the table."""
+        """The name under which a follow-up's trial is recorded."""
         return f"{self.name} → {follow_up}"
 
     @staticmethod
@@ -73,9 +77,10 @@ class Point:
         return Point(name, recipe, candidates=tuple(candidates), chosen_by=chosen_by)
 
     @property
-    def rows(self) -> list[str]:
-        """The point's rows in the table."""
-        return [self.name, *(self.follow_up_row(follow_up.name) for follow_up in self.follow_ups)]
+    def rows(self) -> dict[str, str]:
+        """For the name of each of its trials, its own first, the row of the table in which the numbers stand."""
+        follow_ups = {self.follow_up_row(one.name): one.row for one in self.follow_ups}
+        return {name: row or name for name, row in {self.name: self.row, **follow_ups}.items()}
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,7 @@ class Sweep:
         names = [point.name for point in self.points]
         if len(set(names)) != len(names):
             raise CornerstoneError(f"Two points of the sweep have the same name: {', '.join(names)}.")
-        if self.baseline not in names:
+        if self.baseline not in (*names, *(point.row for point in self.points)):
             raise CornerstoneError(
                 f"The baseline {self.baseline!r} is not a point of this sweep{did_you_mean(self.baseline, names)}"
             )

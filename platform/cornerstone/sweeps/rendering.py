@@ -121,7 +121,7 @@ def _group(table: ResultTable, place: int, column: Column) -> list[_Shown]:
     if any(cell.difference is not None for cell in cells):
         group.append(_Shown("Δ", tuple(map(_difference, cells))))
     printed = table.paper_column(column.metric)
-    if printed is not None:
+    if printed is not None and not _apart(table):
         numbers = tuple(_NOTHING if cell.paper is None else f"{cell.paper:.2f}" for cell in cells)
         group.append(_Shown(f"paper\n{printed}", numbers, "dim"))
     return group
@@ -163,14 +163,15 @@ def _name(table: ResultTable, row: Row) -> str:
 
 
 def _apart(table: ResultTable) -> bool:
-    """Whether the paper's numbers need a table of their own: no measured column has a counterpart in it."""
+    """Whether the paper's numbers need a table of their own: no measured column, or no row, has a counterpart in it."""
     if table.paper is None or not table.paper.has_numbers:
         return False
-    return all(table.paper_column(column.metric) is None for column in table.named)
+    columns = any(table.paper_column(column.metric) for column in table.named)
+    return not columns or not any(row.point in table.paper.rows for row in table.rows)
 
 
 def _paper_rows(paper: PaperTable, table: ResultTable) -> tuple[list[str], list[list[str]]]:
-    points = [row.point for row in table.rows if row.point in paper.rows]
+    points = [row.point for row in table.rows if row.point in paper.rows] or list(paper.rows)
     return ["point", *paper.columns], [[point, *(f"{x:.2f}" for x in paper.rows[point])] for point in points]
 
 

@@ -70,7 +70,7 @@ class Results:
             title=f"{experiment}: {_title(list(prepared.values()))}",
             records=results,
             columns=list(dict.fromkeys(columns)),
-            baseline=sweep.baseline,
+            baseline=next((p.row or p.name for p in sweep.points if p.name == sweep.baseline), sweep.baseline),
             paper=sweep.paper,
             points=rows or list(prepared),
             baselines=_baselines(sweep),
@@ -188,10 +188,11 @@ def _title(prepared: Sequence[Prepared]) -> str:
 
 
 def _baselines(sweep: Sweep) -> dict[str, str]:
-    """For each follow-up's row the same follow-up of the baseline, which it is compared with."""
-    baseline = next(point for point in sweep.points if point.name == sweep.baseline)
+    """For each row of a follow-up that of the same follow-up of the baseline, which it is compared with."""
+    baseline = next((point for point in sweep.points if point.name == sweep.baseline), None)
     return {
         point.follow_up_row(follow_up.name): baseline.follow_up_row(follow_up.name)
         for point in sweep.points
         for follow_up in point.follow_ups
+        if baseline is not None and not follow_up.row
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -136,6 +137,7 @@ class SweepRun:
                 f"Point {planned.point.name!r} chooses a candidate by {planned.point.chosen_by!r}, which is not measured"
                 f"{did_you_mean(planned.point.chosen_by, valid) if valid else ': there is no evaluation set.'}"
             )
+        self._check_row(planned, valid)
         before = self.known.get(planned.key)
         run = before.run if before else uuid.uuid4().hex
         record = TrialRecord(planned.row, planned.seed, run, ready.recipe_hash, ready.eval_hash, planned.recipe.seed)
@@ -148,6 +150,18 @@ class SweepRun:
         self.known.pop(planned.key, None)
         self.records.append(record)
         return driver.Trial(planned.row, planned.seed, Job(ready, self.placement, Identity(run=run)))
+
+    def _check_row(self, planned: Planned, measured: Sequence[str]) -> None:
+        """Raise CornerstoneError if another trial of the same row of the table gives a metric of the same name."""
+        rows = self.schedule.rows
+        for other, ready in self.prepared.items():
+            if other == planned.row or rows.get(other) != rows.get(planned.row, ""):
+                continue
+            if twice := set(measured).intersection(metric_names(ready.sets)):
+                raise CornerstoneError(
+                    f"{other!r} and {planned.row!r} share a row of the table, and both measure {min(twice)}: give one's "
+                    f"evaluation set another name, OTHER=DIR."
+                )
 
     def _write(self) -> None:
         # Trials and choices of points that --only leaves out stay in the sweep.
@@ -178,8 +192,10 @@ class SweepRun:
 
     def _show(self, records: Records, parent: str | None) -> None:
         results, rows = self.schedule.results(), self.schedule.rows
-        described = {row: ready for row in rows if (ready := self._prepared_for(row)) is not None}
-        shown = Results(self.name, self.state, self.sweep, described, results, rows=rows, notes=self.schedule.notes())
+        described = {name: ready for name in rows if (ready := self._prepared_for(name)) is not None}
+        in_rows = [replace(result, point=rows[result.point]) for result in results]
+        of_table, notes = list(dict.fromkeys(rows.values())), self.schedule.notes()
+        shown = Results(self.name, self.state, self.sweep, described, in_rows, rows=of_table, notes=notes)
         shown.show(self.console)
         shown.write()
         shown.record(records, parent)

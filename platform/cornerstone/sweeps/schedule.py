@@ -53,9 +53,9 @@ class Schedule:
                 )
 
     @property
-    def rows(self) -> list[str]:
-        """The rows of the table, in order."""
-        return [row for point in self._points for row in point.rows]
+    def rows(self) -> dict[str, str]:
+        """For each trial's name, in order, its row of the table."""
+        return {name: row for point in self._points for name, row in point.rows.items()}
 
     @property
     def trials(self) -> int:
@@ -77,7 +77,7 @@ class Schedule:
         return bool(planned.candidate) and chosen is not None and chosen != planned.candidate
 
     def results(self) -> list[TrialResult]:
-        """The results of the table's rows. A point whose candidates all failed has a result that says so."""
+        """The results of all trials that stand in the table. A point whose candidates all failed has a result that says so."""
         found = [
             self._result(point, row, seed)
             for seed in range(self._seeds)

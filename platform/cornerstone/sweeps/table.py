@@ -99,9 +99,10 @@ class ResultTable:
     """A sweep's results as rows and columns.
 
     `columns` are (metric, label[, unit]); the first one is the primary metric. A row without a column's metric has an
-    empty cell. `points` gives the order of the rows and names those that are expected; without it they are in the order
-    of the records. Each row is compared with `baseline`, or with the row that `baselines` names for it. `notes` are
-    printed below the table, `warnings` above it, and `verdict` between the table and the notes.
+    empty cell; several records of a row and seed bring different metrics. `points` gives the order of the rows and names
+    those that are expected; without it they are in the order of the records. Each row is compared with `baseline`, or with
+    the row that `baselines` names for it. `notes` are printed below the table, `warnings` above it, and `verdict` between
+    the table and the notes.
     """
 
     title: str
@@ -135,7 +136,7 @@ class ResultTable:
         for name in names:
             trials = [record for record in self.records if record.point == name]
             failed = [f"seed {record.seed}: {_short(record.error)}" for record in trials if record.error]
-            finished = len(trials) - len(failed)
+            finished = len({record.seed for record in trials if not record.error})
             cells = tuple(self._cell(name, c, differences[name, c], adjusted[name, c]) for c in self.named)
             problem = f"failed ({'; '.join(failed)})" if failed else "" if finished else "not run"
             rows.append(Row(name, finished, cells, problem))
@@ -185,9 +186,11 @@ class ResultTable:
         return self.paper.column(metric) if self.paper is not None else None
 
     def _values(self, point: str, metric: str) -> dict[int, float]:
-        trials = [record for record in self.records if record.point == point and not record.error]
-        found = {record.seed: record.metrics.get(metric, math.nan) for record in trials}
+        found = {r.seed: r.metrics[metric] for r in self._finished(point) if metric in r.metrics}
         return {seed: value for seed, value in found.items() if not math.isnan(value)}
+
+    def _finished(self, point: str) -> list[TrialNumbers]:
+        return [record for record in self.records if record.point == point and not record.error]
 
     def _difference(self, point: str, column: Column) -> PairedDifference | None:
         baseline = self.baselines.get(point, self.baseline)
@@ -218,8 +221,7 @@ class ResultTable:
         if value.seeds != 1:
             return math.nan
         (seed,) = self._values(point, column.metric)
-        (record,) = (r for r in self.records if (r.point, r.seed) == (point, seed) and not r.error)
-        queries = record.queries.get(column.metric, 0)
+        queries = max(r.queries.get(column.metric, 0) for r in self._finished(point) if r.seed == seed)
         return query_error(value.mean, queries) if queries else math.nan
 
     def _about_differences(self) -> list[str]:

@@ -23,18 +23,19 @@ class DocumentSources:
     """The sources of a recipe that is trained on packed documents."""
 
     manifest_kind: ClassVar[Kind] = "packing"
+    reads_texts: ClassVar[bool] = True
     stored_features = False
 
     def __init__(
         self, recipe: Recipe, data: Mixture, tokenizer: str, sets: tuple[EvaluationSet, ...], shared: Shared
     ) -> None:
-        documents, image, text = recipe.data, recipe.method.image_tower, recipe.method.text_tower
+        documents, image = recipe.data, recipe.method.image_tower
         if not isinstance(documents, DocumentData):
             raise CornerstoneError(f"The recipe's data are {recipe.data.kind}; expected documents.")
         transform = Transform(documents.image_size, documents.crop_scale)
         self.train = PackedSource.of(data.sets, data.parts, tokenizer, transform, recipe.seed)
         size = image.size if image is not None else documents.image_size
-        texts = TextInput.of(text, tokenizer) if text is not None else None
+        texts = TextInput.of_method(recipe.method, tokenizer)
         inputs = EvaluationInputs(DecodedImages(Transform(size, train=False)), texts, tokenizer)
         self.evaluations = tuple(one.source(inputs) for one in sets)
 

@@ -32,16 +32,19 @@ class PairSources:
     """The sources of a recipe that is trained on pairs."""
 
     manifest_kind: ClassVar[Kind] = "pairs"
+    reads_texts: ClassVar[bool] = True
 
     def __init__(
         self, recipe: Recipe, data: Mixture, tokenizer: str, sets: tuple[EvaluationSet, ...], shared: Shared
     ) -> None:
-        pairs, image, text = recipe.data, recipe.method.image_tower, recipe.method.text_tower
-        if not isinstance(pairs, PairData) or image is None or text is None:
-            raise CornerstoneError(f"The method {recipe.method.kind!r} has no image and text tower to train on pairs.")
+        pairs, image = recipe.data, recipe.method.image_tower
+        texts = TextInput.of_method(recipe.method, tokenizer)
+        if not isinstance(pairs, PairData) or image is None or texts is None:
+            raise CornerstoneError(
+                f"The method {recipe.method.kind!r} reads no images and texts: it cannot train on pairs."
+            )
         shared.once(("captioners", data.location, pairs.captioners), lambda: _check_captioners(pairs, data))
         transform = Transform(image.size, pairs.crop_scale)
-        texts = TextInput.of(text, tokenizer)
         stores = _stores(pairs, image, transform, data, sets, shared) if pairs.features == "stored" else {}
         self.stored_features = bool(stores)
         images: ImageInput = DecodedImages(transform)

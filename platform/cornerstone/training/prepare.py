@@ -20,10 +20,12 @@ from cornerstone.errors import CornerstoneError, did_you_mean
 from cornerstone.evaluation.sets import EvaluationSet, metric_names, open_sets
 from cornerstone.hashing import content_digest
 from cornerstone.recipes.documents import DocumentData
+from cornerstone.recipes.labelled import LabelledData
 from cornerstone.recipes.pairs import PairData
 from cornerstone.recipes.recipe import Recipe
 from cornerstone.runtime.tokenizer import load_tokenizer
 from cornerstone.training.document_sources import DocumentSources
+from cornerstone.training.labelled_sources import LabelledSources
 from cornerstone.training.pair_sources import PairSources
 from cornerstone.training.prepared import Prepared
 from cornerstone.training.resolve import resolved
@@ -38,6 +40,8 @@ class Sources(Protocol):
 
     manifest_kind: ClassVar[Kind]
     """What the manifest of a training folder must say that it holds."""
+    reads_texts: ClassVar[bool]
+    """Whether a tokenizer is needed."""
 
     def __init__(
         self, recipe: Recipe, data: Mixture, tokenizer: str, sets: tuple[EvaluationSet, ...], shared: Shared
@@ -65,7 +69,11 @@ class Sources(Protocol):
         ...
 
 
-KINDS: dict[str, type[Sources]] = {PairData.kind: PairSources, DocumentData.kind: DocumentSources}
+KINDS: dict[str, type[Sources]] = {
+    PairData.kind: PairSources,
+    DocumentData.kind: DocumentSources,
+    LabelledData.kind: LabelledSources,
+}
 """What makes the sources of each kind of data."""
 
 
@@ -86,8 +94,9 @@ class Preparer:
             ("data", recipe.data.train, recipe.data.kind), lambda: Mixture.open(recipe.data.train, kind.manifest_kind)
         )
         _check_batch(recipe, data)
-        tokenizer = self._tokenizer(recipe, data)
-        sets = self.shared.once(("sets", recipe.evaluation.sets), lambda: open_sets(recipe.evaluation.sets))
+        tokenizer = self._tokenizer(recipe, data) if kind.reads_texts else ""
+        named, task = recipe.evaluation.sets, recipe.method.judged_by
+        sets = self.shared.once(("sets", named, task), lambda: open_sets(named, task))
         sets = _suited(recipe, sets)
         _check_best(recipe, sets)
         width, tower_digest = self.shared.tower(recipe.method.image_tower) if recipe.method.image_tower else (0, "")
@@ -121,7 +130,9 @@ class Preparer:
             self.shared.compute_features = wanted
 
     def _content(self, recipe: Recipe, data: Mixture, tokenizer: str, tower_digest: str) -> dict[str, str]:
-        content = {"data": data.manifest.content_hash, "tokenizer": content_digest(tokenizer)}
+        content = {"data": data.manifest.content_hash}
+        if tokenizer:
+            content["tokenizer"] = content_digest(tokenizer)
         if tower_digest:
             content["image"] = tower_digest
         text = recipe.method.text_tower
@@ -134,6 +145,8 @@ class Preparer:
         return content
 
     def _vocab_size(self, tokenizer: str) -> int:
+        if not tokenizer:
+            return 0
         return self.shared.once(("vocabulary", tokenizer), lambda: vocabulary_size(plain_tokenizer(tokenizer)))
 
     def _tokenizer(self, recipe: Recipe, data: Mixture) -> str:

@@ -27,7 +27,7 @@ class Prepared:
     data: Mixture
     train: Source[Batch]
     tokenizer: str
-    """The text of a `tokenizer.json`."""
+    """The text of a `tokenizer.json`; "" if no text is read."""
     vocab_size: int
     sets: tuple[EvaluationSet, ...]
     evaluations: tuple[Source[Batch], ...]
@@ -70,9 +70,8 @@ class Prepared:
 
     @property
     def evaluation_texts(self) -> TextInput | None:
-        """How evaluation texts and class prompts become token ids; None for a method without a text tower."""
-        tower = self.recipe.method.text_tower
-        return None if tower is None else TextInput.of(tower, self.tokenizer)
+        """How evaluation texts and class prompts become token ids; None for a method that reads none."""
+        return TextInput.of_method(self.recipe.method, self.tokenizer)
 
     def passes(self) -> str:
         """Epochs of the run, and what its end leaves of the last one: `3 epochs, and 17 rows of the next one's 50`."""

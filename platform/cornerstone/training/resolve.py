@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cornerstone.data.shards import DataSet
 from cornerstone.data.storage import absolute
-from cornerstone.errors import CornerstoneError
+from cornerstone.errors import CornerstoneError, did_you_mean
 from cornerstone.evaluation.sets import split_name
-from cornerstone.jobs.built_in_scenes import prepare_document_pairs, prepare_documents, prepare_scenes
+from cornerstone.jobs.built_in_scenes import (
+    BuiltInScenes,
+    prepare_document_pairs,
+    prepare_documents,
+    prepare_labelled,
+    prepare_scenes,
+)
 from cornerstone.recipes.documents import DocumentData, DocumentPairs, SceneDocuments
+from cornerstone.recipes.labelled import LabelledData
 from cornerstone.recipes.pairs import PairData
 from cornerstone.recipes.recipe import Recipe
 from cornerstone.training.shared import Shared
@@ -23,8 +31,8 @@ def resolved(recipe: Recipe, shared: Shared) -> Recipe:
                 f"The preset {recipe.name!r} takes its image tower from the built-in scenes; with your own --train name one: "
                 f"--image-tower vit_small_patch16_224.augreg_in21k, or a folder in timm's layout; or use --preset photos."
             )
-        return recipe
-    return _with_scenes(recipe, shared)
+        return _with_classes(recipe)
+    return _with_classes(_with_scenes(recipe, shared))
 
 
 def _with_absolute_names(recipe: Recipe) -> Recipe:
@@ -48,6 +56,8 @@ def _with_scenes(recipe: Recipe, shared: Shared) -> Recipe:
     data, image = recipe.data, recipe.method.image_tower
     if isinstance(data, DocumentData) and not data.tokenizer:
         return _with_scene_documents(recipe, data, shared)
+    if isinstance(data, LabelledData) and image is not None and image.name:
+        return _with_labelled_scenes(recipe, data, image.size, shared)
     if isinstance(data, DocumentPairs) and not data.tokenizer and image is not None and image.name:
         return _with_document_pairs(recipe, data.documents, image.size, shared)
     if not isinstance(data, PairData) or image is None or (image.name and data.tokenizer):
@@ -55,14 +65,10 @@ def _with_scenes(recipe: Recipe, shared: Shared) -> Recipe:
             f"The preset {recipe.name!r} trains on your own data: name them with --train DIR and --eval DIR (`cornerstone data "
             f"import` makes such folders). The presets smoke, scenes, scenes-long, scenes-lcl and scenes-coca bring their own."
         )
-    scenes, size, tower = data.scenes, image.size, not image.name
-    built_in = shared.once(
-        ("scenes", scenes, size, tower), lambda: prepare_scenes(scenes, size, shared.say, tower=tower)
-    )
-    recipe = recipe.with_data(train=built_in.train)
-    if tower:
-        recipe = recipe.with_image(name=built_in.tower)
-    return recipe.with_evaluation(sets=recipe.evaluation.sets or built_in.sets)
+    scenes, size = data.scenes, image.size
+    own = not image.name
+    built_in = shared.once(("scenes", scenes, size, own), lambda: prepare_scenes(scenes, size, shared.say, tower=own))
+    return _with(recipe.with_image(name=built_in.tower) if own else recipe, built_in)
 
 
 def _with_scene_documents(recipe: Recipe, data: DocumentData, shared: Shared) -> Recipe:
@@ -70,13 +76,37 @@ def _with_scene_documents(recipe: Recipe, data: DocumentData, shared: Shared) ->
         ("scene documents", data.scenes, data.image_size),
         lambda: prepare_documents(data.scenes, data.image_size, shared.say),
     )
-    recipe = recipe.with_data(train=built_in.train)
-    return recipe.with_evaluation(sets=recipe.evaluation.sets or built_in.sets)
+    return _with(recipe, built_in)
+
+
+def _with_labelled_scenes(recipe: Recipe, data: LabelledData, size: int, shared: Shared) -> Recipe:
+    key = ("labelled scenes", data.scenes, size)
+    return _with(recipe, shared.once(key, lambda: prepare_labelled(data.scenes, size, shared.say)))
+
+
+def _with(recipe: Recipe, built_in: BuiltInScenes) -> Recipe:
+    """The recipe with the built-in training data and, unless it names sets of its own, evaluation sets."""
+    split, wanted = [split_name(one) for one in built_in.sets], recipe.evaluation.built_in
+    names = [name or folder.rpartition("/")[2] for name, folder in split]
+    for name in wanted:
+        if name not in names:
+            raise CornerstoneError(
+                f"{name!r} is none of the built-in sets of {recipe.data.kind}{did_you_mean(name, names)} "
+                f"(--recipe.evaluation.built-in)"
+            )
+    sets = tuple(one for name, one in zip(names, built_in.sets, strict=True) if not wanted or name in wanted)
+    return recipe.with_data(train=built_in.train).with_evaluation(sets=recipe.evaluation.sets or sets)
+
+
+def _with_classes(recipe: Recipe) -> Recipe:
+    """A classifier's head has as many outputs as its training data has classes."""
+    if not isinstance(recipe.data, LabelledData):
+        return recipe
+    return recipe.with_method(classes=len(DataSet.open(recipe.data.train, "pairs").manifest.classes))
 
 
 def _with_document_pairs(recipe: Recipe, documents: SceneDocuments, size: int, shared: Shared) -> Recipe:
     built_in = shared.once(
         ("scene document pairs", documents, size), lambda: prepare_document_pairs(documents, size, shared.say)
     )
-    recipe = recipe.with_data(train=built_in.train)
-    return recipe.with_evaluation(sets=recipe.evaluation.sets or built_in.sets)
+    return _with(recipe, built_in)

@@ -44,7 +44,7 @@ def describe_tower(config: ImageTower, say: Say = lambda text: None) -> tuple[in
 
     Says so if a pretrained tower was trained at another size than it is used at.
     """
-    from cornerstone.models.image_tower import build_image_tower, state_hash
+    from cornerstone.models.image_tower import build_image_tower, saved_tower, state_hash
     from cornerstone.runtime.hub import hub_answers
 
     if config.pretrained and not Location.of(config.name).exists():
@@ -52,7 +52,7 @@ def describe_tower(config: ImageTower, say: Say = lambda text: None) -> tuple[in
     tower = build_image_tower(config)
     configuration: Any = tower.model.pretrained_cfg or {}
     trained_at = configuration.get("input_size", (config.size,))[-1]
-    if trained_at != config.size and config.pretrained:
+    if trained_at != config.size and config.pretrained and saved_tower(config.name) is None:
         say(
             f"The image tower {config.name} was made for {trained_at} pixels and is used at {config.size}: "
             f"--recipe.method.image.size {trained_at} uses it as it was trained"

@@ -19,7 +19,7 @@ from cornerstone.data.pairs.drawing import TextDraws
 from cornerstone.data.pairs.image_input import ImageInput
 from cornerstone.data.pairs.source import PairEvaluation, PairSource
 from cornerstone.data.plan import Plan
-from cornerstone.data.shards import DataSet, Reader
+from cornerstone.data.shards import DataSet
 from cornerstone.data.source import Ints, Part
 from cornerstone.data.texts import FILE as TOKENIZER
 from cornerstone.data.texts import TextFormat, TextInput
@@ -27,6 +27,7 @@ from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation.captions import CaptionScores, score_captions
 from cornerstone.evaluation.ptb import Tokenize, tokenizer
 from cornerstone.evaluation.sets import split_name
+from cornerstone.evaluation.tasks.caption import raw_captions
 from cornerstone.models.attention_pooling import usual_heads
 from cornerstone.models.caption_transfer import CaptionTransfer
 from cornerstone.models.method import Inputs
@@ -90,15 +91,7 @@ def _opened(options: Options) -> Captions:
             f"No tokenizer: {train.location} keeps none beside its shards. Name one with --tokenizer."
         )
     text = load_tokenizer(options.tokenizer) if options.tokenizer else beside.read_text()
-    column = Reader(test, ["captions"]).take(np.arange(len(test)))["captions"].to_pylist()
-    told = {
-        str(row): [one["text"] for one in captions or [] if one["role"] == "raw"] for row, captions in enumerate(column)
-    }
-    references = {row: texts for row, texts in told.items() if texts}
-    if not references:
-        raise CornerstoneError(
-            f"No image of {folder} has a raw caption to compare with: import it with --raw FIELD, once for each caption."
-        )
+    references = raw_captions(test)
     texts = TextInput("plain", text, options.token_limit)
     return Captions(train, test, name or test.name, texts, references, tokenizer(options.say))
 

@@ -19,10 +19,9 @@ from torch import Tensor
 from cornerstone.data import draws
 from cornerstone.data.images import Transform
 from cornerstone.data.pairs.image_input import DecodedImages
-from cornerstone.data.pairs.labelled import LabelledImages
+from cornerstone.data.pairs.labelled import LabelledImages, class_places
 from cornerstone.data.plan import Plan
 from cornerstone.data.shards import DataSet
-from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation.collapse import collapse_warning, effective_rank, variance
 from cornerstone.evaluation.probes import linear, nearest
 from cornerstone.evaluation.sets import split_name
@@ -57,19 +56,7 @@ class LabelledData:
         """Open both. CornerstoneError if one has no classes, or the test set has a class that the training set lacks."""
         name, folder = split_name(test)
         sets = DataSet.open(train, "pairs"), DataSet.open(folder, "pairs")
-        for option, data in zip(("--train", "--eval"), sets, strict=True):
-            if not data.manifest.classes:
-                raise CornerstoneError(
-                    f"{data.location} has no classes ({option}): transfer to a classification needs labels. Import it with "
-                    f"--label FIELD, or from a folder of classes (cornerstone data import imagefolder)."
-                )
-        ours, theirs = (data.manifest.classes for data in sets)
-        if missing := [one for one in theirs if one not in ours]:
-            raise CornerstoneError(
-                f"{len(missing)} classes of {folder} are not in {train}, {missing[0]!r} among them: its images can never be "
-                f"right. Test on a set whose classes are among {', '.join(ours[:5])}{', ..' if len(ours) > 5 else ''}."
-            )
-        return LabelledData(*sets, name or sets[1].name, tuple(ours.index(one) for one in theirs))
+        return LabelledData(*sets, name or sets[1].name, class_places(*sets))
 
     @property
     def classes(self) -> int:

@@ -45,11 +45,11 @@ class Options:
     """`scratch`: the same architecture trained on the task alone; or a tower's name, as MODEL; "": none."""
     image_size: int = 0
     tokenizer: str = ""
-    """Retrieval, captioning: by name or folder; "": the one kept beside the training shards."""
+    """Retrieval, caption: by name or folder; "": the one kept beside the training shards."""
     captions: Literal["raw", "long"] = "raw"
     """Retrieval: which captions are trained on and judged."""
     text_width: int = 256
-    """Retrieval, captioning: width of the new text tower or language model."""
+    """Retrieval, caption: width of the new text tower or language model."""
     text_layers: int = 4
     token_limit: int = 77
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))

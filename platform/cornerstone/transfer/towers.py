@@ -9,9 +9,19 @@ from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
 from cornerstone.models.image_tower import TimmTower, build_image_tower
 from cornerstone.recipes.towers import ImageTower
+from cornerstone.recipes.transfers import from_scratch_like
+from cornerstone.runtime.hub import hub_answers
 
 TIMM, RANDOM = "timm:", "random:"
 _USUAL_SIZE = 224
+_SIZES = {
+    "embed_dim": "width",
+    "depth": "layers",
+    "num_heads": "heads",
+    "patch_size": "patch",
+    "init_values": "layer_scale",
+}
+"""timm's names of what a recipe says of an architecture."""
 
 
 def open_tower(named: str, image_size: int = 0, seed: int = 0) -> TimmTower:
@@ -39,6 +49,36 @@ def open_tower(named: str, image_size: int = 0, seed: int = 0) -> TimmTower:
     return _checked(tower, named, new_size=bool(scheme and image_size))
 
 
+def tower_recipe(named: str, image_size: int = 0) -> ImageTower:
+    """The tower that MODEL names (see `open_tower`) as a recipe says it, its weights not yet loaded.
+
+    Raises CornerstoneError if a saved tower was trained at another size.
+    """
+    place, described = _saved(named)
+    if described is None:
+        scheme = next((s for s in (TIMM, RANDOM) if named.startswith(s)), "")
+        return _timm_recipe(named.removeprefix(scheme), scheme != RANDOM, image_size)
+    if image_size not in (0, described["size"]):
+        raise CornerstoneError(
+            f"The tower of {named} sees {described['size']} pixels, but --image-size {image_size} was given: leave it out."
+        )
+    return ImageTower(place.uri, size=described["size"], pooling="none")
+
+
+def architecture_of(tower: ImageTower) -> ImageTower:
+    """The same architecture with random weights, as a recipe says it without the folder that the tower is loaded from."""
+    _, described = _saved(tower.name)
+    if described is not None:
+        arguments, name = described["arguments"], described["arguments"]["model_name"]
+    elif _is_timm_folder(tower.name):
+        folder = json.loads(Location.of(tower.name).join("config.json").read_text())
+        arguments, name = folder.get("model_args") or {}, folder["architecture"]
+    else:
+        return from_scratch_like(tower)
+    sizes = {field: arguments[known] for known, field in _SIZES.items() if known in arguments}
+    return ImageTower(name, False, locked=False, size=tower.size, pooling="none", **sizes)
+
+
 def random_like(tower: TimmTower, seed: int) -> TimmTower:
     """The same architecture with weights drawn from `seed`."""
     return TimmTower.rebuilt(tower.described(), seed)
@@ -58,18 +98,36 @@ def _of_model(named: str) -> TimmTower:
 
 
 def _of_timm(name: str, pretrained: bool, image_size: int, seed: int) -> TimmTower:
-    import timm
+    if pretrained and not Location.of(name).exists():
+        hub_answers()  # timm's client would retry for a minute
+    return build_image_tower(_timm_recipe(name, pretrained, image_size), seed)
 
-    from cornerstone.runtime.hub import hub_answers
+
+def _timm_recipe(name: str, pretrained: bool, image_size: int) -> ImageTower:
+    import timm
 
     place = Location.of(name)
     folder = place.exists()
-    if pretrained and not folder:
-        hub_answers()  # timm's client would retry for a minute
     known: Any = _folder_cfg(place) if folder else getattr(timm.models.get_pretrained_cfg(name), "input_size", None)
     size = image_size or (known[-1] if known else _USUAL_SIZE)
-    config = ImageTower(place.uri if folder else name, pretrained, locked=False, size=size, pooling="none")
-    return build_image_tower(config, seed)
+    return ImageTower(place.uri if folder else name, pretrained, locked=False, size=size, pooling="none")
+
+
+def _saved(named: str) -> tuple[Location, dict[str, Any] | None]:
+    """The folder `model` that a name stands for, and what it says of its image tower; None if it is no saved model.
+
+    Raises CornerstoneError if the model was saved without an image tower.
+    """
+    given = Location.of(named)
+    place = next((one for one in (given, given.join("model")) if one.join("config.json").exists()), given)
+    if not place.join("config.json").exists():
+        return place, None
+    described = json.loads(place.join("config.json").read_text())
+    if "method" not in described:  # a folder in timm's layout
+        return place, None
+    if described.get("image_tower") is None:
+        raise CornerstoneError(f"The model {named} was saved without an image tower: transfer needs one.")
+    return place, described["image_tower"]
 
 
 def _is_timm_folder(named: str) -> bool:

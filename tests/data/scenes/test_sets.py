@@ -92,6 +92,7 @@ def test_manifests_say_what_a_set_is_for():
         "lookalike": ("lookalike",),
         "validation": ("retrieval",),
         "probe": ("probe",),
+        "labelled": ("classification",),
     }
     assert {task for names in tasks.values() for task in names} == {RETRIEVAL, CLASSIFICATION, LOOKALIKE, PROBE}
     assert "scenes" not in EVALUATION_SETS

@@ -33,6 +33,8 @@ def test_every_task_is_registered_under_its_name():
             "lookalike",
             "interleaved",
             "probe",
+            "classifier",
+            "caption",
         ]
     )
     assert [str(task) for task in TASKS.values()] == list(TASKS)

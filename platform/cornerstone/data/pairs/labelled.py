@@ -11,11 +11,33 @@ import pyarrow as pa
 from cornerstone.data.pairs.image_input import ImageInput, image_field, row_bytes
 from cornerstone.data.shards import DataSet, Reader
 from cornerstone.data.source import BAD, MASKED, ROW_FIELDS, Ints, Part, Rows
+from cornerstone.errors import CornerstoneError
 
 if TYPE_CHECKING:
     from cornerstone.data.pairs.batch import LabelledBatch
 
 NO_LABEL = "no label"
+
+
+def class_places(train: DataSet, test: DataSet) -> tuple[int, ...]:
+    """The training set's label of each class of the test set.
+
+    Raises CornerstoneError if one of them has no classes, or the test set has a class that the training set lacks.
+    """
+    for option, data in zip(("--train", "--eval"), (train, test), strict=True):
+        if not data.manifest.classes:
+            raise CornerstoneError(
+                f"{data.location} has no classes ({option}): transfer to a classification needs labels. Import it with "
+                f"--label FIELD, or from a folder of classes (cornerstone data import imagefolder)."
+            )
+    ours, theirs = train.manifest.classes, test.manifest.classes
+    if missing := [one for one in theirs if one not in ours]:
+        raise CornerstoneError(
+            f"{len(missing)} classes of {test.location} are not in {train.location}, {missing[0]!r} among them: its images "
+            f"can never be right. Test on a set whose classes are among {', '.join(ours[:5])}"
+            f"{', ..' if len(ours) > 5 else ''}."
+        )
+    return tuple(ours.index(one) for one in theirs)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@
 | `long-captioner`, `validation` | captioner C (like ShareGPT4V) | retrieval |
 | `short` | five, each with the salient object, another one and their relation (like COCO) | retrieval |
 | `probe` | none, as `class` | probes of a frozen image tower |
+| `labelled` | none, as `class` | training of a classifier |
 | `class` | none; the salient object's species is the label (like ImageNet) | classification |
 | `lookalike` | every fact, no errors; and a short caption | choice among four images with equal salient object and background |
 """
@@ -116,9 +117,10 @@ SETS = {
     "lookalike": SetKind(_lookalike, (LOOKALIKE,)),
     "validation": SetKind(_described(C), (RETRIEVAL,)),
     "probe": SetKind(_class, (PROBE,)),
+    "labelled": SetKind(_class, (CLASSIFICATION,)),
 }
-EVALUATION_SETS = tuple(name for name in SETS if name not in ("scenes", "probe"))
-"""Those that models of images and texts are evaluated on; `probe` is for image towers alone."""
+EVALUATION_SETS = tuple(name for name in SETS if name not in ("scenes", "probe", "labelled"))
+"""Those that models of images and texts are evaluated on; `probe` is for image towers alone, `labelled` trains classifiers."""
 
 
 def pair(spec: ScenesSpec, index: int) -> Pair:

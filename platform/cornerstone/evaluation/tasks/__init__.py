@@ -1,7 +1,9 @@
 """The evaluation tasks by name, one module each. A new task is a module here and an entry in `TASKS`."""
 
 from cornerstone.errors import CornerstoneError, did_you_mean
+from cornerstone.evaluation.tasks.caption import Captioning
 from cornerstone.evaluation.tasks.classification import Classification
+from cornerstone.evaluation.tasks.classifier import Classified
 from cornerstone.evaluation.tasks.interleaved import Interleaved
 from cornerstone.evaluation.tasks.lookalike import Lookalike
 from cornerstone.evaluation.tasks.probe import Probe
@@ -9,7 +11,8 @@ from cornerstone.evaluation.tasks.retrieval import Retrieval
 from cornerstone.evaluation.tasks.task import Contents, EvaluationInputs, EvaluationSet, Metric, Task
 
 TASKS: dict[str, Task] = {
-    task.name: task for task in (Retrieval(), Classification(), Lookalike(), Interleaved(), Probe())
+    task.name: task
+    for task in (Retrieval(), Classification(), Lookalike(), Interleaved(), Probe(), Classified(), Captioning())
 }
 """In the order in which a folder's sets are listed."""
 
