@@ -10,18 +10,20 @@
         --transfer classification --classification.train s3://bucket/in1k --classification.eval in1k=s3://bucket/in1k-val
 
 Expect (paper, frozen transfer, IN-1k top-1 and COCO TR@1): LCL 75.2 and 48.5, CoCa 75.4 and 48.6, CLIP 74.8 and 46.4, Flamingo
-24.0 and 10.6, Emu 5.7 and 2.3: methods that only generate collapse, although their text loss is close. CLIP and CoCa are
-trained on MMC4-Pair, the images with their matched sentences (`cornerstone data derive mmc4-pair` of the same documents), as
-many images a step; without --recipe.data.pairs a user's own documents leave these two rows out. The baselines are the least
-faithful forms that a reviewer accepts; the docstrings of `models/flamingo.py`, `models/emu.py` and `models/coca.py` say what
-they leave out. The paper's rows BLIP2 and BEiT3 are not here. All points use the recipe's learning rate unless
---recipe.evaluation.best names the metric by which each chooses one of three. Sets of --eval judge the points that they suit.
+24.0 and 10.6, Emu 5.7 and 2.3: methods that only generate collapse, although their text loss is close. CLIP, CoCa and BLIP2
+are trained on MMC4-Pair, the images with their matched sentences (`cornerstone data derive mmc4-pair` of the same documents),
+as many images a step; without --recipe.data.pairs a user's own documents leave these rows out. The baselines are the least
+faithful forms that a reviewer accepts; the docstrings of their modules in `models/` say what they leave out. All points use the
+recipe's learning rate unless --recipe.evaluation.best names the metric by which each chooses one of three. Sets of --eval
+judge the points that they suit.
 """
 
 import re
 from dataclasses import replace
 
 from cornerstone.recipes import (
+    Beit3Config,
+    Blip2Config,
     ClipText,
     CocaConfig,
     CocaLoss,
@@ -31,12 +33,16 @@ from cornerstone.recipes import (
     ImageTower,
     LclConfig,
     MethodConfig,
+    QFormerText,
     Recipe,
 )
 from cornerstone.sweeps import Point, Sweep, TransferOptions, main, with_transfers
 from cornerstone.sweeps.papers.lcl import TABLE_1
 
-WITHOUT_PAIRS = "CLIP and CoCa are trained on pairs: name those of the same documents with --recipe.data.pairs."
+WITHOUT_PAIRS = "CLIP, CoCa and BLIP2 are trained on pairs: name those of the same documents with --recipe.data.pairs."
+PSEUDO = (
+    "BEiT3's L_gen is a pseudo-likelihood, which reads the text on both sides: no other row's can be compared with it."
+)
 
 
 def pretraining(recipe: Recipe, options: TransferOptions = TransferOptions()) -> Sweep:  # noqa: B008 - frozen
@@ -44,28 +50,28 @@ def pretraining(recipe: Recipe, options: TransferOptions = TransferOptions()) ->
     if not isinstance(lcl := recipe.method, LclConfig) or not isinstance(documents := recipe.data, DocumentData):
         raise SystemExit("This experiment compares with LCL: give one of its presets, such as --preset scenes-lcl.")
     recipe = recipe.with_evaluation(skip_unsuited=True)
-    image, language = lcl.image, lcl.language
-    heads, wide = language.heads, language.width // language.heads
-    flamingo = FlamingoConfig(
-        image, language, latents=min(64, patches(image)), resampler_layers=6, heads=heads, head_width=wide
-    )
-    # As many causal embeddings as the documents were packed with, so that all methods read the same packing.
-    emu = EmuConfig(
-        image, language, patches(image), former_layers=language.layers, former_width=language.width, former_heads=heads
-    )
-    methods = {"LCL": lcl, "Flamingo": flamingo, "Emu": emu}
-    points = [Point.at_best_rate(name, replace(recipe, method=method)) for name, method in methods.items()]
-    if documents.train and not documents.pairs:
-        return with_transfers(Sweep(points, baseline="LCL", paper=TABLE_1, notes=(WITHOUT_PAIRS,)), options)
-    text = ClipText(width=language.width, layers=language.layers, heads=heads)
-    clip = CocaConfig(image, text, loss=CocaLoss(caption_weight=0))
-    trailing = replace(text, pooling="trailing")
-    coca = CocaConfig(image, trailing, decoder_layers=language.layers, queries=min(256, patches(image)))
-    points += [
-        Point.at_best_rate(name, on_pairs(recipe, documents, method))
-        for name, method in (("CLIP", clip), ("CoCa", coca))
-    ]
-    return with_transfers(Sweep(points, baseline="LCL", paper=TABLE_1), options)
+    image, language, seen = lcl.image, lcl.language, patches(lcl.image)
+    width, layers, heads = language.width, language.layers, language.heads
+    on_documents: dict[str, MethodConfig] = {
+        "LCL": lcl,
+        "Flamingo": FlamingoConfig(image, language, min(64, seen), 6, heads=heads, head_width=width // heads),
+        # As many causal embeddings as the documents were packed with, so that all methods read the same packing.
+        "Emu": EmuConfig(image, language, seen, former_layers=layers, former_width=width, former_heads=heads),
+        "BEiT3": Beit3Config(image, positions=language.positions, min_block=max(2, round(16 / 196 * seen))),
+    }
+    text = ClipText(width=width, layers=layers, heads=heads)
+    trailing, queries = replace(text, pooling="trailing"), QFormerText("", width, layers, heads, queries=min(32, seen))
+    pairwise: dict[str, MethodConfig] = {
+        "CLIP": CocaConfig(image, text, loss=CocaLoss(caption_weight=0)),
+        "CoCa": CocaConfig(image, trailing, decoder_layers=layers, queries=min(256, seen)),
+        "BLIP2": Blip2Config(image, queries),
+    }
+    points = [Point.at_best_rate(name, replace(recipe, method=method)) for name, method in on_documents.items()]
+    without = bool(documents.train and not documents.pairs)
+    if not without:
+        points += [Point.at_best_rate(name, on_pairs(recipe, documents, method)) for name, method in pairwise.items()]
+    notes = (PSEUDO, WITHOUT_PAIRS) if without else (PSEUDO,)
+    return with_transfers(Sweep(points, baseline="LCL", paper=TABLE_1, notes=notes), options)
 
 
 def on_pairs(recipe: Recipe, documents: DocumentData, method: MethodConfig) -> Recipe:

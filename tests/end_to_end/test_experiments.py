@@ -155,23 +155,25 @@ def test_the_points_differ_in_what_is_ablated_alone(name):
 def test_pretraining_methods_share_tower_language_model_data_and_packing(name, tokens):
     recipe = preset(name)
     sweep = experiment("compare_pretraining").pretraining(recipe)
-    assert [point.name for point in sweep.points] == ["LCL", "Flamingo", "Emu", "CLIP", "CoCa"]
-    for point in sweep.points[:3]:
+    assert [point.name for point in sweep.points] == ["LCL", "Flamingo", "Emu", "BEiT3", "CLIP", "CoCa", "BLIP2"]
+    assert {point.name for point in sweep.points} == set(sweep.paper.rows)
+    for point in sweep.points[:4]:
         assert point.recipe.with_seed(0).data == recipe.data
-        assert (point.recipe.method.image, point.recipe.method.language) == (
-            recipe.method.image,
-            recipe.method.language,
-        )
+        assert point.recipe.method.image == recipe.method.image
+        assert getattr(point.recipe.method, "language", recipe.method.language) == recipe.method.language
     assert sweep.points[2].recipe.method.tokens == tokens
-    clip, coca = (point.recipe for point in sweep.points[3:])
-    assert clip.data == coca.data == recipe.data.as_pairs()
+    assert sweep.points[3].recipe.method.min_block == {16: 2, 196: 16}[tokens]
+    clip, coca, blip2 = (point.recipe for point in sweep.points[4:])
+    assert clip.data == coca.data == blip2.data == recipe.data.as_pairs()
+    sizes = ("width", "layers", "heads")
+    assert all(getattr(blip2.method.text, size) == getattr(recipe.method.language, size) for size in sizes)
     assert (clip.method.loss.caption_weight, coca.method.loss.caption_weight) == (0, 2)
     assert (clip.method.text.pooling, coca.method.text.pooling) == ("end", "trailing")
     assert clip.method.text == replace(coca.method.text, pooling="end")
     own = recipe.with_data(train="s3://bucket/packed")
     without = experiment("compare_pretraining").pretraining(own)
-    assert [point.name for point in without.points] == ["LCL", "Flamingo", "Emu"]
-    assert "--recipe.data.pairs" in without.notes[0]
+    assert [point.name for point in without.points] == ["LCL", "Flamingo", "Emu", "BEiT3"]
+    assert "--recipe.data.pairs" in without.notes[1]
     named = experiment("compare_pretraining").pretraining(own.with_data(pairs="s3://bucket/pairs"))
     assert {point.recipe.data.train for point in named.points} == {"s3://bucket/packed", "s3://bucket/pairs"}
     with pytest.raises(SystemExit, match="compares with LCL"):
