@@ -101,5 +101,5 @@ def test_where_one_kind_is_needed_a_mixture_of_it_will_do_and_another_will_not(f
     write_mixture(tmp_path / "mix", [(folders["a"], "1")])
     with pytest.raises(CornerstoneError, match="holds pairs, but documents are needed here"):
         Mixture.open(str(tmp_path / "mix"), "documents")
-    with pytest.raises(CornerstoneError, match="holds mixture, but pairs are needed here"):
+    with pytest.raises(CornerstoneError, match="holds a mixture, but pairs are needed here"):
         DataSet.open(str(tmp_path / "mix"), "pairs")

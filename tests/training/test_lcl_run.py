@@ -10,6 +10,7 @@ import torch
 
 import cornerstone
 from cornerstone.data.documents import PackingConfig
+from cornerstone.data.parallel import map_here
 from cornerstone.data.scenes.tokenizer import texts_of, train_wordpiece
 from cornerstone.data.scenes.write import write_documents
 from cornerstone.data.shards import DataSet
@@ -28,13 +29,13 @@ STEPS = 8
 
 
 @pytest.fixture(scope="module")
-def packings(ray_cluster, tmp_path_factory) -> dict[str, str]:
+def packings(tmp_path_factory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("lcl")
     config, tokenizer, made = PackingConfig(token_budget=256, image_tokens=16), "", {}
     for name, of_scenes in (("train", "documents"), ("held-out", "documents-validation")):
         write_documents(folder / name, documents=60, set=of_scenes, workers=1)
         tokenizer = tokenizer or train_wordpiece(texts_of(DataSet.open(folder / name)), 300)
-        write_packing(folder / name, folder / f"{name}-packed", tokenizer, config)
+        write_packing(folder / name, folder / f"{name}-packed", tokenizer, config, mapped=map_here)
         made[name] = str(folder / f"{name}-packed")
     return made
 
@@ -53,7 +54,7 @@ def recipe(packings) -> Recipe:
 
 
 @pytest.mark.timeout(240)
-def test_a_run_of_lcl(recipe):
+def test_a_run_of_lcl(ray_cluster, recipe):
     placement = Placement(workers=2, cpus_per_worker=0.25, cpus_per_decode_actor=0.25, micro_batch=2, zero_stage=2)
     job = Job(prepare(recipe), placement, Identity())
     outcome = launch(job, print)
@@ -94,7 +95,7 @@ def test_sets_of_another_kind_are_refused(recipe, pairs_folder, packings):
         CornerstoneError, match="The method 'lcl' is no dual encoder, so no evaluation set of pairs suits it"
     ):
         prepare(recipe.with_evaluation(sets=(pairs_folder,)))
-    with pytest.raises(CornerstoneError, match="holds pairs, but packing"):
+    with pytest.raises(CornerstoneError, match="holds pairs, but packed documents"):
         prepare(recipe.with_data(train=pairs_folder))
     with pytest.raises(CornerstoneError, match="'lcl' is trained on documents, the recipe's data are pairs"):
         Recipe("wrong", recipe.method, PairData())

@@ -14,6 +14,7 @@ from token_mean import TokenMeanConfig
 import cornerstone
 from cornerstone.data.documents import PackingConfig
 from cornerstone.data.layout import Layout
+from cornerstone.data.parallel import map_here
 from cornerstone.data.records import Document, Segment
 from cornerstone.data.shards import ShardWriter
 from cornerstone.data.stream import Stream
@@ -30,7 +31,7 @@ STEPS, BATCH = 8, 5
 
 
 @pytest.fixture(scope="module")
-def packing(ray_cluster, tmp_path_factory, small_data, wordpiece) -> str:
+def packing(tmp_path_factory, small_data, wordpiece) -> str:
     """About 20 sequences of 32 tokens."""
     folder = tmp_path_factory.mktemp("packed")
     with ShardWriter(
@@ -40,7 +41,7 @@ def packing(ray_cluster, tmp_path_factory, small_data, wordpiece) -> str:
             images = [Segment(image=small_data.picture(i + 50 * n)) for n in range(i % 3)]
             writer.add(Document(str(i), (Segment(text="one two"), *images, Segment(text="three" * (1 + i % 2)))))
     config = PackingConfig(token_budget=32, image_tokens=3, rule="obelics")
-    write_packing(str(folder / "docs"), str(folder / "packing"), wordpiece.read_text(), config)
+    write_packing(str(folder / "docs"), str(folder / "packing"), wordpiece.read_text(), config, mapped=map_here)
     return str(folder / "packing")
 
 
@@ -59,7 +60,7 @@ def planned(prepared) -> dict[int, list[tuple[int, int]]]:
 
 
 @pytest.mark.timeout(240)
-def test_it_trains_through_ray_resumes_and_sees_every_row_once(recipe, tmp_path):
+def test_it_trains_through_ray_resumes_and_sees_every_row_once(ray_cluster, recipe, tmp_path):
     """It fails for good in step 5, after a checkpoint, and is resumed by one worker instead of two."""
     failing = replace(recipe, method=replace(recipe.method, raise_at=5))
     placement = Placement(
@@ -109,5 +110,8 @@ def test_a_method_and_data_of_different_kinds_are_refused():
 
 def test_documents_need_a_packing(recipe, packing):
     docs = str(Path(packing).parent / "docs")
-    with pytest.raises(CornerstoneError, match="holds documents, but packing"):
+    with pytest.raises(
+        CornerstoneError,
+        match="holds documents, but packed documents are needed here. Pack them: `cornerstone data pack",
+    ):
         prepare(recipe.with_data(train=docs))

@@ -18,6 +18,28 @@ RECORD = ".done.json"
 """Suffix of the record of a finished task. The records are removed when the folder is finished."""
 VERSION = 1
 Kind = Literal["pairs", "documents", "features", "mixture", "packing"]
+_NAMED: dict[str, str] = {
+    "pairs": "pairs",
+    "documents": "documents",
+    "features": "stored features",
+    "mixture": "a mixture",
+    "packing": "packed documents",
+}
+_CHANGED = {
+    ("documents", "packing"): " Pack them: `cornerstone data pack DIR --tokenizer T --out PACKED`.",
+    ("documents", "pairs"): " `cornerstone data derive mmc4-pair DIR --out PAIRS` makes pairs of them.",
+    ("pairs", "documents"): " `cornerstone data derive laion-random DIR --out DOCUMENTS` makes documents of them.",
+    (
+        "pairs",
+        "packing",
+    ): " Make documents of them with `cornerstone data derive laion-random`, then `cornerstone data pack`.",
+    (
+        "packing",
+        "pairs",
+    ): " Name pairs, for example those that `cornerstone data derive mmc4-pair` makes of the documents.",
+    ("packing", "documents"): " Name the folder of documents that was packed.",
+}
+"""What makes the one kind of the other."""
 RETRIEVAL, CLASSIFICATION, LOOKALIKE, PROBE = "retrieval", "classification", "lookalike", "probe"
 """Names of evaluation tasks, which importers and the built-in scenes write into manifests. They are checked when a data set
 is opened for evaluation, not here."""
@@ -128,7 +150,9 @@ class Manifest:
     def require(self, kind: Kind, folder: Location) -> None:
         """Raise CornerstoneError if the folder that was read holds another kind."""
         if self.kind != kind:
-            raise CornerstoneError(f"{folder} holds {self.kind}, but {kind} are needed here.")
+            raise CornerstoneError(
+                f"{folder} holds {_NAMED[self.kind]}, but {_NAMED[kind]} are needed here.{_CHANGED.get((self.kind, kind), '')}"
+            )
 
 
 class _Shared:
