@@ -74,7 +74,7 @@ def test_a_broken_manifest(folder, text):
 def test_a_manifest_of_another_kind(folder):
     with pytest.raises(CornerstoneError, match="holds pairs, but stored features are needed here"):
         Manifest.read(folder, "features")
-    with pytest.raises(CornerstoneError, match="packed documents are needed here. Make .*laion-random.*data pack"):
+    with pytest.raises(CornerstoneError, match=r"packed documents are needed here\. Make .*laion-random.*data pack"):
         Manifest.read(folder, "packing")
 
 

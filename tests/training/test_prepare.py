@@ -273,7 +273,7 @@ def test_stores_that_are_named_are_used_or_refused(stored, pairs_folder, tmp_pat
     elsewhere = stored.with_data(train=other, tokenizer=pairs_folder, feature_stores=(named.uri,))
     with pytest.raises(CornerstoneError, match="are of none of this run's data sets"):
         prepare(elsewhere, quiet)
-    with pytest.raises(CornerstoneError, match="holds pairs, but features are needed"):
+    with pytest.raises(CornerstoneError, match="holds pairs, but stored features are needed"):
         prepare(stored.with_data(feature_stores=(pairs_folder,)), quiet)
 
 

@@ -112,6 +112,6 @@ def test_documents_need_a_packing(recipe, packing):
     docs = str(Path(packing).parent / "docs")
     with pytest.raises(
         CornerstoneError,
-        match="holds documents, but packed documents are needed here. Pack them: `cornerstone data pack",
+        match=r"holds documents, but packed documents are needed here\. Pack them: `cornerstone data pack",
     ):
         prepare(recipe.with_data(train=docs))

@@ -66,7 +66,7 @@ def test_all_differences_are_named_at_once(store):
 
 
 def test_pairs_are_no_store(pairs_folder):
-    with pytest.raises(CornerstoneError, match="holds pairs, but features are needed"):
+    with pytest.raises(CornerstoneError, match="holds pairs, but stored features are needed"):
         check_store(pairs_folder, KEYS)
 
 
