@@ -23,6 +23,7 @@ import torch
 from benchmarks.documents import documents
 from benchmarks.first_batch import first
 from benchmarks.memory import memory, slow
+from benchmarks.overfit import overfit
 from benchmarks.packing import packing
 from benchmarks.planning import plan
 from benchmarks.reading import photographs
@@ -37,7 +38,7 @@ Part = Callable[[Path, list[Pair]], None]
 """Measures and prints, given a temporary folder and the photographs."""
 PARTS: dict[str, Part] = {
     part.__name__: part
-    for part in (stream, units, start, first, executions, plan, memory, slow, packing, documents, sweep)
+    for part in (stream, units, start, first, executions, plan, memory, slow, packing, documents, overfit, sweep)
 }
 WITHOUT_RAY = ("stream", "plan", "memory", "slow")
 """Parts whose measurements run in processes of their own, before Ray is started here."""

@@ -45,15 +45,16 @@ def documents(folder: Path, pairs: list[Pair]) -> None:
     import_pairs("mmc4", DATA / "openstax" / "docs_mmc4.jsonl", mixed / "a", images=str(DATA / "openstax" / "images"))
     import_pairs("mmc4", DATA / "recipes" / "docs_mmc4.jsonl", mixed / "b", images=str(DATA / "recipes" / "images"))
     torch.set_num_threads(2)
-    runs = {way: _run(mixed, way == ALONE) for way in (PACKED, ALONE)}
+    for way in (PACKED, ALONE):
+        _pack(mixed, way)
+    with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        memory = {way: pool.apply(_memory_of_a_step, (mixed, way)) for way in (PACKED, ALONE)}
+    runs = {way: _run(mixed, way) for way in (PACKED, ALONE)}
     seconds: dict[str, list[float]] = {way: [] for way in runs}
     counted: dict[str, list[int]] = {way: [] for way in runs}
     for step in range(STEPS):
         for way, (engine, stream) in runs.items():
-            batch = stream.batch(step)
-            assert isinstance(batch, SequenceBatch)
-            if way == ALONE:
-                batch = replace(batch, target=torch.ones_like(batch.target))
+            batch = _batch(stream, step, way)
             start = time.perf_counter()
             engine.step(batch, 1e-4)
             if step >= WARM_UP_STEPS:
@@ -67,32 +68,54 @@ def documents(folder: Path, pairs: list[Pair]) -> None:
             f"{statistics.median(seconds[way]):.2f}",
             f"{rate[way]:.1f}",
             f"{rate[way] / rate[ALONE]:.2f}",
+            f"{memory[way] / KIB_A_MIB:,.0f}",
         ]
         for way in runs
     ]
-    heads = ["way", "documents a step", "s a step", "documents a second", "ratio"]
+    heads = ["way", "documents a step", "s a step", "documents a second", "ratio", "peak memory of a step, MiB"]
     table(f"LCL's step, {SEQUENCES} sequences of {BUDGET} tokens, 64 px, {IMAGE_TOKENS} tokens an image", heads, rows)
     _generation_loss()
 
 
-def _run(mixed: Path, alone: bool) -> tuple[PlainEngine, Stream]:
-    """The engine and the stream of one way; both ways start with the same weights."""
-    packing = mixed / f"packing-{alone}"
-    config = PackingConfig(token_budget=BUDGET, image_tokens=IMAGE_TOKENS, one_document=alone)
+def _pack(mixed: Path, way: str) -> None:
+    config = PackingConfig(token_budget=BUDGET, image_tokens=IMAGE_TOKENS, one_document=way == ALONE)
+    packing = mixed / way
     for each in ("a", "b"):
         write_packing(str(mixed / each), str(packing / each), vocabulary(), config)
     write_mixture(str(packing / "both"), [(str(packing / each), "1") for each in ("a", "b")])
+
+
+def _run(mixed: Path, way: str) -> tuple[PlainEngine, Stream]:
+    """The engine and the stream of one way; both ways start with the same weights."""
     method = preset("scenes-lcl").method
     assert isinstance(method, LclConfig)
     recipe = Recipe(
         "documents",
         replace(method, language=replace(method.language, positions=BUDGET)),
-        DocumentData(train=str(packing / "both"), image_size=64, crop_scale=(1.0, 1.0)),
+        DocumentData(train=str(mixed / way / "both"), image_size=64, crop_scale=(1.0, 1.0)),
         Optimization(steps=STEPS, batch_size=SEQUENCES, learning_rate=1e-4, warmup_steps=0),
     )
     prepared = prepare(recipe)
     engine = PlainEngine(build_method(prepared, build_tower(prepared)), recipe.optimization)
     return engine, Stream.local(Layout(prepared.stream(), 1), 0, 0)
+
+
+def _batch(stream: Stream, step: int, way: str) -> SequenceBatch:
+    """A step's batch; the released code's way computes logits at every position."""
+    batch = stream.batch(step)
+    assert isinstance(batch, SequenceBatch)
+    return replace(batch, target=torch.ones_like(batch.target)) if way == ALONE else batch
+
+
+def _memory_of_a_step(mixed: Path, way: str) -> int:
+    """KiB that two steps add to the peak of a process of their own."""
+    torch.set_num_threads(2)
+    engine, stream = _run(mixed, way)
+    batches = [_batch(stream, step, way) for step in range(2)]
+    before = _peak_kib()
+    for batch in batches:
+        engine.step(batch, 1e-4)
+    return _peak_kib() - before
 
 
 def _documents_of(batch: SequenceBatch) -> int:
