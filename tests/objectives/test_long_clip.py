@@ -134,9 +134,7 @@ def test_groups_are_of_the_usable_rows_in_their_order():
         coarse[places] = of_svd(image[places], 2)
     expected = contrastive_loss(coarse, raw, 5.0, row_ids_B=ids, valid_B=raw_valid)
     torch.testing.assert_close(parts["raw"], 2 * expected)
-    torch.testing.assert_close(
-        parts["long"], contrastive_loss(image, long, 5.0, row_ids_B=ids, valid_B=long_valid)
-    )
+    torch.testing.assert_close(parts["long"], contrastive_loss(image, long, 5.0, row_ids_B=ids, valid_B=long_valid))
     alone = long_clip_loss(image, raw, long, 5.0, raw_weight=0.0, **masks)
     assert set(alone) == {"long"}
 

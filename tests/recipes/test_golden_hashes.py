@@ -24,8 +24,10 @@ from cornerstone.recipes.classifier import ClassifierConfig
 from cornerstone.recipes.coca import CocaConfig
 from cornerstone.recipes.dual_encoder import DualEncoderConfig
 from cornerstone.recipes.emu import EmuConfig
+from cornerstone.recipes.filip import FilipConfig
 from cornerstone.recipes.flamingo import FlamingoConfig
 from cornerstone.recipes.lcl import LclConfig
+from cornerstone.recipes.long_clip import LongClipConfig
 from cornerstone.recipes.lotlip import with_sub_captions
 from cornerstone.recipes.method import MethodConfig
 from cornerstone.recipes.retrieval_transfer import RetrievalTransferConfig
@@ -59,6 +61,8 @@ BUILT_IN = (
     LotlipConfig,
     SiglipConfig,
     CocaConfig,
+    FilipConfig,
+    LongClipConfig,
     LclConfig,
     FlamingoConfig,
     EmuConfig,

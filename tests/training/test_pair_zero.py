@@ -1,4 +1,4 @@
-"""CoCa, of which CLIP is a part, at ZeRO 0 and 3: two workers and micro-batches against one worker."""
+"""CoCa, of which CLIP is a part, and FILIP at ZeRO 0 and 3: two workers and micro-batches against one worker."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MODULE = worker_module()
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("kind", ["coca"])
+@pytest.mark.parametrize("kind", ["coca", "filip"])
 def test_stages_and_micro_batches_give_the_step_of_the_whole(tmp_path, kind):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "LOCAL_RANK": "0", "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, str(WORKER), str(tmp_path), kind]

@@ -19,7 +19,7 @@ of `CLS, corner 1 .. m, text`: text is shifted by m positions whether or not its
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Literal, NamedTuple, Self
 
@@ -84,6 +84,17 @@ class CornerBert(TextTower):
     def extra_features(self) -> int:
         """One of each corner token."""
         return self.count
+
+    @property
+    def token_width(self) -> int:
+        """BERT's width."""
+        width: int = self.bert.config.hidden_size
+        return width
+
+    def pooling_parameters(self) -> Iterator[nn.Parameter]:
+        """BERT's pooler and the projection."""
+        yield from self.bert.pooler.parameters()
+        yield from self.project.parameters()
 
     def described(self) -> dict[str, Any]:
         """BERT's own configuration."""

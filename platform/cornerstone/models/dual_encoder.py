@@ -129,6 +129,10 @@ class DualEncoder(TowerHolder, Method[PairBatch, F]):
         """(B, N): the cosine of every image and every text, from encoded features."""
         return image_BD @ text_ND.T
 
+    def text_similarity(self, image_BD: Tensor, text_ND: Tensor) -> Tensor:
+        """(B, N): what texts find images by; the same, unless a method compares in each direction differently."""
+        return self.similarity(image_BD, text_ND)
+
     def described(self) -> dict[str, Any]:
         """What `rebuilt` needs besides the configuration."""
         return {

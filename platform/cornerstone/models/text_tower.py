@@ -11,7 +11,7 @@ B texts, T their tokens, m extra features, M = 1 + m, E width inside, D width of
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -59,6 +59,15 @@ class TextTower(nn.Module, ABC):
     def extra_features(self) -> int:
         """Features beside the pooled one: reserved tokens that have one each."""
         return 0
+
+    @property
+    @abstractmethod
+    def token_width(self) -> int:
+        """E."""
+
+    @abstractmethod
+    def pooling_parameters(self) -> Iterable[nn.Parameter]:
+        """What the pooled and extra features alone use: a method that reads the tokens does not train it."""
 
     @abstractmethod
     def described(self) -> dict[str, Any]:

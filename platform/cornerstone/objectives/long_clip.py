@@ -5,6 +5,7 @@ B rows of this worker, N of all workers, n of a group, D width, k components, r 
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -93,7 +94,7 @@ def _in_groups(
     bounds = [0, *(ends[count - 1] if count else 0 for count in last)]  # each worker's rows, whole groups
     mine_nD = kept_nD[bounds[rank(group)] : bounds[rank(group) + 1]]
     found_nD = torch.cat([reconstructed(part, components) for part in mine_nD.split(size)])
-    sizes = tuple(stop - start for start, stop in zip(bounds, bounds[1:], strict=False))
+    sizes = tuple(stop - start for start, stop in itertools.pairwise(bounds))
     return torch.zeros_like(image_ND).index_copy(0, place_n, gather(found_nD, group, sizes))
 
 

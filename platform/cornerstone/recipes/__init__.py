@@ -7,10 +7,12 @@ from cornerstone.recipes.data import DataConfig
 from cornerstone.recipes.documents import DocumentData, DocumentPairs, SceneDocuments
 from cornerstone.recipes.dual_encoder import DualEncoderConfig
 from cornerstone.recipes.emu import EmuConfig
+from cornerstone.recipes.filip import FilipConfig, FilipLoss
 from cornerstone.recipes.flamingo import FlamingoConfig
 from cornerstone.recipes.labelled import LabelledData, LabelledScenes
 from cornerstone.recipes.language import CausalText
 from cornerstone.recipes.lcl import LclConfig, LclLoss
+from cornerstone.recipes.long_clip import LongClipConfig, LongClipLoss
 from cornerstone.recipes.lotlip import LotlipConfig, LotlipLoss
 from cornerstone.recipes.method import MethodConfig
 from cornerstone.recipes.pairs import PairData, Scenes
@@ -36,12 +38,16 @@ __all__ = [
     "DualEncoderConfig",
     "EmuConfig",
     "Evaluation",
+    "FilipConfig",
+    "FilipLoss",
     "FlamingoConfig",
     "ImageTower",
     "LabelledData",
     "LabelledScenes",
     "LclConfig",
     "LclLoss",
+    "LongClipConfig",
+    "LongClipLoss",
     "LotlipConfig",
     "LotlipLoss",
     "MethodConfig",
