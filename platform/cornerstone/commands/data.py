@@ -123,6 +123,8 @@ class ImportCommand:
     """Fields with raw captions, as they came with the image: a name, or a position in a list (captions.0)."""
     long: tuple[str, ...] = ()
     """Fields with long captions."""
+    rewrite: tuple[str, ...] = ()
+    """Fields with raw captions in other words, by a language model that has not seen the image (LaCLIP)."""
     where: tuple[str, ...] = ()
     """FIELD=VALUE conditions; a row must meet all of them."""
     label: str | None = None
@@ -154,6 +156,7 @@ class ImportCommand:
             "first",
             "raw",
             "long",
+            "rewrite",
             "where",
             "label",
             "name",

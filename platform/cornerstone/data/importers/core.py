@@ -51,6 +51,8 @@ class ImportOptions:
     """Fields with raw captions: the texts that came with the image."""
     long: tuple[str, ...] = ()
     """Fields with long captions: detailed descriptions."""
+    rewrite: tuple[str, ...] = ()
+    """Fields with raw captions in other words, by a language model that has not seen the image."""
     where: tuple[str, ...] = ()
     """`FIELD=VALUE` conditions; a row is taken if it meets all of them."""
     label: str | None = None
@@ -74,7 +76,7 @@ class ImportOptions:
     """Largest number of tasks at a time; None: the number of Ray's CPUs. Does not change what is written."""
 
     def __post_init__(self) -> None:
-        for listed in ("raw", "long", "where"):
+        for listed in ("raw", "long", "rewrite", "where"):
             given = getattr(self, listed)
             object.__setattr__(self, listed, (given,) if isinstance(given, str) else tuple(given))
         for place in ("images", "class_names"):
@@ -84,6 +86,11 @@ class ImportOptions:
             given = getattr(self, counted)
             if given is not None and given < 1:
                 raise CornerstoneError(f"--{counted.replace('_', '-')} {given}: expected 1 or more.")
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The fields of all captions."""
+        return *self.raw, *self.long, *self.rewrite
 
 
 @dataclass(frozen=True)
@@ -219,7 +226,11 @@ class _Total:
 def as_pair(sample: Sample, options: ImportOptions, classes: tuple[str, ...] = ()) -> Pair:
     """Convert a record to a row. Raises BadImage if the image header cannot be read, ValueError if there is no text."""
     width, height = probe(sample.image)
-    roles: list[tuple[Role, tuple[str, ...]]] = [("raw", options.raw), ("long", options.long)]
+    roles: list[tuple[Role, tuple[str, ...]]] = [
+        ("raw", options.raw),
+        ("long", options.long),
+        ("rewrite", options.rewrite),
+    ]
     captions: list[Caption] = []
     for role, wanted in roles:
         for name in wanted:
@@ -230,8 +241,8 @@ def as_pair(sample: Sample, options: ImportOptions, classes: tuple[str, ...] = (
     if label is None and options.label is not None and (value := find(sample.fields, options.label)) is not None:
         label = classes.index(spelled(value))
     if not captions and label is None:
-        raise ValueError(f"no text: nothing in {', '.join((*options.raw, *options.long))}")
-    used = {name.partition(".")[0] for name in (*options.raw, *options.long)} | set(options.raw) | set(options.long)
+        raise ValueError(f"no text: nothing in {', '.join(options.texts)}")
+    used = {name.partition(".")[0] for name in options.texts} | set(options.texts)
     extra = {name: value for name, value in sample.fields.items() if name not in used}
     return Pair(
         key=utf8(sample.key),

@@ -106,7 +106,7 @@ class Listed:
         options = self.options
         if not entries:
             raise CornerstoneError(f"{self.src} lists no image. Name another list.")
-        wanted = [*options.raw, *options.long, *([options.label] if options.label else []), *(f for f, _ in self.where)]
+        wanted = [*options.texts, *([options.label] if options.label else []), *(f for f, _ in self.where)]
         for field in wanted:
             if all(find(row, field) is None for _, row in entries):
                 known = sorted({name for _, row in entries[:1000] for name in names(row)})

@@ -141,7 +141,7 @@ class Scan:
         self.quarantined: list[Quarantined] = []
         self.names: dict[str, None] = {}
         options = source.options
-        self.missing = {source.image, *options.raw, *options.long, *(field for field, _ in source.where)}
+        self.missing = {source.image, *options.texts, *(field for field, _ in source.where)}
         self.missing |= {options.label} if options.label else set()
         self.values: dict[str, set[str]] = {field: set() for field, _ in source.where}
         self.rows = 0
