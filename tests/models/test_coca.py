@@ -252,7 +252,7 @@ def test_it_comes_back_from_disk_as_itself(tmp_path, kind, wordpiece):
     torch.testing.assert_close(loaded.encode_image(given.image), model.encode_image(given.image), **same)
     form = loaded.text_format
     ids = form.encode_texts(["one two three"])[0]
-    assert (ids[0], ids[-1]) == (form.first, form.last)
+    assert [ids[0], ids[-1]] == form.empty
     as_ids = loaded.encode_text(torch.tensor([ids]))
     torch.testing.assert_close(loaded.encode_text(["one two three"]), as_ids, **same)
     assert loaded.encode_text(["one", "raw picture by two"], corners=True).shape == (2, 1, 24)

@@ -13,8 +13,10 @@ from cornerstone.models.method import Inputs
 from cornerstone.recipes.coca import CocaConfig, CocaLoss
 from cornerstone.recipes.filip import FilipConfig, FilipLoss
 from cornerstone.recipes.long_clip import LongClipConfig, LongClipLoss
+from cornerstone.recipes.lotlip import LotlipLoss
+from cornerstone.recipes.lotlip_t5 import LotlipT5Config
 from cornerstone.recipes.method import implementation_of
-from cornerstone.recipes.towers import BertText, ClipText, ImageTower
+from cornerstone.recipes.towers import BertText, ClipText, ImageTower, T5Text
 
 WORDS, SIDE, LIMIT = 40, 16, 12
 TOWER = ImageTower("vit_base_patch16_224", False, False, SIDE, "none", width=24, layers=2, heads=2, patch=8)
@@ -51,7 +53,14 @@ def long_clip(wide: bool = False, **changes) -> LongClipConfig:
     return LongClipConfig(image=replace(TOWER, pooling="token"), text=bert(wide), loss=loss)
 
 
-KINDS = {"coca": coca, "clip": clip, "filip": filip, "long-clip": long_clip}
+def lotlip_t5(wide: bool = False, **changes) -> LotlipT5Config:
+    """LoTLIP with two corners over a T5."""
+    width = 160 if wide else 16
+    text = T5Text(width=width, layers=2, heads=2, token_limit=LIMIT)
+    return LotlipT5Config(image=replace(TOWER, pooling="token"), text=text, loss=LotlipLoss(**changes))
+
+
+KINDS = {"coca": coca, "clip": clip, "filip": filip, "long-clip": long_clip, "lotlip-t5": lotlip_t5}
 
 
 def method(seed: int = 0, kind: str = "coca", buckets: int = 1, **changes) -> Any:

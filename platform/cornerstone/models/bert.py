@@ -69,7 +69,8 @@ def _of_run(config: TextTowerConfig) -> BertModel | None:
     place = Location.of(config.name) if "/" in config.name else None
     if place is None or not place.join("config.json").exists():
         return None
-    described = json.loads(place.join("config.json").read_text()).get("build", {}).get("bert")
+    build = json.loads(place.join("config.json").read_text()).get("build", {})
+    described = build.get("text_tower", build.get("bert"))  # the second before version 3
     if described is None or described.get("model_type") != "bert":
         return None
     dropout = {"hidden_dropout_prob": config.dropout, "attention_probs_dropout_prob": config.dropout}

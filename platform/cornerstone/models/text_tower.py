@@ -2,8 +2,7 @@
 
 To add one: its configuration in `recipes/towers.py`, whose `implementation` names the module and whose `format` names how
 texts become token ids (`data/texts.py`), and its module beside `corner_text.py`. Declare it as the type of the method's field
-`text` (as `LotlipConfig` does): a saved model is opened by the declared type. One that is no BERT also needs changes in
-`training/shared.py` (`digest_of_text_tower`) and, if its tokenizer begins no text with a token (T5), `texts.special_ids`.
+`text` (as `LotlipConfig` does): a saved model is opened by the declared type.
 
 B texts, T their tokens, m extra features, M = 1 + m, E width inside, D width of the features.
 """
@@ -18,6 +17,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from cornerstone.errors import CornerstoneError
 from cornerstone.recipes.method import imported
 from cornerstone.recipes.towers import TextTowerConfig
 
@@ -49,6 +49,13 @@ class TextTower(nn.Module, ABC):
         cls, config: Any, vocab_size: int, width: int, seed: int, described: Mapping[str, Any] | None = None
     ) -> Self:
         """The tower of a recipe, its features `width` long. With `described` a saved one, its weights still to be loaded."""
+
+    @classmethod
+    def pretrained(cls, config: Any, vocab_size: int) -> tuple[nn.Module, dict[str, Any]]:
+        """What a recipe's `name` loads, and what its configuration says beside the shapes: both enter the recipe's hash."""
+        raise CornerstoneError(
+            f"{cls.__name__} starts at random, but {config.name!r} is named: leave --recipe.method.text.name empty."
+        )
 
     @property
     @abstractmethod

@@ -14,12 +14,13 @@ from cornerstone.recipes.language import CausalText
 from cornerstone.recipes.lcl import LclConfig, LclLoss
 from cornerstone.recipes.long_clip import LongClipConfig, LongClipLoss
 from cornerstone.recipes.lotlip import LotlipConfig, LotlipLoss
+from cornerstone.recipes.lotlip_t5 import LotlipT5Config
 from cornerstone.recipes.method import MethodConfig
 from cornerstone.recipes.pairs import PairData, Scenes
 from cornerstone.recipes.placement import Placement
 from cornerstone.recipes.presets import PRESETS, preset
 from cornerstone.recipes.recipe import Evaluation, Optimization, Recipe
-from cornerstone.recipes.towers import BertText, ClipText, CornerText, ImageTower, TextTowerConfig
+from cornerstone.recipes.towers import BertText, ClipText, CornerText, ImageTower, T5Text, TextTowerConfig
 
 __all__ = [
     "PRESETS",
@@ -50,6 +51,7 @@ __all__ = [
     "LongClipLoss",
     "LotlipConfig",
     "LotlipLoss",
+    "LotlipT5Config",
     "MethodConfig",
     "Optimization",
     "PairData",
@@ -58,6 +60,7 @@ __all__ = [
     "Recipe",
     "SceneDocuments",
     "Scenes",
+    "T5Text",
     "TextTowerConfig",
     "preset",
 ]
