@@ -14,8 +14,8 @@ from cornerstone.recipes.options import parse
 from cornerstone.recipes.siglip import SiglipConfig
 from cornerstone.recipes.transfers import TRANSFER_TASKS
 from cornerstone.sweeps.main import _with_preset, options_with
-from cornerstone.sweeps.transfers import CEILING, FLOOR
 from cornerstone.sweeps.papers.lotlip import TABLE_2, TABLE_7, TABLE_8
+from cornerstone.sweeps.transfers import CEILING, FLOOR
 
 from .conftest import REPOSITORY, experiment
 
@@ -263,6 +263,8 @@ def test_without_models_a_tower_is_pretrained_first():
     assert first.recipe == preset("scenes-lcl")
     assert options.tasks == ("retrieval",)
     assert "seeds=3" in (REPOSITORY / "experiments" / "transfer.py").read_text()
+
+
 def test_table_2_compares_ways_to_learn_from_long_texts_over_the_same_towers():
     recipe = preset("scenes")
     points = {p.name: p.recipe for p in experiment("compare_long_text_methods").long_text_methods(recipe).points}

@@ -45,6 +45,12 @@ def build_bert(config: TextTowerConfig, vocab_size: int, seed: int) -> BertModel
     return bert
 
 
+def pretrained_bert(config: TextTowerConfig, vocab_size: int) -> tuple[BertModel, dict[str, Any]]:
+    """The encoder that a recipe names, and what its configuration says beside the shapes of its weights."""
+    bert = build_bert(config, vocab_size, seed=0)
+    return bert, {name: getattr(bert.config, name) for name in ("num_attention_heads", "hidden_act", "layer_norm_eps")}
+
+
 def bert_from(described: Mapping[str, Any]) -> BertModel:
     """An encoder of the architecture that `BertConfig.to_dict` described; its weights are still to be loaded."""
     return BertModel(BertConfig.from_dict(dict(described)))

@@ -30,7 +30,7 @@ from transformers import BertModel
 from transformers.models.bert.modeling_bert import BertLayer  # its parts are called one by one, see `_run`
 
 from cornerstone.errors import CornerstoneError
-from cornerstone.models.bert import bert_from, build_bert
+from cornerstone.models.bert import bert_from, build_bert, pretrained_bert
 from cornerstone.models.text_tower import TextFeatures, TextTower, in_buckets
 from cornerstone.recipes.towers import BertText, CornerText
 
@@ -38,7 +38,6 @@ ROUND = 8  # texts are trimmed to the longest, rounded up: few shapes, little pa
 _CORNER_SEED = 0x63_6F_72_6E
 _PROJECTION_SEED = 0x70_72_6F_6A
 _INITIAL_STD = 0.02
-_BESIDE_WEIGHTS = ("num_attention_heads", "hidden_act", "layer_norm_eps")
 
 
 class _Attention(NamedTuple):
@@ -88,8 +87,7 @@ class CornerBert(TextTower):
     @classmethod
     def pretrained(cls, config: BertText, vocab_size: int) -> tuple[nn.Module, dict[str, Any]]:
         """The BERT that the recipe names."""
-        bert = build_bert(config, vocab_size, seed=0)
-        return bert, {name: getattr(bert.config, name) for name in _BESIDE_WEIGHTS}
+        return pretrained_bert(config, vocab_size)
 
     @property
     def reserved_tokens(self) -> int:

@@ -20,9 +20,9 @@ from typing import Any
 from pyarrow import fs
 
 from cornerstone.data import draws
-from cornerstone.data.importers.core import MAX_BYTES, ImportOptions, ImportPlan, Quarantined, Sample, meets
+from cornerstone.data.importers.core import MAX_BYTES, ImportOptions, ImportPlan, Quarantined, Sample
 from cornerstone.data.importers.debris import is_debris
-from cornerstone.data.importers.fields import conditions, find, names, spelled
+from cornerstone.data.importers.fields import conditions, find, meets, names, spelled
 from cornerstone.data.importers.folder import ImageFolder
 from cornerstone.data.manifest import Kind
 from cornerstone.data.output import stamps

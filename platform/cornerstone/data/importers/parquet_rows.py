@@ -12,8 +12,8 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cornerstone.data.importers.core import ImportOptions, ImportPlan, Quarantined, Sample, meets
-from cornerstone.data.importers.fields import conditions
+from cornerstone.data.importers.core import ImportOptions, ImportPlan, Quarantined, Sample
+from cornerstone.data.importers.fields import conditions, meets
 from cornerstone.data.importers.files import Task, find_files, plan_files, read_files, reading
 from cornerstone.data.importers.folder import ImageFolder
 from cornerstone.data.manifest import Kind
