@@ -118,6 +118,15 @@ class TextFormat(ABC):
         self.opening, self.last = self._special()
 
     @property
+    def first(self) -> int:
+        """What begins a text. Raises CornerstoneError for a format whose texts begin with their first word."""
+        if not self.opening:
+            raise CornerstoneError(
+                f"No token begins a text of the format {self.name!r}: use a text tower of another one."
+            )
+        return self.opening[0]
+
+    @property
     def empty(self) -> list[int]:
         """A text without words, as ids that a text tower can read."""
         return [*self.opening, self.last]

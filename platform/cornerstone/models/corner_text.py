@@ -107,7 +107,8 @@ class CornerBert(TextTower):
 
     def pooling_parameters(self) -> Iterator[nn.Parameter]:
         """BERT's pooler and the projection."""
-        yield from self.bert.pooler.parameters()
+        pooler: Any = self.bert.pooler
+        yield from pooler.parameters()
         yield from self.project.parameters()
 
     def described(self) -> dict[str, Any]:
