@@ -153,5 +153,7 @@ def test_a_text_ends_and_does_not_begin():
     assert form.encode([["one", "two two"], []]) == [[2, 4, 3, 3, 1], []]
     assert form.encode([["one two one two one"]]) == [[2, 3, 2, 3, 1]]
     assert form.empty == [1]
+    with pytest.raises(CornerstoneError, match="No token begins a text of the format 'ended'"):
+        print(form.first)
     with pytest.raises(CornerstoneError, match=r"no token that ends a text.*Use a T5 tokenizer"):
         TextInput.of(config(), tokenizer()).open()

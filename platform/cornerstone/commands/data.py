@@ -69,7 +69,7 @@ class ScenesCommand:
         if changed := [name for name in OF_DOCUMENTS if getattr(self, name) != defaults[name]]:
             named = ", ".join(f"--{name.replace('_', '-')}" for name in changed)
             raise CornerstoneError(f"{named}: an option of documents; give --documents N instead of --pairs.")
-        world = {"seed": self.seed, "image_size": self.image_size}
+        world: dict[str, Any] = {"seed": self.seed, "image_size": self.image_size}
         if self.set == "train":
             return write_scenes(self.out, pairs=pairs, progress=bar("drawing"), **world)
         folder = Location.of(self.out)

@@ -42,9 +42,8 @@ class T5TextTower(TextTower):
 
     def __init__(self, t5: T5EncoderModel, config: T5Text, sentinels_ME: Tensor, width: int, seed: int = 0) -> None:
         super().__init__()
-        t5.encoder.embed_tokens = (
-            None  # `shared` again: blocks are called one by one here, and a file holds a tensor once
-        )
+        # It is `shared` again: the blocks are called one by one here, and a file holds a tensor once.
+        t5.encoder.embed_tokens = None  # type: ignore[assignment]
         self.t5, self.config = t5, config
         self.sentinels = nn.Parameter(sentinels_ME.clone())
         with torch.random.fork_rng(devices=[]):
