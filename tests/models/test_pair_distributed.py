@@ -28,7 +28,8 @@ def test_shares_give_the_gradients_of_the_whole(tmp_path, kind, workers):
     spec.loader.exec_module(module)
     whole_parts, whole = module.backward(kind, 0, module.ROWS)
     torch.testing.assert_close(torch.stack(parts), torch.stack(whole_parts), rtol=1e-9, atol=1e-9)
+    rtol, atol = (1e-5, 1e-6) if kind == "lotlip-t5" else (1e-8, 1e-10)  # T5's norm computes in fp32 in any model
     for name, value in whole.items():
-        torch.testing.assert_close(gradients[name], value, rtol=1e-8, atol=1e-10, msg=name)
+        torch.testing.assert_close(gradients[name], value, rtol=rtol, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
         if name in ("logit_scale", "visual.model.patch_embed.proj.weight", "head.weight"):
             assert float(value.abs().max()) > 1e-6, name
