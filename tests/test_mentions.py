@@ -61,6 +61,8 @@ def options() -> set[str]:
     trained = (
         "scenes",
         "scenes-siglip",
+        "scenes-longclip",
+        "scenes-filip",
         "scenes-blip2",
         "photos",
         "scenes-lcl",

@@ -143,7 +143,7 @@ def test_what_cannot_be_used_is_refused_with_its_reason(tmp_path):
 def test_sentences_are_not_split_again(wordpiece):
     one = format_of(wordpiece, 64, 0)
     assert one.encode([["a. b", "c"]]) == [
-        [one.first, *one._words(["a. b"])[0], one.last, *one._words(["c"])[0], one.last]
+        [*one.opening, *one._words(["a. b"])[0], one.last, *one._words(["c"])[0], one.last]
     ]
     assert one.encode([[], ["", " "]]) == [[], []]
 
@@ -151,7 +151,7 @@ def test_sentences_are_not_split_again(wordpiece):
 def test_a_plain_text_is_begun_and_ended_once(wordpiece):
     plain, sentences = PlainFormat(wordpiece, 12), SentenceFormat(wordpiece, 64)
     (ids,) = plain.encode([["a red bus", "the sky"]])
-    assert ids[0] == plain.first
+    assert ids[:1] == plain.opening
     assert ids.count(plain.last) == 1
     assert ids[1:-1] == sentences._words(["a red bus. the sky"])[0]
     (cut,) = plain.encode([["a red bus"] * 9])

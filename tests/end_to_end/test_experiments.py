@@ -14,16 +14,20 @@ from cornerstone.recipes.options import parse
 from cornerstone.recipes.siglip import SiglipConfig
 from cornerstone.recipes.transfers import TRANSFER_TASKS
 from cornerstone.sweeps.main import _with_preset, options_with
+from cornerstone.sweeps.papers.lotlip import TABLE_2, TABLE_7, TABLE_8
 from cornerstone.sweeps.transfers import CEILING, FLOOR
 
 from .conftest import REPOSITORY, experiment
 
 DEFINE = {
     "ablate_contrastive_weight": "contrastive_weight",
+    "ablate_initialisation": "initialisation",
+    "ablate_learnable_tokens": "learnable_tokens",
     "ablate_loss": "losses",
     "ablate_corner_tokens": "corner_tokens",
     "ablate_sub_captions": "sub_captions",
     "ablate_token_limit": "token_limit",
+    "compare_long_text_methods": "long_text_methods",
     "compare_losses": "losses",
     "compare_pretraining": "pretraining",
     "compare_pretraining_data": "pretraining_data",
@@ -148,7 +152,8 @@ def test_the_points_differ_in_what_is_ablated_alone(name):
         if name == "compare_pretraining_data":
             images = replace(images, batch_size=point.recipe.optimization.batch_size)
         assert (point.recipe.optimization, point.recipe.evaluation) == (images, evaluation)
-        assert (point.recipe.method.image, point.recipe.seed) == (recipe.method.image, recipe.seed)
+        assert point.recipe.method.image == recipe.method.image or name == "ablate_initialisation"
+        assert point.recipe.seed == recipe.seed
 
 
 @pytest.mark.parametrize(("name", "tokens"), [("scenes-lcl", 16), ("lcl-mmc4-b16", 196)])
@@ -258,3 +263,52 @@ def test_without_models_a_tower_is_pretrained_first():
     assert first.recipe == preset("scenes-lcl")
     assert options.tasks == ("retrieval",)
     assert "seeds=3" in (REPOSITORY / "experiments" / "transfer.py").read_text()
+
+
+def test_table_2_compares_ways_to_learn_from_long_texts_over_the_same_towers():
+    recipe = preset("scenes")
+    points = {p.name: p.recipe for p in experiment("compare_long_text_methods").long_text_methods(recipe).points}
+    assert list(points) == list(TABLE_2.rows)
+    assert {one.method.image for one in points.values()} == {recipe.method.image}
+    assert points["LoTLIP"] == recipe
+    assert [one.method.text_tower.reserved_tokens for one in points.values()] == [0, 0, 0, 2]
+    short, long = points["LiT, short only"], points["LiT + long"]
+    assert (short.method.loss.long_weight, short.data.sub_captions) == (0, 0)
+    assert (long.method.loss, long.data) == (recipe.method.loss, recipe.data)
+    matched = points["LiT + Long-CLIP"]
+    assert matched.method.kind == "long-clip"
+    assert (matched.data, matched.optimization) == (recipe.data, recipe.optimization)
+    with pytest.raises(SystemExit, match="compares with LoTLIP"):
+        experiment("compare_long_text_methods").long_text_methods(preset("scenes-t5"))
+
+
+def test_table_7_varies_the_learnable_tokens_and_the_weight_of_long_texts():
+    points = {p.name: p.recipe for p in experiment("ablate_learnable_tokens").learnable_tokens(preset("scenes")).points}
+    assert set(points) - set(TABLE_7.rows) == {"none, weight of corners"}
+    text = {name: one.method.text for name, one in points.items()}
+    found = {name: (one.corner_tokens, one.corner_mask, one.registers) for name, one in text.items()}
+    assert found == {
+        "none": (0, True, False),
+        "Register": (2, False, True),
+        "Corner": (2, True, False),
+        "none, weight of corners": (0, True, False),
+    }
+    assert [one.method.loss.long_weight for one in points.values()] == [1, 1, 1, 3]
+    with pytest.raises(SystemExit, match="needs corner tokens"):
+        experiment("ablate_learnable_tokens").learnable_tokens(preset("scenes").with_text(corner_tokens=0))
+
+
+@pytest.mark.parametrize("name", ["scenes", "lotlip-3m"])
+def test_table_8_trains_both_towers_from_scratch(name):
+    recipe = preset(name)
+    points = {p.name: p.recipe for p in experiment("ablate_initialisation").initialisation(recipe).points}
+    assert list(points) == list(TABLE_8.rows)
+    assert points.pop("LoTLIP, pretrained") == recipe
+    for one in points.values():
+        image = one.method.image
+        assert (image.pretrained, image.locked, image.size) == (False, False, recipe.method.image.size)
+        assert image.name
+        assert (one.method.text.name, one.data.features) == ("", "online")
+    assert [one.method.text.corner_tokens for one in points.values()] == [0, 0, 2]
+    with pytest.raises(SystemExit, match="needs a locked tower"):
+        experiment("ablate_initialisation").initialisation(preset("photos"))

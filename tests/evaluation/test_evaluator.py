@@ -49,7 +49,7 @@ class Encoder:
         summed = (self.words[ids, place] * (place < lengths[:, None])[..., None]).sum(1)
         return F.normalize(summed, dim=-1)
 
-    similarity = staticmethod(cosine)
+    similarity = text_similarity = staticmethod(cosine)
 
 
 @pytest.fixture(scope="module")

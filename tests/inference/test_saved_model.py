@@ -68,7 +68,7 @@ def test_texts_and_ids_as_the_authors_lay_them_out_agree(tmp_path):
     vocabulary = len(WORDS)
     laid_out = torch.zeros(4, 16, dtype=torch.long)
     for row, ids in zip(laid_out, loaded.text_format.encode_texts(TEXTS), strict=True):
-        ids = ids or [loaded.text_format.first, loaded.text_format.last]
+        ids = ids or loaded.text_format.empty
         ids = [ids[0], vocabulary, vocabulary + 1, *ids[1:]]
         row[: len(ids)] = torch.tensor(ids)
     torch.testing.assert_close(loaded.encode_text(laid_out, corners=True), features, rtol=0, atol=1e-6)
@@ -136,7 +136,8 @@ def test_what_is_no_model_is_refused(tmp_path):
         with_config(method=described["method"] | {"novelty": 1})
     with pytest.raises(CornerstoneError, match="do not fit"):
         with_config(
-            build=described["build"] | {"vocab_size": 20, "bert": described["build"]["bert"] | {"vocab_size": 20}}
+            build=described["build"]
+            | {"vocab_size": 20, "text_tower": described["build"]["text_tower"] | {"vocab_size": 20}}
         )
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(CornerstoneError, match=r"lacks tokenizer\.json"):

@@ -184,7 +184,7 @@ def test_it_learns_and_every_parameter_gets_a_gradient(kind, changes, captions):
     assert all(found[-1][name] < 0.8 * found[0][name] for name in found[0])
 
 
-@pytest.mark.parametrize("kind", tiny.KINDS)
+@pytest.mark.parametrize("kind", ["coca", "clip"])
 def test_it_learns_what_new_images_show(kind):
     """Pictures of eight colours in noise, captions of a random word and the colour: chance is ln 32, the floor about ln 4."""
     model, draw = tiny.method(kind=kind), torch.Generator().manual_seed(0)
@@ -235,7 +235,7 @@ def test_a_frozen_tower_is_left_alone():
     assert all(p.grad is None for p in model.image_tower.parameters())
 
 
-@pytest.mark.parametrize("kind", tiny.KINDS)
+@pytest.mark.parametrize("kind", ["coca", "clip"])
 def test_it_comes_back_from_disk_as_itself(tmp_path, kind, wordpiece):
     from cornerstone.data.texts import plain_tokenizer, vocabulary_size
 
@@ -252,7 +252,7 @@ def test_it_comes_back_from_disk_as_itself(tmp_path, kind, wordpiece):
     torch.testing.assert_close(loaded.encode_image(given.image), model.encode_image(given.image), **same)
     form = loaded.text_format
     ids = form.encode_texts(["one two three"])[0]
-    assert (ids[0], ids[-1]) == (form.first, form.last)
+    assert [ids[0], ids[-1]] == form.empty
     as_ids = loaded.encode_text(torch.tensor([ids]))
     torch.testing.assert_close(loaded.encode_text(["one two three"]), as_ids, **same)
     assert loaded.encode_text(["one", "raw picture by two"], corners=True).shape == (2, 1, 24)

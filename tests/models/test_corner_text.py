@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ import torch.nn.functional as F
 from cornerstone.errors import CornerstoneError
 from cornerstone.models.bert import build_bert
 from cornerstone.models.corner_text import CornerBert, _run, visible
+from cornerstone.recipes import preset
 from cornerstone.recipes.towers import CornerText
 
 VOCABULARY, TOKENS, WIDTH = 40, 11, 12
@@ -280,3 +283,29 @@ def test_a_plain_tower_has_no_extra_feature():
     assert CornerBert.forward(model, ids, length).extra_BmD is None
     assert model.reserved_tokens == 0
     assert tower(3).reserved_tokens == 3
+
+
+def test_register_tokens_are_ordinary_tokens_whose_outputs_are_thrown_away():
+    """The features of the corners without the mask, but for those of the corners, which are not read."""
+    model, (ids, length) = tower(2, masked=False), texts()
+    with_corners = CornerBert.forward(model, ids, length)
+    model.registers = True
+    found = CornerBert.forward(model, ids, length)
+    assert found.extra_BmD is None
+    assert (model.reserved_tokens, model.extra_features) == (2, 0)
+    torch.testing.assert_close(found.pooled_BD, with_corners.pooled_BD, rtol=0, atol=0)
+    loss_of(found.pooled_BD).backward()
+    assert model.corners.grad.abs().max() > 1e-6, "what attends to them teaches them"
+
+
+def test_registers_are_an_option_of_the_tower_and_have_no_mask():
+    text = CornerText(name="", width=16, layers=1, heads=2, corner_mask=False, registers=True)
+    model = CornerBert.build(text, VOCABULARY, WIDTH, 0)
+    assert (model.registers, model.masked, model.count) == (True, False, 2)
+    assert (text.reserved_tokens, text.extra_features) == (2, 0)
+    with pytest.raises(
+        CornerstoneError, match=r"Register tokens are ordinary tokens.*--recipe.method.text.no-corner-mask"
+    ):
+        CornerText(registers=True)
+    recipe = preset("scenes").with_text(corner_mask=False, registers=True)
+    assert recipe.method.chance_loss(8) == pytest.approx(2 * math.log(8)), "a raw term and a long one"

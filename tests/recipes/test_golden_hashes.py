@@ -24,13 +24,16 @@ from cornerstone.recipes.classifier import ClassifierConfig
 from cornerstone.recipes.coca import CocaConfig
 from cornerstone.recipes.dual_encoder import DualEncoderConfig
 from cornerstone.recipes.emu import EmuConfig
+from cornerstone.recipes.filip import FilipConfig
 from cornerstone.recipes.flamingo import FlamingoConfig
 from cornerstone.recipes.lcl import LclConfig
+from cornerstone.recipes.long_clip import LongClipConfig
 from cornerstone.recipes.lotlip import with_sub_captions
+from cornerstone.recipes.lotlip_t5 import LotlipT5Config
 from cornerstone.recipes.method import MethodConfig
 from cornerstone.recipes.retrieval_transfer import RetrievalTransferConfig
 from cornerstone.recipes.siglip import SiglipConfig
-from cornerstone.recipes.towers import BertText, ClipText, CornerText
+from cornerstone.recipes.towers import BertText, ClipText, CornerText, T5Text
 
 GOLDEN = json.loads(Path(__file__).with_name("golden_hashes.json").read_text())
 CONTENT = {"data": "0" * 16, "tokenizer": "1" * 16, "image": "2" * 16}
@@ -59,6 +62,9 @@ BUILT_IN = (
     LotlipConfig,
     SiglipConfig,
     CocaConfig,
+    FilipConfig,
+    LongClipConfig,
+    LotlipT5Config,
     LclConfig,
     FlamingoConfig,
     EmuConfig,
@@ -73,6 +79,7 @@ BUILT_IN = (
     DocumentPairs,
     BertText,
     CornerText,
+    T5Text,
     ClipText,
     QFormerText,
 )

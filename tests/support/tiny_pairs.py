@@ -1,4 +1,4 @@
-"""Tiny pairs and the methods that pool the patches of a trained tower, CoCa unless another is named, made without files."""
+"""Tiny pairs and methods with a trained tower, CoCa unless another is named, made without files."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ from cornerstone.data.pairs.batch import PairBatch
 from cornerstone.models.image_tower import build_image_tower
 from cornerstone.models.method import Inputs
 from cornerstone.recipes.coca import CocaConfig, CocaLoss
+from cornerstone.recipes.filip import FilipConfig, FilipLoss
+from cornerstone.recipes.long_clip import LongClipConfig, LongClipLoss
+from cornerstone.recipes.lotlip import LotlipLoss
+from cornerstone.recipes.lotlip_t5 import LotlipT5Config
 from cornerstone.recipes.method import implementation_of
-from cornerstone.recipes.towers import ClipText, ImageTower
+from cornerstone.recipes.towers import BertText, ClipText, ImageTower, T5Text
 
 WORDS, SIDE, LIMIT = 40, 16, 12
 TOWER = ImageTower("vit_base_patch16_224", False, False, SIDE, "none", width=24, layers=2, heads=2, patch=8)
@@ -34,7 +38,29 @@ def clip(wide: bool = False, **changes) -> CocaConfig:
     return coca(wide, caption_weight=0.0, text={"pooling": "end"}, **changes)
 
 
-KINDS = {"coca": coca, "clip": clip}
+def bert(wide: bool) -> BertText:
+    return BertText(name="", width=160 if wide else 16, layers=2, heads=2, token_limit=LIMIT)
+
+
+def filip(wide: bool = False, **changes) -> FilipConfig:
+    """Patches and tokens compared in 10 dimensions."""
+    return FilipConfig(image=TOWER, text=bert(wide), embedding=10, loss=FilipLoss(**changes))
+
+
+def long_clip(wide: bool = False, **changes) -> LongClipConfig:
+    """Two components of groups of five images."""
+    loss = LongClipLoss(**{"components": 2, "pca_group": 5, **changes})
+    return LongClipConfig(image=replace(TOWER, pooling="token"), text=bert(wide), loss=loss)
+
+
+def lotlip_t5(wide: bool = False, **changes) -> LotlipT5Config:
+    """LoTLIP with two corners over a T5."""
+    width = 160 if wide else 16
+    text = T5Text(width=width, layers=2, heads=2, token_limit=LIMIT)
+    return LotlipT5Config(image=replace(TOWER, pooling="token"), text=text, loss=LotlipLoss(**changes))
+
+
+KINDS = {"coca": coca, "clip": clip, "filip": filip, "long-clip": long_clip, "lotlip-t5": lotlip_t5}
 
 
 def method(seed: int = 0, kind: str = "coca", buckets: int = 1, **changes) -> Any:

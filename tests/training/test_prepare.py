@@ -143,6 +143,7 @@ def test_a_limit_is_the_number_of_rows(recipe):
 
 REFUSED = {
     "No data set at": lambda r: r.with_data(train="/nowhere"),
+    "No rewrite of a raw caption in .*--recipe.data.no-rewrites": lambda r: r.with_data(rewrites=True),
     "No long caption by 'llava' in .*captioners are a, b, c": lambda r: r.with_data(captioners=("a", "llava")),
     "batch of 51 is larger than the 50 rows .* to 50 or less": lambda r: r.with_optimization(batch_size=51),
     "batch of 8 is larger than the 7 rows": lambda r: r.with_data(limit_rows=7),

@@ -69,7 +69,7 @@ class ScenesCommand:
         if changed := [name for name in OF_DOCUMENTS if getattr(self, name) != defaults[name]]:
             named = ", ".join(f"--{name.replace('_', '-')}" for name in changed)
             raise CornerstoneError(f"{named}: an option of documents; give --documents N instead of --pairs.")
-        world = {"seed": self.seed, "image_size": self.image_size}
+        world: dict[str, Any] = {"seed": self.seed, "image_size": self.image_size}
         if self.set == "train":
             return write_scenes(self.out, pairs=pairs, progress=bar("drawing"), **world)
         folder = Location.of(self.out)
@@ -123,6 +123,8 @@ class ImportCommand:
     """Fields with raw captions, as they came with the image: a name, or a position in a list (captions.0)."""
     long: tuple[str, ...] = ()
     """Fields with long captions."""
+    rewrite: tuple[str, ...] = ()
+    """Fields with raw captions in other words, by a language model that has not seen the image (LaCLIP)."""
     where: tuple[str, ...] = ()
     """FIELD=VALUE conditions; a row must meet all of them."""
     label: str | None = None
@@ -154,6 +156,7 @@ class ImportCommand:
             "first",
             "raw",
             "long",
+            "rewrite",
             "where",
             "label",
             "name",

@@ -1,7 +1,8 @@
 """The two kinds of record that shards contain, with their Arrow schemas.
 
 A *pair* is one image with any number of captions. A caption has a role: `raw` captions are the short, noisy texts that came
-with the image, `long` captions describe it in detail, `foil` captions are deliberately false.
+with the image, `long` captions describe it in detail, `rewrite` captions are raw ones that a language model has put in other
+words without seeing the image (LaCLIP), `foil` captions are deliberately false.
 A *document* is a sequence of segments in reading order, each of them one text or one image.
 Images stay encoded (JPEG, PNG, WebP) until the decode actors of the stream, so that less data is moved.
 """
@@ -13,8 +14,8 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-Role = Literal["raw", "long", "foil"]
-ROLES: tuple[Role, ...] = ("raw", "long", "foil")
+Role = Literal["raw", "long", "rewrite", "foil"]
+ROLES: tuple[Role, ...] = ("raw", "long", "rewrite", "foil")
 
 CAPTION = pa.struct([pa.field("source", pa.string()), pa.field("role", pa.string()), pa.field("text", pa.string())])
 

@@ -82,6 +82,22 @@ def special_ids(tokenizer: Tokenizer) -> tuple[int, int]:
     )
 
 
+def end_id(tokenizer: Tokenizer) -> int:
+    """Id of what ends a text: by its usual name, else the last token that the tokenizer's post-processor adds.
+
+    Raises CornerstoneError if it has none.
+    """
+    found = next((number for _, last in _SPECIAL if (number := tokenizer.token_to_id(last)) is not None), None)
+    added = tokenizer.encode("", add_special_tokens=True).ids
+    if found is None and not added:
+        raise CornerstoneError(
+            "The tokenizer has no token that ends a text: none of "
+            + ", ".join(last for _, last in _SPECIAL)
+            + ", and its post-processor adds none. Use a T5 tokenizer, or add </s> to this one."
+        )
+    return int(added[-1]) if found is None else found
+
+
 class TextFormat(ABC):
     """Turns texts, given as lists of sentences, into lists of at most `max_tokens` token ids.
 
@@ -99,7 +115,26 @@ class TextFormat(ABC):
             )
         self.max_tokens = max_tokens
         self.vocab_size = vocabulary_size(self.tokenizer)
-        self.first, self.last = special_ids(self.tokenizer)
+        self.opening, self.last = self._special()
+
+    @property
+    def first(self) -> int:
+        """What begins a text. Raises CornerstoneError for a format whose texts begin with their first word."""
+        if not self.opening:
+            raise CornerstoneError(
+                f"No token begins a text of the format {self.name!r}: use a text tower of another one."
+            )
+        return self.opening[0]
+
+    @property
+    def empty(self) -> list[int]:
+        """A text without words, as ids that a text tower can read."""
+        return [*self.opening, self.last]
+
+    def _special(self) -> tuple[list[int], int]:
+        """What begins a text, which may be nothing, and what ends it."""
+        first, last = special_ids(self.tokenizer)
+        return [first], last
 
     def encode(self, texts: Iterable[Sequence[str]]) -> list[list[int]]:
         """Token ids of each text; [] for a text without words.
@@ -139,7 +174,7 @@ class SentenceFormat(TextFormat):
         encoded = iter(self._words([sentence for sentences in listed for sentence in sentences]))
         result = []
         for sentences in listed:
-            ids = [self.first]
+            ids = [*self.opening]
             for _ in sentences:
                 if words := next(encoded):
                     ids += words
@@ -156,10 +191,19 @@ class PlainFormat(TextFormat):
     def encode_uncut(self, texts: Iterable[Sequence[str]]) -> list[list[int]]:
         """What begins a text, its words, what ends it."""
         encoded = self._words([SEPARATOR.join(sentences) for sentences in texts])
-        return [[self.first, *words, self.last] if words else [] for words in encoded]
+        return [[*self.opening, *words, self.last] if words else [] for words in encoded]
 
 
-FORMATS: dict[str, type[TextFormat]] = {made.name: made for made in (SentenceFormat, PlainFormat)}
+class EndedFormat(PlainFormat):
+    """`words last`: the sentences as one text, without a token that begins it (T5)."""
+
+    name = "ended"
+
+    def _special(self) -> tuple[list[int], int]:
+        return [], end_id(self.tokenizer)
+
+
+FORMATS: dict[str, type[TextFormat]] = {made.name: made for made in (SentenceFormat, PlainFormat, EndedFormat)}
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from cornerstone.models.method import Method
 from cornerstone.recipes.method import MethodConfig, implementation_of, method_config
 
 CONFIG, RECIPE, WEIGHTS = "config.json", "recipe.json", "model.safetensors"
-_VERSION = 2
+_VERSION = 3
 _IN_VERSION_1 = {"log_scale": "logit_scale"}
 """Weights that had another name in version 1."""
 _AT_A_TIME = 128
@@ -132,7 +132,7 @@ class SavedModel:
         form = self.text_format
         if form is None:
             raise CornerstoneError(f"The method {self.module.config.kind!r} has no text tower.")
-        encoded = [ids or [form.first, form.last] for ids in form.encode_texts(texts)]
+        encoded = [ids or form.empty for ids in form.encode_texts(texts)]
         padded = nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids in encoded], batch_first=True)
         return padded, torch.tensor([len(ids) for ids in encoded])
 

@@ -45,10 +45,11 @@ def prepare_scenes(scenes: Scenes, image_size: int, say: Say, *, tower: bool = T
     """Write the parts that are missing, one after another, the pretrained tower if it is asked for. Parts are reused."""
     root = home().join("scenes")
     world: dict[str, Any] = {"seed": scenes.seed, "image_size": image_size, **scenes.world}
-    train = root.join(f"train-{digest({'pairs': scenes.pairs, **world})}")
+    rewrites: dict[str, Any] = {"rewrites": True} if scenes.rewrites else {}
+    train = root.join(f"train-{digest({'pairs': scenes.pairs, **world, **rewrites})}")
     if not train.join(MANIFEST).exists():
         with timed(say, f"scenes: drawing and captioning {scenes.pairs:,} images of {image_size} px"):
-            write_scenes(train, pairs=scenes.pairs, **world)
+            write_scenes(train, pairs=scenes.pairs, **world, **rewrites)
     if not train.join(TOKENIZER).exists():
         with timed(say, "scenes: training a WordPiece vocabulary on their captions"):
             train.join(TOKENIZER).write_text(train_wordpiece(texts_of(DataSet.open(train))))

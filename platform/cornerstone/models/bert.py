@@ -45,6 +45,12 @@ def build_bert(config: TextTowerConfig, vocab_size: int, seed: int) -> BertModel
     return bert
 
 
+def pretrained_bert(config: TextTowerConfig, vocab_size: int) -> tuple[BertModel, dict[str, Any]]:
+    """The encoder that a recipe names, and what its configuration says beside the shapes of its weights."""
+    bert = build_bert(config, vocab_size, seed=0)
+    return bert, {name: getattr(bert.config, name) for name in ("num_attention_heads", "hidden_act", "layer_norm_eps")}
+
+
 def bert_from(described: Mapping[str, Any]) -> BertModel:
     """An encoder of the architecture that `BertConfig.to_dict` described; its weights are still to be loaded."""
     return BertModel(BertConfig.from_dict(dict(described)))
@@ -69,7 +75,8 @@ def _of_run(config: TextTowerConfig) -> BertModel | None:
     place = Location.of(config.name) if "/" in config.name else None
     if place is None or not place.join("config.json").exists():
         return None
-    described = json.loads(place.join("config.json").read_text()).get("build", {}).get("bert")
+    build = json.loads(place.join("config.json").read_text()).get("build", {})
+    described = build.get("text_tower", build.get("bert"))  # the second before version 3
     if described is None or described.get("model_type") != "bert":
         return None
     dropout = {"hidden_dropout_prob": config.dropout, "attention_probs_dropout_prob": config.dropout}

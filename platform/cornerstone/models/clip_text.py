@@ -8,7 +8,7 @@ B texts, T their tokens, S = T or T + 1 places with the trailing token, E width 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, Self, cast
 
@@ -54,6 +54,16 @@ class ClipTextTransformer(TextTower):
     def reserved_tokens(self) -> int:
         """The trailing token."""
         return self.config.reserved_tokens
+
+    @property
+    def token_width(self) -> int:
+        """The transformer's width."""
+        return self.config.width
+
+    def pooling_parameters(self) -> Iterator[nn.Parameter]:
+        """The last norm, the projection and the trailing token."""
+        yield from self.ln_final.parameters()
+        yield from (given for given in (self.text_projection, self.cls_emb) if given is not None)
 
     def described(self) -> dict[str, Any]:
         """Nothing beside its configuration."""

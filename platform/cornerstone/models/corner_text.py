@@ -9,8 +9,8 @@ What attends to what, query → key, in every layer and head:
 
 Only a corner attends to a corner. So CLS and text are an ordinary BERT, and the corners are m more queries: the *split*
 form, which needs no mask but for padding, and which skips the corners if only CLS is wanted. The *dense* form runs one
-attention under the whole mask and gives the same numbers. Without the mask corners are ordinary tokens, and with 0 corners
-the tower is a plain BERT.
+attention under the whole mask and gives the same numbers. Without the mask corners are ordinary tokens, and *register tokens*
+(appendix, Table 7) are such ones whose outputs are thrown away; with 0 corners the tower is a plain BERT.
 
 B texts, T their tokens (CLS first), m corners, M = 1 + m, S = m + T places, E width inside, D width of the features, R places
 read out, H heads. Inside, the corners come before CLS, so that the places that are read out come first. Positions are those
@@ -19,7 +19,7 @@ of `CLS, corner 1 .. m, text`: text is shifted by m positions whether or not its
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Literal, NamedTuple, Self
 
@@ -30,7 +30,7 @@ from transformers import BertModel
 from transformers.models.bert.modeling_bert import BertLayer  # its parts are called one by one, see `_run`
 
 from cornerstone.errors import CornerstoneError
-from cornerstone.models.bert import bert_from, build_bert
+from cornerstone.models.bert import bert_from, build_bert, pretrained_bert
 from cornerstone.models.text_tower import TextFeatures, TextTower, in_buckets
 from cornerstone.recipes.towers import BertText, CornerText
 
@@ -55,9 +55,11 @@ class CornerBert(TextTower):
     other initial value, and more corners begin with the same rows.
     """
 
-    def __init__(self, bert: BertModel, *, corners: int, masked: bool, width: int, seed: int = 0) -> None:
+    def __init__(
+        self, bert: BertModel, *, corners: int, masked: bool, width: int, seed: int = 0, registers: bool = False
+    ) -> None:
         super().__init__()
-        self.bert, self.count, self.masked = bert, corners, masked
+        self.bert, self.count, self.masked, self.registers = bert, corners, masked, registers
         inside = bert.config.hidden_size
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed ^ _PROJECTION_SEED)
@@ -72,8 +74,20 @@ class CornerBert(TextTower):
     ) -> Self:
         """The tower of a recipe. `described` is a `BertConfig.to_dict`."""
         bert = build_bert(config, vocab_size, seed) if described is None else bert_from(described)
-        masked = config.corner_mask if isinstance(config, CornerText) else True
-        return cls(bert, corners=config.reserved_tokens, masked=masked, width=width, seed=seed)
+        learnable = config if isinstance(config, CornerText) else CornerText(corner_tokens=0)
+        return cls(
+            bert,
+            corners=learnable.corner_tokens,
+            masked=learnable.corner_mask,
+            width=width,
+            seed=seed,
+            registers=learnable.registers,
+        )
+
+    @classmethod
+    def pretrained(cls, config: BertText, vocab_size: int) -> tuple[nn.Module, dict[str, Any]]:
+        """The BERT that the recipe names."""
+        return pretrained_bert(config, vocab_size)
 
     @property
     def reserved_tokens(self) -> int:
@@ -82,8 +96,20 @@ class CornerBert(TextTower):
 
     @property
     def extra_features(self) -> int:
-        """One of each corner token."""
-        return self.count
+        """One of each corner token; register tokens give none."""
+        return 0 if self.registers else self.count
+
+    @property
+    def token_width(self) -> int:
+        """BERT's width."""
+        width: int = self.bert.config.hidden_size
+        return width
+
+    def pooling_parameters(self) -> Iterator[nn.Parameter]:
+        """BERT's pooler and the projection."""
+        pooler: Any = self.bert.pooler
+        yield from pooler.parameters()
+        yield from self.project.parameters()
 
     def described(self) -> dict[str, Any]:
         """BERT's own configuration."""
@@ -106,7 +132,7 @@ class CornerBert(TextTower):
         0 gives some finite feature, which the loss must mask. With `buckets` the texts are sorted by length and run in
         that many groups (`in_buckets`), each as long as its longest.
         """
-        features = partial(self._features, extra=extra, tokens=tokens, form=form)
+        features = partial(self._features, extra=extra and not self.registers, tokens=tokens, form=form)
         return in_buckets(features, ids_BT, length_B.clamp(min=1), buckets)
 
     def _features(self, ids_BT: Tensor, length_B: Tensor, *, extra: bool, tokens: bool, form: str) -> TextFeatures:

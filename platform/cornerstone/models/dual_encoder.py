@@ -129,16 +129,21 @@ class DualEncoder(TowerHolder, Method[PairBatch, F]):
         """(B, N): the cosine of every image and every text, from encoded features."""
         return image_BD @ text_ND.T
 
+    def text_similarity(self, image_BD: Tensor, text_ND: Tensor) -> Tensor:
+        """(B, N): what texts find images by; the same, unless a method compares in each direction differently."""
+        return self.similarity(image_BD, text_ND)
+
     def described(self) -> dict[str, Any]:
         """What `rebuilt` needs besides the configuration."""
         return {
             "vocab_size": self.inputs.vocab_size,
             "image_width": self.inputs.image_width,
-            "bert": self.text.described(),
+            "text_tower": self.text.described(),
         }
 
     @classmethod
     def rebuilt(cls, config: Any, described: Mapping[str, Any], image_tower: TimmTower | None) -> Self:
         """The module of a saved model, its weights still to be loaded."""
         inputs = Inputs(described["vocab_size"], described["image_width"], image_tower)
-        return cls(config, inputs, text_tower=described["bert"])
+        text_tower = described["text_tower"] if "text_tower" in described else described["bert"]  # before version 3
+        return cls(config, inputs, text_tower=text_tower)

@@ -18,7 +18,7 @@ W token ids.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -28,7 +28,7 @@ from transformers import BertModel, Blip2QFormerConfig, Blip2QFormerModel
 from transformers.models.bert.modeling_bert import BertPredictionHeadTransform
 
 from cornerstone.errors import CornerstoneError
-from cornerstone.models.bert import build_bert
+from cornerstone.models.bert import build_bert, pretrained_bert
 from cornerstone.models.text_tower import TextFeatures, TextTower
 from cornerstone.objectives.contrastive import at_least_fp32
 from cornerstone.recipes.blip2 import QFormerText
@@ -123,6 +123,20 @@ class QFormer(TextTower):
         self.blocks.layernorm.load_state_dict(bert.embeddings.LayerNorm.state_dict())
         self.words.weight[: bert.config.vocab_size] = bert.embeddings.word_embeddings.weight
         self.positions.weight.copy_(bert.embeddings.position_embeddings.weight)
+
+    @classmethod
+    def pretrained(cls, config: QFormerText, vocab_size: int) -> tuple[nn.Module, dict[str, Any]]:
+        """The BERT that the recipe names."""
+        return pretrained_bert(config, vocab_size)
+
+    @property
+    def token_width(self) -> int:
+        """The blocks' width."""
+        return int(self.blocks.config.hidden_size)
+
+    def pooling_parameters(self) -> Iterator[nn.Parameter]:
+        """The projection of a text's feature."""
+        return self.to_text_feature.parameters()
 
     @property
     def reserved_tokens(self) -> int:

@@ -2,8 +2,7 @@
 
 To add one: its configuration in `recipes/towers.py`, whose `implementation` names the module and whose `format` names how
 texts become token ids (`data/texts.py`), and its module beside `corner_text.py`. Declare it as the type of the method's field
-`text` (as `LotlipConfig` does): a saved model is opened by the declared type. One that is no BERT also needs changes in
-`training/shared.py` (`digest_of_text_tower`) and, if its tokenizer begins no text with a token (T5), `texts.special_ids`.
+`text` (as `LotlipConfig` does): a saved model is opened by the declared type.
 
 B texts, T their tokens, m extra features, M = 1 + m, E width inside, D width of the features.
 """
@@ -11,13 +10,14 @@ B texts, T their tokens, m extra features, M = 1 + m, E width inside, D width of
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from cornerstone.errors import CornerstoneError
 from cornerstone.recipes.method import imported
 from cornerstone.recipes.towers import TextTowerConfig
 
@@ -50,6 +50,13 @@ class TextTower(nn.Module, ABC):
     ) -> Self:
         """The tower of a recipe, its features `width` long. With `described` a saved one, its weights still to be loaded."""
 
+    @classmethod
+    def pretrained(cls, config: Any, vocab_size: int) -> tuple[nn.Module, dict[str, Any]]:
+        """What a recipe's `name` loads, and what its configuration says beside the shapes: both enter the recipe's hash."""
+        raise CornerstoneError(
+            f"{cls.__name__} starts at random, but {config.name!r} is named: leave --recipe.method.text.name empty."
+        )
+
     @property
     @abstractmethod
     def reserved_tokens(self) -> int:
@@ -59,6 +66,15 @@ class TextTower(nn.Module, ABC):
     def extra_features(self) -> int:
         """Features beside the pooled one: reserved tokens that have one each."""
         return 0
+
+    @property
+    @abstractmethod
+    def token_width(self) -> int:
+        """E."""
+
+    @abstractmethod
+    def pooling_parameters(self) -> Iterable[nn.Parameter]:
+        """What the pooled and extra features alone use: a method that reads the tokens does not train it."""
 
     @abstractmethod
     def described(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ B rows of this worker, N of all workers, C of a chunk, D width.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -31,6 +32,7 @@ def contrastive_loss(
     group: ProcessGroup | None = None,
     chunk: int | None = None,
     uneven: bool = False,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """½ (image → text + text → image) InfoNCE, a mean over all workers' valid rows: a scalar.
 
@@ -41,6 +43,9 @@ def contrastive_loss(
     which DeepSpeed takes of the gradients, is the global mean. Workers have equally many rows, masked ones counted, unless
     `uneven` (LCL's images): then their numbers, which may be 0, are gathered first.
 
+    With `label_smoothing` ε the target is 1 − ε on the own column and ε / K on each of the K columns that count, the own
+    one included, as in torch's cross-entropy.
+
     Logits are computed in fp32 or, for float64 features, float64, `chunk` rows at a time against all columns (None:
     what fits in 16 MiB); with more than one chunk they are computed again in the backward pass. Value and gradient are
     exact.
@@ -48,7 +53,7 @@ def contrastive_loss(
     with torch.autocast(image_BD.device.type, enabled=False):
         pairs = Pairs.of(image_BD, row_ids_B, valid_B, group, uneven)
         image, text = (Side.of(x, valid_B, group, pairs.sizes) for x in (image_BD, text_BD))
-        return pairs.loss(image, text, scale, chunk)
+        return pairs.loss(image, text, scale, chunk, label_smoothing)
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
@@ -97,11 +102,12 @@ class Pairs(NamedTuple):
         valid_N, ids_N = (None if x is None else gather_values(x, group, sizes) for x in (valid_B, row_ids_B))
         return Pairs(start_of(len(local_B), group, sizes), workers(group), valid_N, ids_N, sizes)
 
-    def loss(self, image: Side, text: Side, scale: Tensor | float, chunk: int | None) -> Tensor:
+    def loss(
+        self, image: Side, text: Side, scale: Tensor | float, chunk: int | None, label_smoothing: float = 0.0
+    ) -> Tensor:
         """The InfoNCE of one pair of sides; see `contrastive_loss`."""
-        total = self.sum_of(self._infonce, image, text, scale, chunk) + self.sum_of(
-            self._infonce, text, image, scale, chunk
-        )
+        of_rows = partial(self._of_rows, label_smoothing=label_smoothing)
+        total = self.sum_of(of_rows, image, text, scale, chunk) + self.sum_of(of_rows, text, image, scale, chunk)
         return 0.5 * self.mean_of(total, image)
 
     def mean_of(self, total: Tensor, side: Side) -> Tensor:
@@ -124,14 +130,21 @@ class Pairs(NamedTuple):
                 sums.append(loss(*arguments))
         return torch.stack(sums).sum()
 
-    def _infonce(self, rows_CD: Tensor, columns_ND: Tensor, scale: Tensor | float, first: int) -> Tensor:
-        """Sum of −log softmax over the valid rows; a masked row keeps its own column, and adds 0."""
-        own_C = torch.arange(first, first + len(rows_CD), device=rows_CD.device)
+    def _of_rows(
+        self, rows_CD: Tensor, columns_ND: Tensor, scale: Tensor | float, first: int, *, label_smoothing: float
+    ) -> Tensor:
         if isinstance(scale, Tensor):
             scale = scale.to(rows_CD.dtype)
-        logits_CN = (rows_CD * scale) @ columns_ND.T
+        return self.infonce((rows_CD * scale) @ columns_ND.T, first, label_smoothing)
+
+    def infonce(self, logits_CN: Tensor, first: int, label_smoothing: float = 0.0) -> Tensor:
+        """Sum of −log softmax over the valid rows; a masked row keeps its own column, and adds 0."""
+        own_C = torch.arange(first, first + len(logits_CN), device=logits_CN.device)
         positive_C = logits_CN.gather(1, own_C[:, None]).squeeze(1)
         ignored_CN = self.ignored(own_C)
+        if label_smoothing:
+            mean_C = logits_CN.mean(1) if ignored_CN is None else _mean_of_kept(logits_CN, ignored_CN)
+            positive_C = (1 - label_smoothing) * positive_C + label_smoothing * mean_C
         if ignored_CN is not None:
             logits_CN = logits_CN.masked_fill(ignored_CN, -torch.inf)
         losses_C = logits_CN.logsumexp(1) - positive_C
@@ -147,3 +160,8 @@ class Pairs(NamedTuple):
         if self.ids_N is not None:
             ignored_CN = ignored_CN | (self.ids_N[own_C][:, None] == self.ids_N)
         return ignored_CN.scatter(1, own_C[:, None], False)
+
+
+def _mean_of_kept(logits_CN: Tensor, ignored_CN: Tensor) -> Tensor:
+    kept_C = (~ignored_CN.expand_as(logits_CN)).sum(1)
+    return logits_CN.masked_fill(ignored_CN, 0).sum(1) / kept_C

@@ -7,17 +7,20 @@ from cornerstone.recipes.data import DataConfig
 from cornerstone.recipes.documents import DocumentData, DocumentPairs, SceneDocuments
 from cornerstone.recipes.dual_encoder import DualEncoderConfig
 from cornerstone.recipes.emu import EmuConfig
+from cornerstone.recipes.filip import FilipConfig, FilipLoss
 from cornerstone.recipes.flamingo import FlamingoConfig
 from cornerstone.recipes.labelled import LabelledData, LabelledScenes
 from cornerstone.recipes.language import CausalText
 from cornerstone.recipes.lcl import LclConfig, LclLoss
+from cornerstone.recipes.long_clip import LongClipConfig, LongClipLoss
 from cornerstone.recipes.lotlip import LotlipConfig, LotlipLoss
+from cornerstone.recipes.lotlip_t5 import LotlipT5Config
 from cornerstone.recipes.method import MethodConfig
 from cornerstone.recipes.pairs import PairData, Scenes
 from cornerstone.recipes.placement import Placement
 from cornerstone.recipes.presets import PRESETS, preset
 from cornerstone.recipes.recipe import Evaluation, Optimization, Recipe
-from cornerstone.recipes.towers import BertText, ClipText, CornerText, ImageTower, TextTowerConfig
+from cornerstone.recipes.towers import BertText, ClipText, CornerText, ImageTower, T5Text, TextTowerConfig
 
 __all__ = [
     "PRESETS",
@@ -36,14 +39,19 @@ __all__ = [
     "DualEncoderConfig",
     "EmuConfig",
     "Evaluation",
+    "FilipConfig",
+    "FilipLoss",
     "FlamingoConfig",
     "ImageTower",
     "LabelledData",
     "LabelledScenes",
     "LclConfig",
     "LclLoss",
+    "LongClipConfig",
+    "LongClipLoss",
     "LotlipConfig",
     "LotlipLoss",
+    "LotlipT5Config",
     "MethodConfig",
     "Optimization",
     "PairData",
@@ -52,6 +60,7 @@ __all__ = [
     "Recipe",
     "SceneDocuments",
     "Scenes",
+    "T5Text",
     "TextTowerConfig",
     "preset",
 ]

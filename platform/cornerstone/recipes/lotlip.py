@@ -38,7 +38,8 @@ class LotlipLoss:
 
 @dataclass(frozen=True)
 class LotlipConfig(DualEncoderConfig):
-    """LoTLIP; with 0 corners it is LiT with long captions, with long_weight 0 as well it is LiT."""
+    """LoTLIP; with 0 corners it is LiT with long captions, with long_weight 0 as well it is LiT, and with rewrites of the raw
+    captions among the data LaCLIP (Fan et al. 2023) over the recipe's towers."""
 
     kind: ClassVar[str] = "lotlip"
     implementation: ClassVar[str] = "cornerstone.models.lotlip:Lotlip"
@@ -49,7 +50,7 @@ class LotlipConfig(DualEncoderConfig):
 
     def chance_loss(self, batch_size: int) -> float:
         """ln of the batch for the raw captions, and for [CLS] and each corner of the long ones, by their weights."""
-        loss, terms = self.loss, 1 + self.text.corner_tokens
+        loss, terms = self.loss, 1 + self.text.extra_features
         long = loss.long_weight * (1 if loss.balance == "equal" else terms)
         divided = 1 + terms if loss.reduction == "mean" else 1
         return math.log(batch_size) * (loss.raw_weight + long) / divided

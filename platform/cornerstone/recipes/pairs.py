@@ -25,6 +25,8 @@ class Scenes:
     """Cells per side of an image: 3 or 4."""
     min_objects: int = 4
     max_objects: int = 7
+    rewrites: bool = False
+    """Four rewrites of each raw caption, for `rewrites` of the data."""
 
     @property
     def world(self) -> dict[str, int]:
@@ -43,6 +45,9 @@ class PairData(DataConfig):
     """Sources of long captions to draw from, uniformly for each sample and epoch; empty for all."""
     sub_captions: int = 3
     """Consecutive sentences drawn from a long caption; 0 trains on raw captions alone."""
+    rewrites: bool = False
+    """Draw the raw caption or one of its rewrites (captions of the role `rewrite`), each as likely, for each sample and
+    epoch, as LaCLIP does."""
     crop_scale: tuple[float, float] = (0.9, 1.0)
     """Share of the area that the random crop keeps; `1 1` for the fixed centre crop."""
     features: Literal["online", "stored"] = "online"

@@ -11,15 +11,18 @@ from cornerstone.recipes.blip2 import Blip2Config, QFormerText
 from cornerstone.recipes.coca import CocaConfig
 from cornerstone.recipes.documents import DocumentData, DocumentPairs
 from cornerstone.recipes.emu import EmuConfig
+from cornerstone.recipes.filip import FilipConfig
 from cornerstone.recipes.flamingo import FlamingoConfig
 from cornerstone.recipes.language import CausalText
 from cornerstone.recipes.lcl import LclConfig, LclLoss
+from cornerstone.recipes.long_clip import LongClipConfig
 from cornerstone.recipes.lotlip import LotlipConfig, LotlipLoss
+from cornerstone.recipes.lotlip_t5 import LotlipT5Config
 from cornerstone.recipes.pairs import PairData, Scenes
 from cornerstone.recipes.recipe import Evaluation, Optimization, Recipe
 from cornerstone.recipes.retrieval_transfer import RetrievalTransferConfig
 from cornerstone.recipes.siglip import SiglipConfig
-from cornerstone.recipes.towers import BertText, ClipText, CornerText, ImageTower
+from cornerstone.recipes.towers import BertText, ClipText, CornerText, ImageTower, T5Text
 from cornerstone.recipes.transfers import paper_recipe
 
 
@@ -50,8 +53,33 @@ def scenes_long() -> Recipe:
 
 def scenes_siglip() -> Recipe:
     """SigLIP on the same world, from its raw captions."""
-    text = BertText(name="", width=96, layers=2, heads=3, token_limit=64)
-    return replace(scenes(), name="scenes-siglip", method=SiglipConfig(image=ImageTower(name="", size=64), text=text))
+    method = SiglipConfig(image=ImageTower(name="", size=64), text=_small_bert())
+    return replace(scenes(), name="scenes-siglip", method=method)
+
+
+def scenes_filip() -> Recipe:
+    """FILIP on the same world, from its raw captions: patches of the same locked tower, which are projected online."""
+    image = ImageTower(name="", size=64, pooling="none")
+    online = scenes().with_data(features="online")
+    return replace(online, name="scenes-filip", method=FilipConfig(image, _small_bert(), embedding=96))
+
+
+def scenes_longclip() -> Recipe:
+    """LiT with Long-CLIP's primary component matching on the same world; a batch is a group."""
+    return replace(scenes(), name="scenes-longclip", method=LongClipConfig(ImageTower(name="", size=64), _small_bert()))
+
+
+def scenes_laclip() -> Recipe:
+    """LaCLIP over the same locked tower: each step draws the raw caption or one of four rewrites, no long caption."""
+    recipe = scenes().with_text(corner_tokens=0).with_loss(long_weight=0.0)
+    recipe = recipe.with_data(sub_captions=0, rewrites=True, scenes=Scenes(rewrites=True))
+    return _named(recipe, "scenes-laclip")
+
+
+def scenes_t5() -> Recipe:
+    """LoTLIP over a small T5 instead of a small BERT."""
+    text = T5Text(width=96, layers=2, heads=3, token_limit=64)
+    return replace(scenes(), name="scenes-t5", method=LotlipT5Config(ImageTower(name="", size=64), text))
 
 
 def scenes_blip2() -> Recipe:
@@ -193,6 +221,10 @@ def scenes_beit3() -> Recipe:
     return replace(scenes_lcl(), name="scenes-beit3", method=method)
 
 
+def _small_bert() -> BertText:
+    return BertText(name="", width=96, layers=2, heads=3, token_limit=64)
+
+
 def _small_tower() -> ImageTower:
     return ImageTower("vit_base_patch16_224", False, False, 64, "none", width=128, layers=3, heads=4, patch=16)
 
@@ -283,6 +315,10 @@ PRESETS: dict[str, Callable[[], Recipe]] = {
     "scenes-long": scenes_long,
     "scenes-siglip": scenes_siglip,
     "scenes-blip2": scenes_blip2,
+    "scenes-filip": scenes_filip,
+    "scenes-longclip": scenes_longclip,
+    "scenes-laclip": scenes_laclip,
+    "scenes-t5": scenes_t5,
     "scenes-gpu": scenes_gpu,
     "photos": photos,
     "lotlip-3m": lotlip_3m,

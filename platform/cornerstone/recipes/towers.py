@@ -149,18 +149,46 @@ class CornerText(BertText):
     corner_mask: bool = True
     """Corners and [CLS] do not attend to each other, and text attends to no corner (the paper's A(q, k)); False makes them
     ordinary tokens."""
+    registers: bool = False
+    """The learnable tokens are register tokens (appendix, Table 7): ordinary tokens whose outputs are thrown away."""
 
     def __post_init__(self) -> None:
         if self.corner_tokens < 0:
             raise CornerstoneError(
                 f"{self.corner_tokens} corner tokens: expected 0 or more (--recipe.method.text.corner-tokens)."
             )
+        if self.registers and self.corner_mask:
+            raise CornerstoneError(
+                "Register tokens are ordinary tokens, but the mask of the corner tokens is on: set "
+                "--recipe.method.text.no-corner-mask, or --recipe.method.text.no-registers."
+            )
         super().__post_init__()
 
     @property
     def reserved_tokens(self) -> int:
-        """The corner tokens."""
+        """The learnable tokens."""
         return self.corner_tokens
+
+    @property
+    def extra_features(self) -> int:
+        """One of each corner token; register tokens give none."""
+        return 0 if self.registers else self.corner_tokens
+
+
+@dataclass(frozen=True)
+class T5Text(CornerText):
+    """A T5 encoder with corner tokens: a learnable token stands for [CLS], the next ones are the corners."""
+
+    implementation: ClassVar[str] = "cornerstone.models.t5_text:T5TextTower"
+    format: ClassVar[str] = "ended"
+
+    name: str = ""
+    """A Hugging Face T5 by name or folder, whose encoder is loaded; empty for a new one of the sizes below."""
+
+    @property
+    def reserved_tokens(self) -> int:
+        """The token that stands for [CLS], and the learnable tokens."""
+        return 1 + self.corner_tokens
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import ClassVar
@@ -44,13 +45,14 @@ class PairSources:
                 f"The method {recipe.method.kind!r} reads no images and texts: it cannot train on pairs."
             )
         shared.once(("captioners", data.location, pairs.captioners), lambda: _check_captioners(pairs, data))
+        shared.once(("rewrites", data.location, pairs.rewrites), lambda: _check_rewrites(pairs, data))
         transform = Transform(image.size, pairs.crop_scale)
         stores = _stores(pairs, image, transform, data, sets, shared) if pairs.features == "stored" else {}
         self.stored_features = bool(stores)
         images: ImageInput = DecodedImages(transform)
         if stores:
             images = StoredFeatures(tuple(stores[one.location.uri] for one in data.sets), shared.tower(image)[0])
-        draws = TextDraws(recipe.seed, pairs.sub_captions, pairs.captioners)
+        draws = TextDraws(recipe.seed, pairs.sub_captions, pairs.captioners, pairs.rewrites)
         self.train = PairSource(data.folders, data.parts, images, texts, draws)
         inputs = EvaluationInputs(images, texts, tokenizer, stores)
         self.evaluations = tuple(one.source(inputs) for one in sets)
@@ -101,12 +103,24 @@ def _stores(
     return {folder: check_store(job.out, job.keys).location.uri for folder, job in jobs.items()}
 
 
+def _first_captions(data: Mixture) -> Iterator[dict[str, str]]:
+    """The captions of the first row group of every data set."""
+    tables = [Reader(one, ["captions"]).group(0) for one in data.sets]
+    return (c for table in tables for row in table["captions"].to_pylist() for c in row or [])
+
+
+def _check_rewrites(pairs: PairData, data: Mixture) -> None:
+    if pairs.rewrites and not any(caption["role"] == "rewrite" for caption in _first_captions(data)):
+        raise CornerstoneError(
+            f"No rewrite of a raw caption in {data.location}: import them (`cornerstone data import FORMAT SRC "
+            f"--rewrite FIELD`), set --recipe.data.scenes.rewrites for the built-in scenes, or set --recipe.data.no-rewrites."
+        )
+
+
 def _check_captioners(pairs: PairData, data: Mixture) -> None:
     if not pairs.captioners:
         return
-    tables = [Reader(one, ["captions"]).group(0) for one in data.sets]
-    captions = (c for table in tables for row in table["captions"].to_pylist() for c in row or [])
-    sources = {caption["source"] for caption in captions if caption["role"] == "long"}
+    sources = {caption["source"] for caption in _first_captions(data) if caption["role"] == "long"}
     unknown = [name for name in pairs.captioners if name not in sources]
     if unknown:
         raise CornerstoneError(

@@ -62,12 +62,12 @@ def describe_tower(config: ImageTower, say: Say = lambda text: None) -> tuple[in
 
 def digest_of_text_tower(config: TextTowerConfig, vocab_size: int) -> str:
     """A digest of a text tower's weights and of what its folder's configuration says beside their shapes."""
-    from cornerstone.models.bert import build_bert
+    import cornerstone.models  # noqa: F401 - repairs torchvision, which towers import
     from cornerstone.models.image_tower import state_hash
+    from cornerstone.recipes.method import imported
     from cornerstone.runtime.hub import hub_answers
 
     if not Location.of(config.name).exists():
         hub_answers()
-    bert = build_bert(config, vocab_size, seed=0)
-    beside = {name: getattr(bert.config, name) for name in ("num_attention_heads", "hidden_act", "layer_norm_eps")}
-    return content_digest(state_hash(bert), canonical_json(beside))
+    weights, beside = imported(config.implementation).pretrained(config, vocab_size)
+    return content_digest(state_hash(weights), canonical_json(beside))

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from cornerstone.data.importers import ImportOptions
+from cornerstone.data.importers.core import Sample, as_pair
 from cornerstone.data.importers.fields import conditions, find, holds, names, texts
 from cornerstone.errors import CornerstoneError
 
@@ -61,3 +65,19 @@ def test_holds():
 def test_names():
     assert set(names(ROW)) == {"captions", "captions.0", "captions.1", "captions.2", "meta.title", "meta.tags",
                                "meta.tags.0", "ok", "n", "long.txt"}  # fmt: skip
+
+
+def test_fields_have_the_roles_that_are_asked_for(make):
+    """A list of rewrites gives one caption each; what is no caption stays in `extra`."""
+    options = ImportOptions(raw="alt", long="described", rewrite="rewrites")
+    fields = {"alt": "a", "described": "b", "rewrites": ["c c", "", "d d"], "n": 3}
+    row = as_pair(Sample("key", make.image(0), fields), options)
+    assert [(c.source, c.role, c.text) for c in row.captions] == [
+        ("alt", "raw", "a"),
+        ("described", "long", "b"),
+        ("rewrites.0", "rewrite", "c c"),
+        ("rewrites.1", "rewrite", "d d"),
+    ]
+    assert json.loads(row.extra) == {"n": 3}
+    with pytest.raises(ValueError, match="nothing in alt, described, rewrites"):
+        as_pair(Sample("key", make.image(0), {"n": 3}), options)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
 
@@ -9,7 +10,8 @@ from scene_rows import scene_of
 from cornerstone.data.manifest import CLASSIFICATION, LOOKALIKE, PROBE, RETRIEVAL
 from cornerstone.data.records import ROLES
 from cornerstone.data.scenes.sets import EVALUATION_SETS, SETS, lookalikes, manifest_fields, pair
-from cornerstone.data.scenes.world import NOUNS, ScenesSpec
+from cornerstone.data.scenes.texts import RAW_FORMS
+from cornerstone.data.scenes.world import COLOUR_NAMES, NOUNS, SHAPES, ScenesSpec, colour_of, shape_of
 from cornerstone.errors import CornerstoneError
 
 
@@ -28,6 +30,13 @@ def test_rows_are_their_own_and_labels_are_the_salient_objects(name):
     ("name", "captions"),
     [
         ("scenes", [("alt", "raw"), ("A", "long"), ("B", "long"), ("C", "long")]),
+        (
+            "scenes-rewrites",
+            [
+                *[("alt", "raw"), ("A", "long"), ("B", "long"), ("C", "long")],
+                *[(f"rewrite-{n}", "rewrite") for n in (1, 2, 3, 4)],
+            ],
+        ),
         ("long-human", [("human", "long")]),
         ("long-captioner", [("C", "long")]),
         ("validation", [("C", "long")]),
@@ -39,6 +48,28 @@ def test_rows_are_their_own_and_labels_are_the_salient_objects(name):
 def test_every_set_has_the_texts_that_it_is_for(name, captions):
     for i in range(5):
         assert [(c.source, c.role) for c in pair(ScenesSpec(set=name), i).captions] == captions
+
+
+def test_rewrites_know_what_the_raw_caption_says_and_no_more():
+    """The rows are those of `scenes`; a subject stays, its template changes, and no word of the scene is added."""
+    changed, templates = 0, {word for form in RAW_FORMS for word in form.split()}
+    for i in range(100):
+        plain, row = (pair(ScenesSpec(set=name), i) for name in ("scenes", "scenes-rewrites"))
+        assert (row.image, row.captions[:4], row.extra) == (plain.image, plain.captions, plain.extra)
+        raw = row.captions[0].text
+        for rewrite in row.captions[4:]:
+            assert set(rewrite.text.split()) <= set(raw.split()) | templates
+            changed += rewrite.text != raw
+            if "junk" in json.loads(row.extra)["raw"]:
+                assert sorted(rewrite.text.split()) == sorted(raw.split())
+            else:
+                thing = scene_of(row.extra).things
+                names = {NOUNS[t.species] for t in thing} | {
+                    f"{COLOUR_NAMES[colour_of(t.species)]} {SHAPES[shape_of(t.species)]}" for t in thing
+                }
+                said = [name for name in names if f" {name}" in f" {raw}"]
+                assert any(f" {name}" in f" {rewrite.text}" for name in said)
+    assert changed > 390
 
 
 def test_short_texts_are_five_different_ones_that_name_two_objects():
@@ -85,6 +116,7 @@ def test_manifests_say_what_a_set_is_for():
     tasks = {name: manifest_fields(ScenesSpec(set=name))["tasks"] for name in SETS}
     assert tasks == {
         "scenes": (),
+        "scenes-rewrites": (),
         "long-human": ("retrieval",),
         "long-captioner": ("retrieval",),
         "short": ("retrieval",),

@@ -96,7 +96,7 @@ def test_a_new_task_is_one_object_in_the_registry(monkeypatch, tmp_path, small_d
         def encode_text(self, ids, lengths):
             return -lengths[:, None].float()  # the foil is longer
 
-        similarity = staticmethod(cosine)
+        similarity = text_similarity = staticmethod(cosine)
 
     results = evaluate(Model(), [(0, batch)], sets, texts.open(), torch.device("cpu"))
     assert metrics_of(results) == {"eval/foils-swap/swap_accuracy": 75.0}

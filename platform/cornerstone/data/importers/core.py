@@ -13,12 +13,12 @@ import json
 import pickle
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from cornerstone.data.images import BadImage, probe
-from cornerstone.data.importers.fields import find, holds, spelled, texts, utf8
+from cornerstone.data.importers.fields import find, spelled, texts, utf8
 from cornerstone.data.manifest import CLASSIFICATION, RETRIEVAL, Kind, Manifest, Shard
 from cornerstone.data.output import Done, finish, finished, forget, writing
 from cornerstone.data.parallel import Mapped, in_order
@@ -36,6 +36,7 @@ PROMPT = "a photo of a {}."  # the only prompt of an imported set with labels; o
 MAX_BYTES = 256 << 20  # of one image file: photographs are smaller, and a row group holds 64 of them in memory
 OnImportProgress = Callable[[int, int, int], None]
 """Called with finished tasks, all tasks, and rows written so far."""
+_CAPTIONS: tuple[Role, ...] = ("raw", "long", "rewrite")
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class ImportOptions:
     """Fields with raw captions: the texts that came with the image."""
     long: tuple[str, ...] = ()
     """Fields with long captions: detailed descriptions."""
+    rewrite: tuple[str, ...] = ()
+    """Fields with raw captions in other words, by a language model that has not seen the image."""
     where: tuple[str, ...] = ()
     """`FIELD=VALUE` conditions; a row is taken if it meets all of them."""
     label: str | None = None
@@ -74,7 +77,7 @@ class ImportOptions:
     """Largest number of tasks at a time; None: the number of Ray's CPUs. Does not change what is written."""
 
     def __post_init__(self) -> None:
-        for listed in ("raw", "long", "where"):
+        for listed in (*_CAPTIONS, "where"):
             given = getattr(self, listed)
             object.__setattr__(self, listed, (given,) if isinstance(given, str) else tuple(given))
         for place in ("images", "class_names"):
@@ -84,6 +87,11 @@ class ImportOptions:
             given = getattr(self, counted)
             if given is not None and given < 1:
                 raise CornerstoneError(f"--{counted.replace('_', '-')} {given}: expected 1 or more.")
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The fields of all captions."""
+        return *self.raw, *self.long, *self.rewrite
 
 
 @dataclass(frozen=True)
@@ -219,10 +227,9 @@ class _Total:
 def as_pair(sample: Sample, options: ImportOptions, classes: tuple[str, ...] = ()) -> Pair:
     """Convert a record to a row. Raises BadImage if the image header cannot be read, ValueError if there is no text."""
     width, height = probe(sample.image)
-    roles: list[tuple[Role, tuple[str, ...]]] = [("raw", options.raw), ("long", options.long)]
     captions: list[Caption] = []
-    for role, wanted in roles:
-        for name in wanted:
+    for role in _CAPTIONS:
+        for name in getattr(options, role):
             value = find(sample.fields, name)
             for i, text in enumerate(texts(value)):
                 captions.append(Caption(f"{name}.{i}" if isinstance(value, list) else name, role, text))
@@ -230,8 +237,8 @@ def as_pair(sample: Sample, options: ImportOptions, classes: tuple[str, ...] = (
     if label is None and options.label is not None and (value := find(sample.fields, options.label)) is not None:
         label = classes.index(spelled(value))
     if not captions and label is None:
-        raise ValueError(f"no text: nothing in {', '.join((*options.raw, *options.long))}")
-    used = {name.partition(".")[0] for name in (*options.raw, *options.long)} | set(options.raw) | set(options.long)
+        raise ValueError(f"no text: nothing in {', '.join(options.texts)}")
+    used = {name.partition(".")[0] for name in options.texts} | set(options.texts)
     extra = {name: value for name, value in sample.fields.items() if name not in used}
     return Pair(
         key=utf8(sample.key),
@@ -242,11 +249,6 @@ def as_pair(sample: Sample, options: ImportOptions, classes: tuple[str, ...] = (
         label=label,
         extra=json.dumps(extra, default=str) if extra else None,
     )
-
-
-def meets(fields: dict[str, Any], where: Iterable[tuple[str, str]]) -> bool:
-    """Whether a record meets all `FIELD=VALUE` conditions."""
-    return all(holds(fields, name, value) for name, value in where)
 
 
 def run_import(

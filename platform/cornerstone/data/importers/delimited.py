@@ -41,7 +41,7 @@ class CcTsv(PairsJsonl):
         self.delimiter = "\t" if "\t" in first[0] else ","
         self.quoted = self.delimiter == ","
         rows = [self._cells(first[0])]
-        self.asked = {name for name in (options.image, options.label, *options.raw, *options.long) if name}
+        self.asked = {name for name in (options.image, options.label, *options.texts) if name}
         self.header = self._columns(rows)
         self.has_header = any(self._is_name(cell) for cell in rows[0])
         # Without a header, as in CC3M, quotation marks between tabs belong to the caption.

@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cornerstone.data.images import BadImage
-from cornerstone.data.importers.core import ImportOptions, ImportPlan, Quarantined, Sample, meets
-from cornerstone.data.importers.fields import conditions, utf8
+from cornerstone.data.importers.core import ImportOptions, ImportPlan, Quarantined, Sample
+from cornerstone.data.importers.fields import conditions, meets, utf8
 from cornerstone.data.importers.files import Task, find_files, plan_files, read_files, reading
 from cornerstone.data.importers.folder import ImageFolder, candidates
 from cornerstone.data.importers.pairs_jsonl import parse

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cornerstone.errors import CornerstoneError
@@ -70,3 +70,8 @@ def holds(record: Mapping[str, Any], field: str, value: str) -> bool:
     found = find(record, field)
     entries = found if isinstance(found, list) else [found]
     return value in [spelled(entry) for entry in entries if entry is not None]
+
+
+def meets(record: Mapping[str, Any], where: Iterable[tuple[str, str]]) -> bool:
+    """Whether a record meets all `FIELD=VALUE` conditions."""
+    return all(holds(record, field, value) for field, value in where)

@@ -14,9 +14,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cornerstone.data.importers.core import Format, ImportOptions, ImportPlan, Quarantined, Sample, meets
+from cornerstone.data.importers.core import Format, ImportOptions, ImportPlan, Quarantined, Sample
 from cornerstone.data.importers.debris import is_debris
-from cornerstone.data.importers.fields import conditions, utf8
+from cornerstone.data.importers.fields import conditions, meets, utf8
 from cornerstone.data.importers.files import Task, plan_files, read_files
 from cornerstone.data.importers.folder import ImageFolder
 from cornerstone.data.importers.parquet_rows import ENDING, ParquetRows, image_column

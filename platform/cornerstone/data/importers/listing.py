@@ -20,9 +20,9 @@ from typing import Any
 from pyarrow import fs
 
 from cornerstone.data import draws
-from cornerstone.data.importers.core import MAX_BYTES, ImportOptions, ImportPlan, Quarantined, Sample, meets
+from cornerstone.data.importers.core import MAX_BYTES, ImportOptions, ImportPlan, Quarantined, Sample
 from cornerstone.data.importers.debris import is_debris
-from cornerstone.data.importers.fields import conditions, find, names, spelled
+from cornerstone.data.importers.fields import conditions, find, meets, names, spelled
 from cornerstone.data.importers.folder import ImageFolder
 from cornerstone.data.manifest import Kind
 from cornerstone.data.output import stamps
@@ -106,7 +106,7 @@ class Listed:
         options = self.options
         if not entries:
             raise CornerstoneError(f"{self.src} lists no image. Name another list.")
-        wanted = [*options.raw, *options.long, *([options.label] if options.label else []), *(f for f, _ in self.where)]
+        wanted = [*options.texts, *([options.label] if options.label else []), *(f for f, _ in self.where)]
         for field in wanted:
             if all(find(row, field) is None for _, row in entries):
                 known = sorted({name for _, row in entries[:1000] for name in names(row)})

@@ -16,9 +16,9 @@ import numpy as np
 
 from cornerstone.data import draws
 from cornerstone.data.images import BadImage
-from cornerstone.data.importers.core import ImportOptions, ImportPlan, Quarantined, Sample, meets
+from cornerstone.data.importers.core import ImportOptions, ImportPlan, Quarantined, Sample
 from cornerstone.data.importers.debris import is_debris
-from cornerstone.data.importers.fields import conditions, find, names, spelled
+from cornerstone.data.importers.fields import conditions, find, meets, names, spelled
 from cornerstone.data.importers.folder import ImageFolder
 from cornerstone.data.manifest import Kind
 from cornerstone.data.output import stamps
@@ -141,7 +141,7 @@ class Scan:
         self.quarantined: list[Quarantined] = []
         self.names: dict[str, None] = {}
         options = source.options
-        self.missing = {source.image, *options.raw, *options.long, *(field for field, _ in source.where)}
+        self.missing = {source.image, *options.texts, *(field for field, _ in source.where)}
         self.missing |= {options.label} if options.label else set()
         self.values: dict[str, set[str]] = {field: set() for field, _ in source.where}
         self.rows = 0

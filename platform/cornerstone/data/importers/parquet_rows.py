@@ -12,8 +12,8 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cornerstone.data.importers.core import ImportOptions, ImportPlan, Quarantined, Sample, meets
-from cornerstone.data.importers.fields import conditions
+from cornerstone.data.importers.core import ImportOptions, ImportPlan, Quarantined, Sample
+from cornerstone.data.importers.fields import conditions, meets
 from cornerstone.data.importers.files import Task, find_files, plan_files, read_files, reading
 from cornerstone.data.importers.folder import ImageFolder
 from cornerstone.data.manifest import Kind
@@ -63,7 +63,7 @@ class ParquetRows:
             self._choose_split(src)
         self._skipped = {name for name in columns if _holds_bytes(schema.field(name).type)}
         columns.append(SPLIT)
-        for field in (*options.raw, *options.long, *(field for field, _ in self.where)):
+        for field in (*options.texts, *(field for field, _ in self.where)):
             if field.partition(".")[0] not in columns and field not in columns:
                 raise CornerstoneError(f"{first} has no column {field!r}{did_you_mean(field, columns)}")
         self.first = first

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 
-from cornerstone.data.importers.core import ImportOptions, ImportPlan, Quarantined, Sample, meets
-from cornerstone.data.importers.fields import conditions, find, names
+from cornerstone.data.importers.core import ImportOptions, ImportPlan, Quarantined, Sample
+from cornerstone.data.importers.fields import conditions, find, meets, names
 from cornerstone.data.importers.files import Task, find_files, plan_files, read_files
 from cornerstone.data.importers.tar_samples import IMAGES, Names, member_names, read_tar
 from cornerstone.data.manifest import Kind

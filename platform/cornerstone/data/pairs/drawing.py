@@ -24,18 +24,26 @@ class TextDraws:
     """Consecutive sentences of a long caption; 0 draws no long caption."""
     captioners: tuple[str, ...] = ()
     """Sources of long captions to draw from; empty for all."""
+    rewrites: bool = False
+    """Whether rewrites of the raw caption may stand for it."""
 
     def of(self, captions: Sequence[Captions], epochs: Ints, rows: Ints) -> list[tuple[Sentences, Sentences]]:
         """For each row the sentences of a drawn raw caption, and k consecutive ones of a drawn long caption (LoTLIP, 4.2)."""
         raw_u = draws.uniform(self.seed, "raw", epochs, rows)
         captioner_u = draws.uniform(self.seed, "captioner", epochs, rows)
         first_u = draws.uniform(self.seed, "first sub-caption", epochs, rows)
-        numbers = zip(captions, raw_u.tolist(), captioner_u.tolist(), first_u.tolist(), strict=True)
-        return [(self._raw(of_row, u), self._long(of_row, v, w)) for of_row, u, v, w in numbers]
+        rewrite_u = draws.uniform(self.seed, "rewrite", epochs, rows)
+        numbers = zip(captions, *(u.tolist() for u in (raw_u, rewrite_u, captioner_u, first_u)), strict=True)
+        return [(self._raw(of_row, u, v), self._long(of_row, w, x)) for of_row, u, v, w, x in numbers]
 
-    def _raw(self, captions: Captions, u: float) -> Sentences:
+    def _raw(self, captions: Captions, raw_u: float, rewrite_u: float) -> Sentences:
         texts = [c["text"] for c in captions if c["role"] == "raw"]
-        return sub_captions(texts[int(u * len(texts))]) if texts else []
+        text = texts[int(raw_u * len(texts))] if texts else ""
+        if self.rewrites:
+            choices = [one for one in (text, *(c["text"] for c in captions if c["role"] == "rewrite")) if one]
+            drawn = choices[int(rewrite_u * len(choices))] if choices else ""
+            text = drawn if len(drawn.split(" ")) > 1 else text  # as LaCLIP's authors: a single word is no caption
+        return sub_captions(text)
 
     def _long(self, captions: Captions, captioner_u: float, first_u: float) -> Sentences:
         k, wanted = self.sub_captions, self.captioners

@@ -3,6 +3,7 @@
 | set | captions of a row | task |
 |---|---|---|
 | `scenes` | a raw caption (`alt`), long captions by A, B and C | training |
+| `scenes-rewrites` | the same rows, each with four rewrites of its raw caption | training |
 | `long-human` | every fact, no errors, half the sentences by templates not seen in training (like DCI, IIW) | retrieval |
 | `long-captioner`, `validation` | captioner C (like ShareGPT4V) | retrieval |
 | `short` | five, each with the salient object, another one and their relation (like COCO) | retrieval |
@@ -24,12 +25,14 @@ from cornerstone.data.records import Caption, Pair
 from cornerstone.data.scenes.captioners import HUMAN, A, B, C, Captioner, describe
 from cornerstone.data.scenes.draw import encode, paint
 from cornerstone.data.scenes.facts import object_fact
-from cornerstone.data.scenes.texts import PROMPTS, raw_text, sentence, short_texts
+from cornerstone.data.scenes.texts import PROMPTS, raw_text, rewritten, sentence, short_texts
 from cornerstone.data.scenes.world import BACKGROUNDS, NOUNS, SPECIES, Scene, ScenesSpec, draw_scene
 from cornerstone.errors import CornerstoneError, did_you_mean
 
 GROUP = 4
 SHORT_TEXTS = 5
+REWRITES = 4
+"""Of each raw caption, as many as LaCLIP's authors have released."""
 _EXACT = replace(HUMAN, name="long", unseen=0.0, salient_first=1.0)
 
 
@@ -52,6 +55,13 @@ def _training(spec: ScenesSpec, index: int) -> Row:
         captions.append(Caption(captioner.name, "long", text))
         errors += wrong
     return Row(scene, tuple(captions), {"raw": about, "errors": errors})
+
+
+def _rewritten(spec: ScenesSpec, index: int) -> Row:
+    row = _training(replace(spec, set="scenes"), index)
+    rng = spec.rng("rewrite", index)
+    rewrites = [Caption(f"rewrite-{n + 1}", "rewrite", rewritten(row.captions[0].text, rng)) for n in range(REWRITES)]
+    return replace(row, captions=(*row.captions, *rewrites))
 
 
 def _described(captioner: Captioner) -> Callable[[ScenesSpec, int], Row]:
@@ -110,6 +120,7 @@ class SetKind:
 
 SETS = {
     "scenes": SetKind(_training),
+    "scenes-rewrites": SetKind(_rewritten),
     "long-human": SetKind(_described(HUMAN), (RETRIEVAL,)),
     "long-captioner": SetKind(_described(C), (RETRIEVAL,)),
     "short": SetKind(_short, (RETRIEVAL,)),
@@ -119,7 +130,8 @@ SETS = {
     "probe": SetKind(_class, (PROBE,)),
     "labelled": SetKind(_class, (CLASSIFICATION,)),
 }
-EVALUATION_SETS = tuple(name for name in SETS if name not in ("scenes", "probe", "labelled"))
+TRAINING_SETS = ("scenes", "scenes-rewrites")
+EVALUATION_SETS = tuple(name for name in SETS if name not in (*TRAINING_SETS, "probe", "labelled"))
 """Those that models of images and texts are evaluated on; `probe` is for image towers alone, `labelled` trains classifiers."""
 
 

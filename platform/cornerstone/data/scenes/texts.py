@@ -136,6 +136,21 @@ def raw_text(scene: Scene, rng: random.Random) -> tuple[str, RawKind]:
     return " ".join(words + rng.sample(TAGS, rng.randint(0, min(2, 10 - len(words))))), kind
 
 
+def rewritten(raw: str, rng: random.Random) -> str:
+    """A raw caption in other words, as by a language model that has not seen the image: it knows no more than the caption.
+
+    A caption with a subject keeps it in another template, without its tags; the words of one without are shuffled.
+    """
+    for form in RAW_FORMS:
+        head = form[: form.index("{")]
+        if raw.startswith(head):
+            words = raw.removeprefix(head).split()
+            thing = " ".join(words[: 2 if words[0] in COLOUR_NAMES else 1])
+            return rng.choice([other for other in RAW_FORMS if other != form]).format(thing=thing)
+    words = raw.split()
+    return " ".join(rng.sample(words, len(words)))
+
+
 def short_texts(scene: Scene, rng: random.Random, count: int) -> list[str]:
     """`count` different short captions, each with the salient object, another one and their relation."""
     texts: dict[str, None] = {}

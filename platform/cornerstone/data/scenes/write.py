@@ -17,7 +17,7 @@ from cornerstone.data.output import writing
 from cornerstone.data.parallel import OnProgress
 from cornerstone.data.records import Record
 from cornerstone.data.scenes.documents import DocumentsSpec, document, documents_source
-from cornerstone.data.scenes.sets import EVALUATION_SETS, GROUP, SETS, manifest_fields, pair, set_kind
+from cornerstone.data.scenes.sets import EVALUATION_SETS, GROUP, SETS, TRAINING_SETS, manifest_fields, pair, set_kind
 from cornerstone.data.scenes.world import ScenesSpec
 from cornerstone.data.shards import DataSet, Reader, write_shard
 from cornerstone.data.storage import Location
@@ -32,18 +32,20 @@ def write_scenes(
     *,
     pairs: int,
     seed: int = 0,
+    rewrites: bool = False,
     workers: int | None = None,
     progress: OnProgress | None = None,
     **world: Any,
 ) -> Manifest:
     """Write the training pairs `scenes` into a new folder: one raw and three long captions per image.
 
+    With `rewrites` they are `scenes-rewrites`: the same, and four rewrites of each raw caption.
     `world` are fields of `ScenesSpec` (image_size, cells, min_objects, max_objects, sentences, rows_per_shard).
     `workers` processes share the shards (None: one per CPU); they import the caller's main module, which therefore needs
     `if __name__ == "__main__"`. `progress` gets the rows done and all rows after each shard. Equal arguments give equal
     bytes for any number of workers. Raises CornerstoneError if the folder already holds a data set.
     """
-    spec = ScenesSpec(rows=pairs, seed=seed, **world)
+    spec = ScenesSpec(set="scenes-rewrites" if rewrites else "scenes", rows=pairs, seed=seed, **world)
     return _write_all([(Location.of(out), spec)], workers, progress)[0]
 
 
@@ -71,7 +73,7 @@ def write_evaluation_sets(
         "lookalike": GROUP * (groups or max(1, images // GROUP)),
     }
     for name in sets:
-        if name not in (valid := [known for known in SETS if known != "scenes"]):
+        if name not in (valid := [known for known in SETS if known not in TRAINING_SETS]):
             raise CornerstoneError(f"{name!r} is not an evaluation set of scenes{did_you_mean(name, valid)}")
     out = Location.of(out)
     specs = [ScenesSpec(set=name, rows=rows.get(name, images), seed=seed, **world) for name in sets]

@@ -39,7 +39,7 @@ class Classification(PairTask):
         """Compare each image with the features of the classes."""
         prompts = [prompt.replace("{}", name) for name in judged.classes for prompt in judged.prompts or ("{}",)]
         features = encode_texts(prompts)
-        prompt_CPD = features.view(len(judged.classes), -1, features.shape[-1])
+        prompt_CPD = features.view(len(judged.classes), -1, *features.shape[1:])
         return classify(encoded.image_ND, prompt_CPD, encoded.label_N, similarity=encoded.similarity)
 
 
@@ -53,7 +53,9 @@ def classify(
 ) -> Measured:
     """`top1` and `top5` accuracy in percent. Similarities are in fp32, and ties count as wrong (`ranking.ranks`).
 
-    Images with a negative label have no label: they are left out and counted.
+    Prompts of one feature each are combined to one of their class (`class_features`); of a model whose prompts have several
+    features each, (C, P, ..., D), the similarities are averaged (FILIP). Images with a negative label have no label: they
+    are left out and counted.
     """
     classes = len(prompt_CPD)
     kept = torch.nonzero(label_N >= 0).flatten().to(image_ND.device)
@@ -69,8 +71,14 @@ def classify(
     def right(part: slice) -> Tensor:
         return wanted[part, None] == every_class[None, :]
 
-    class_CD = class_features(prompt_CPD)
-    rank = ranks(normalised(image_ND[kept]), class_CD, right, chunk, similarity)
+    def mean_over_prompts(image_CD: Tensor, prompt_CPD: Tensor) -> Tensor:
+        return torch.stack([similarity(image_CD, prompt) for prompt in prompt_CPD.unbind(1)]).mean(0)
+
+    images = normalised(image_ND[kept])
+    if prompt_CPD.ndim > 3:
+        rank = ranks(images, normalised(prompt_CPD), right, chunk, mean_over_prompts)
+    else:
+        rank = ranks(images, class_features(prompt_CPD), right, chunk, similarity)
     correct = {f"top{k}": (rank < k).cpu() for k in AT}
     return Measured(
         metrics={name: percent(hits) for name, hits in correct.items()},

@@ -56,7 +56,7 @@ class Lookalike(PairTask):
             owner_N = encoded.owner_T[chosen_T]
             groups = [encoded.groups[image] for image in owner_N.tolist()]
             images, texts = encoded.image_ND[owner_N], encoded.text_TD[chosen_T]
-            measured = choose_among_lookalikes(images, texts, groups, similarity=encoded.similarity)
+            measured = choose_among_lookalikes(images, texts, groups, similarity=encoded.text_similarity)
             metric = f"{kind}_accuracy"
             result.metrics[metric] = measured.metrics["accuracy"]
             result.correct[metric] = measured.correct["accuracy"]

@@ -43,6 +43,10 @@ class Encoder(Protocol):
         """(N, T) of every image and every text, from their normalised features."""
         ...
 
+    def text_similarity(self, image: Tensor, text: Tensor) -> Tensor:
+        """(N, T): what a text finds an image by."""
+        ...
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -50,6 +54,8 @@ class Encoded:
 
     similarity: Similarity
     """How the model compares images with texts."""
+    text_similarity: Similarity
+    """The same where a text looks for its image."""
     image_ND: Tensor
     """(N, D), or (N, ..., D) of a model with several features of an image."""
     label_N: Tensor
@@ -129,7 +135,7 @@ class PairTask(Task):
         def encode(prompts: Sequence[str]) -> Tensor:
             return encode_texts(judge.model, *pad_lists(texts.encode_texts(prompts)), judge.device)
 
-        return self.judge(judged, _merged(judged, parts, judge.model.similarity), encode)
+        return self.judge(judged, _merged(judged, parts, judge.model), encode)
 
     @abstractmethod
     def judge(self, judged: EvaluationSet, encoded: Encoded, encode_texts: EncodeTexts) -> Measured:
@@ -146,10 +152,11 @@ def encode_texts(model: Encoder, ids: Tensor, lengths: Tensor, device: torch.dev
     return torch.cat(out)[torch.argsort(order)]
 
 
-def _merged(judged: EvaluationSet, parts: Sequence[PairFeatures], similarity: Similarity) -> Encoded:
+def _merged(judged: EvaluationSet, parts: Sequence[PairFeatures], model: Encoder) -> Encoded:
     """The features of all workers, ordered by row, so that the result does not depend on the number of workers."""
     if not any(part.rows for part in parts):
         raise CornerstoneError(f"Evaluation set {judged.name!r} has no usable row: {judged.rows} were refused.")
+    by = model.similarity, model.text_similarity
     rows = torch.cat([r for p in parts for r in p.rows])
     order = torch.argsort(rows)
     images = torch.cat([x for p in parts for x in p.images])[order]
@@ -161,11 +168,11 @@ def _merged(judged: EvaluationSet, parts: Sequence[PairFeatures], similarity: Si
         if judged.view:
             raise CornerstoneError(f"Evaluation set {judged.name!r} has no usable text to judge.")
         none = torch.zeros(0, dtype=torch.int64)
-        return Encoded(similarity, images, labels, tuple(groups), images[:0], none, none, none)
+        return Encoded(*by, images, labels, tuple(groups), images[:0], none, none, none)
     text_rows = torch.cat([t for p in parts for t in p.text_rows])
     places = torch.cat([t for p in parts for t in p.text_places])
     keys = torch.cat([t for p in parts for t in p.text_keys])
     by_row = torch.argsort(text_rows * (int(places.max()) + 1) + places)
     owner = torch.searchsorted(rows[order], text_rows[by_row])
     features = torch.cat(texts)[by_row]
-    return Encoded(similarity, images, labels, tuple(groups), features, owner, places[by_row], keys[by_row])
+    return Encoded(*by, images, labels, tuple(groups), features, owner, places[by_row], keys[by_row])

@@ -55,6 +55,7 @@ class Retrieval(PairTask):
             text_keys=encoded.key_T,
             pool=judged.pool,
             similarity=encoded.similarity,
+            text_similarity=encoded.text_similarity,
         )
 
     def notes(self, judged: EvaluationSet) -> tuple[str, ...]:
@@ -71,12 +72,13 @@ def retrieve(
     pool: int | None = None,
     chunk: int = CHUNK,
     similarity: Similarity = cosine,
+    text_similarity: Similarity | None = None,
 ) -> Measured:
     """R@1 and R@5 from image to text (`i2t_r1`, `i2t_r5`) and from text to image (`t2i_r1`, `t2i_r5`), in percent.
 
     `owner_T` gives each text's image; an image may have any number of texts. An image finds any of its texts among all
     texts of the pool; a text finds its image among all images. Features are normalised here, in fp32, and compared by
-    `similarity`; ties count as wrong (`ranking.ranks`).
+    `similarity`, those that a text looks for by `text_similarity` (None: by the same); ties count as wrong (`ranking.ranks`).
 
     `text_keys` (T,) are equal for identical texts, which then count as one text: for an image that has it every copy is
     correct, and for the text every image that has it. Without keys, copies that belong to other images are wrong items;
@@ -99,7 +101,14 @@ def retrieve(
         images = torch.arange(start, min(start + size, n), device=text_TD.device)
         members = torch.nonzero((owner_T >= start) & (owner_T < start + size)).flatten()
         owners = owner_T[members] - start
-        found = _judge(image_ND[images], text_TD[members], owners, id_T[members], chunk, similarity)
+        found = _judge(
+            image_ND[images],
+            text_TD[members],
+            owners,
+            id_T[members],
+            chunk,
+            (similarity, text_similarity or similarity),
+        )
         texts_of_each = torch.bincount(owners).tolist()
         chances["i2t"].append(_chance([count for count in texts_of_each if count], len(members)))
         chances["t2i"].append(_chance([1], len(images)))
@@ -135,7 +144,12 @@ def _chance(right: Sequence[int], gallery: int) -> Callable[[int], float]:
 
 
 def _judge(
-    image_ND: Tensor, text_TD: Tensor, owner_T: Tensor, id_T: Tensor, chunk: int, similarity: Similarity
+    image_ND: Tensor,
+    text_TD: Tensor,
+    owner_T: Tensor,
+    id_T: Tensor,
+    chunk: int,
+    similarities: tuple[Similarity, Similarity],
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """For each direction the ranks of its queries and the image of each query.
 
@@ -150,12 +164,14 @@ def _judge(
     def right_images(part: slice) -> Tensor:
         return _any_equal(id_NK, id_T[part]).T
 
-    def of_texts(text_CD: Tensor, image_ND: Tensor) -> Tensor:
-        return similarity(image_ND, text_CD).T
+    of_images, of_texts = similarities
+
+    def turned(text_CD: Tensor, image_ND: Tensor) -> Tensor:
+        return of_texts(image_ND, text_CD).T
 
     return {
-        "i2t": (ranks(image_ND[asking], text_TD, right_texts, chunk, similarity), asking),
-        "t2i": (ranks(text_TD, image_ND, right_images, chunk, of_texts), owner_T),
+        "i2t": (ranks(image_ND[asking], text_TD, right_texts, chunk, of_images), asking),
+        "t2i": (ranks(text_TD, image_ND, right_images, chunk, turned), owner_T),
     }
 
 
