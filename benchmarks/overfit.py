@@ -33,7 +33,7 @@ from cornerstone.training.prepare import prepare
 from cornerstone.training.schedule import learning_rate
 
 BUDGET, SEQUENCES, DOCUMENTS = 512, 8, 32
-STEPS, OVERFIT_STEPS, EVERY = 60, 600, 100
+STEPS, OVERFIT_STEPS, EVERY = 60, 1000, 100
 RULES: dict[str, Rule] = {"mmc4": "mmc4", "obelics": "obelics"}
 SHOWN = ("generation", "token_accuracy", "context_r1", "effective_rank")
 
