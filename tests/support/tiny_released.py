@@ -67,6 +67,7 @@ def clip(folder: Path, context: int = 77, end: int = 49407) -> str:
         "max_position_embeddings": context,
         "eos_token_id": end,
         "bos_token_id": 49406,
+        "intermediate_size": 4 * SIZES["hidden_size"],
     }
     config = CLIPConfig(text_config=text, vision_config=VISION, projection_dim=24)
     seen = {"size": PIXELS, "crop_size": PIXELS, "resample": 3, "do_center_crop": True}

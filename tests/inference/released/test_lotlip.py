@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 
 import cornerstone
+from cornerstone.cli import main
 from cornerstone.errors import CornerstoneError
 from cornerstone.inference.saved_model import SavedModel, save_model
 from cornerstone.runtime.tokenizer import load_tokenizer
@@ -68,3 +69,12 @@ def test_weights_of_another_kind_are_refused(folder, tmp_path):
     (tmp_path / "other" / "open_clip_model.safetensors").unlink()
     with pytest.raises(CornerstoneError, match="holds no weights"):
         cornerstone.load(str(tmp_path / "other"))
+
+
+def test_the_command_converts(folder, reference, tmp_path):
+    out, source = str(tmp_path / "out"), str(folder / "open_clip_model.safetensors")
+    options = ["--image-tower", "test_vit", "--token-limit", "48", "--text-heads", "4"]
+    main(["convert", "lotlip", source, *options, "--tokenizer", str(folder), "--out", out])
+    texts = json.loads(reference[2]["long"])
+    expected = reference[1]["io.cls_features"]
+    torch.testing.assert_close(cornerstone.load(out).encode_text(texts), expected, rtol=0, atol=1e-5)

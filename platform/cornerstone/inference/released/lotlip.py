@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from cornerstone.data.texts import plain_tokenizer, vocabulary_size
 from cornerstone.errors import CornerstoneError
 from cornerstone.inference.convert import read_state
 from cornerstone.inference.lotlip_checkpoint import from_checkpoint
-from cornerstone.inference.saved_model import SavedModel
+from cornerstone.inference.saved_model import SavedModel, save_model
 from cornerstone.models.image_tower import build_image_tower
 from cornerstone.models.lotlip import Lotlip
 from cornerstone.models.method import Inputs
@@ -38,7 +40,7 @@ def open_lotlip(folder: Path) -> SavedModel:
         read_state(str(weights)),
         load_tokenizer(str(folder)),
         vision=vision.get("timm_model_name", VISION),
-        size=int(vision.get("image_size", 224)),
+        size=int(vision.get("image_size", 0)),
         limit=int(text.get("context_length", 128)),
         heads=int(text.get("heads", 0)),
         source=folder.name,
@@ -46,23 +48,24 @@ def open_lotlip(folder: Path) -> SavedModel:
 
 
 def lotlip_model(
-    state: dict[str, Tensor] | Any,
+    state: Mapping[str, Tensor],
     tokenizer: str,
     *,
     vision: str = VISION,
-    size: int = 224,
+    size: int = 0,
     limit: int = 128,
     heads: int = 0,
     source: str = "",
 ) -> SavedModel:
     """The authors' weights with their treatment of texts: ". " becomes [SEP], then white space and entities are cleaned.
 
-    `heads` of the text tower: 0 for one for every 64 places of its width. Raises CornerstoneError if the weights do not fit.
+    `size` of an image: 0 for as many pixels as the tower's positions cover. `heads` of the text tower: 0 for one for every
+    64 places of its width. Raises CornerstoneError if the weights do not fit.
     """
     vocabulary = vocabulary_size(plain_tokenizer(tokenizer))
     weights = from_checkpoint(state, vocab_size=vocabulary)
     config = LotlipConfig(
-        image=ImageTower(vision, pretrained=False, size=size),
+        image=ImageTower(vision, pretrained=False, size=size or _pixels(weights.image)),
         text=CornerText(name="", corner_tokens=weights.corners, token_limit=limit),
         loss=LotlipLoss(reduction="mean"),
     )
@@ -77,6 +80,25 @@ def lotlip_model(
         ) from error
     texts = ReleasedTexts(ReleasedFormat.name, tokenizer, limit - weights.corners, "lotlip")
     return SavedModel(model, tokenizer, {"name": "lotlip", "source": source}, texts)
+
+
+def convert_lotlip(source: str, out: str, tokenizer: str, *, say: Callable[[str], None] = print, **sizes: Any) -> None:
+    """Write LoTLIP's released weights as a model folder; `sizes` as in `lotlip_model`."""
+    model = lotlip_model(read_state(source), tokenizer, source=Path(source).name, **sizes)
+    module = model.module
+    texts = model.text_input
+    assert isinstance(texts, ReleasedTexts)
+    save_model(out, module, recipe=model.recipe, tokenizer_json=tokenizer, texts=texts)
+    parameters = sum(p.numel() for part in (module, module.image_tower) if part for p in part.parameters())
+    corners = module.config.text_tower.reserved_tokens if module.config.text_tower else 0
+    say(f"LoTLIP: {parameters:,} parameters, {corners} corner tokens, {model.image_size} px in {out}")
+
+
+def _pixels(state: dict[str, Tensor]) -> int:
+    """Side of the image that a vision transformer's positions cover; a class token comes first."""
+    if not {"pos_embed", "patch_embed.proj.weight"} <= set(state):
+        raise CornerstoneError("The checkpoint's image tower is no vision transformer of timm: it has no pos_embed.")
+    return math.isqrt(state["pos_embed"].shape[1] - 1) * state["patch_embed.proj.weight"].shape[-1]
 
 
 def _bert(state: dict[str, Tensor], vocabulary: int, heads: int) -> dict[str, Any]:
