@@ -99,8 +99,8 @@ def _refuse_others(described: Any, config: ClipText, words: int, gives: int, wid
             )
     if described.intermediate_size != 4 * config.width:
         raise CornerstoneError(
-            f"The text tower {config.name!r} has feed-forward layers of {described.intermediate_size}, not of 4 × {config.width}: "
-            f"name one of CLIP's own sizes."
+            f"The text tower {config.name!r} has feed-forward layers of {described.intermediate_size}, not of 4 × "
+            f"{config.width}: name one of CLIP's own sizes."
         )
     if gives != width:
         raise CornerstoneError(
