@@ -13,7 +13,7 @@ from typing import Any
 
 import ftfy
 
-from cornerstone.data.texts import SEPARATOR, TextFormat, TextInput
+from cornerstone.data.texts import SEPARATOR, TextFormat, TextInput, sub_captions
 from cornerstone.errors import CornerstoneError, did_you_mean
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -46,6 +46,14 @@ def lotlip(text: str) -> str:
     return folded(text.replace(SEPARATOR, "[SEP]"))
 
 
+OWN = "sentences"
+
+
+def sentences(text: str) -> str:
+    """This project's own BERT towers: a [SEP] between the sentences."""
+    return "[SEP]".join(sub_captions(text))
+
+
 CLEANING: dict[str, Callable[[str], str]] = {
     "none": str,
     "lower": str.lower,  # SigLIP 2 (big_vision)
@@ -54,6 +62,7 @@ CLEANING: dict[str, Callable[[str], str]] = {
     "canonicalize": siglip_open_clip,
     "siglip": siglip_transformers,
     "lotlip": lotlip,
+    OWN: sentences,
 }
 """By the names that saved models keep."""
 
@@ -68,6 +77,7 @@ class ReleasedFormat(TextFormat):
 
     def __init__(self, texts: ReleasedTexts) -> None:
         self._clean, self._begins = CLEANING[texts.cleaning], texts.begins
+        self._own = texts.cleaning == OWN  # our own formats never end a text twice
         super().__init__(texts.tokenizer, texts.max_tokens)
 
     def _special(self) -> tuple[list[int], int]:
@@ -94,6 +104,8 @@ class ReleasedFormat(TextFormat):
         return [[*self.opening, *words, self.last] if words else [] for words in encoded]
 
     def _cut(self, ids: list[int]) -> list[int]:
+        if self._own:
+            return super()._cut(ids)
         return ids if len(ids) <= self.max_tokens else [*ids[: self.max_tokens - 1], self.last]
 
 

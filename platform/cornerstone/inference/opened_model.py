@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
@@ -28,6 +29,8 @@ class OpenedModel(ABC):
     """An opened model with its tokenizer and transform; encoding needs a module with an image and a text tower."""
 
     module: nn.Module
+    content: Mapping[str, str] = MappingProxyType({})
+    """Hashes of what it was trained from (data, tokenizer, towers), as its run's recipe hash has them; {} if not saved."""
 
     def __init__(
         self, module: nn.Module, tokenizer_json: str, recipe: Mapping[str, Any], text_input: TextInput | None

@@ -142,13 +142,14 @@ def save_model(
     image_tower: TimmTower | None = None,
     state: Mapping[str, Tensor] | None = None,
     texts: ReleasedTexts | None = None,
+    content: Mapping[str, str] | None = None,
 ) -> None:
     """Write a method's module so that `load` opens it anywhere.
 
     `config` replaces the module's own, `recipe` is the whole recipe as a mapping. `state` replaces the module's weights if
     they are sharded (a consolidated state). `image_tower` is the locked tower; None takes the module's own, and a model
-    without any encodes stored features alone. `texts` is how the authors of converted weights
-    treat texts. config.json is written last: a folder without one is unfinished.
+    without any encodes stored features alone. `texts` is how the authors of converted weights treat texts, `content` the
+    hashes of what it was trained from. config.json is written last: a folder without one is unfinished.
     """
     place, config = Location.of(folder), config or model.config
     tower = image_tower or model.image_tower
@@ -165,6 +166,8 @@ def save_model(
     }
     if texts is not None:
         described["texts"] = texts.described()
+    if content:
+        described["content"] = dict(content)
     place.join(WEIGHTS).write_bytes(safetensors.torch.save(tensors))
     place.join(TOKENIZER).write_text(tokenizer_json)
     place.join(RECIPE).write_text(json.dumps(recipe, indent=1) + "\n")
@@ -198,7 +201,9 @@ def load(path: Location | str, device: torch.device | str = "cpu") -> SavedModel
     recipe = json.loads(place.join(RECIPE).read_text())
     tokenizer = place.join(TOKENIZER).read_text()
     texts = ReleasedTexts.rebuilt(described["texts"], tokenizer) if "texts" in described else None
-    return SavedModel(module.to(device), tokenizer, recipe, texts)
+    model = SavedModel(module.to(device), tokenizer, recipe, texts)
+    model.content = described.get("content", {})
+    return model
 
 
 def _kind_in_version_1(implementation: str) -> str:

@@ -59,7 +59,9 @@ CLIP = Family("clip", True, lambda size: Seen(FixedTransform(size), CLIP_MEAN, C
 SIGLIP = Family("siglip", False, lambda size: Seen(FixedTransform(size, squash=True), HALF, HALF), pad=1)
 SIGLIP2 = Family("lower", False, lambda size: Seen(FixedTransform(size, squash=True, filter="bilinear"), HALF, HALF))
 ALIGN = Family("none", True, lambda size: Seen(SEEN_BY_ALIGN, HALF, HALF), trims=True, masks=True, context=64)
-FAMILIES = {"clip": CLIP, "siglip": SIGLIP, "align": ALIGN}
+EXPORTED = Family("sentences", True, lambda size: Seen(FixedTransform(size), HALF, HALF), trims=True, masks=True)
+"""A dual encoder of this project that was exported (`inference/export.py`)."""
+FAMILIES = {"clip": CLIP, "siglip": SIGLIP, "align": ALIGN, "vision-text-dual-encoder": EXPORTED}
 """By `model_type`. SigLIP 2 of a fixed size is stored as `siglip`, with Gemma's vocabulary."""
 
 
@@ -107,7 +109,8 @@ def open_hugging_face(source: str, name: str) -> ReleasedModel:
     context = min(
         family.context or config.text_config.max_position_embeddings, config.text_config.max_position_embeddings
     )
-    texts = ReleasedTexts(ReleasedFormat.name, tokenizer, context, family.cleaning, family.begins)
+    cleaning = getattr(config, "text_cleaning", family.cleaning)  # of an exported model
+    texts = ReleasedTexts(ReleasedFormat.name, tokenizer, context, cleaning, family.begins)
     return ReleasedModel(name, HuggingFaceEncoder(model, seen, family, context), texts)
 
 
