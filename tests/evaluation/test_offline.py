@@ -18,7 +18,7 @@ from cornerstone.data.storage import Location
 from cornerstone.data.texts import SentenceFormat
 from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation.judged import metrics_of
-from cornerstone.evaluation.offline import evaluate_model, stores_in_home
+from cornerstone.evaluation.offline import evaluate_model, stores_in_home, trained_on
 from cornerstone.evaluation.sets import open_sets
 from cornerstone.inference.saved_model import load, save_model
 from cornerstone.models.image_tower import build_image_tower, state_hash
@@ -93,3 +93,12 @@ def test_the_features_of_the_models_own_run_are_found_in_the_home(saved, pairs_f
     assert stores_in_home(saved, sets) == [str(folder)]
     monkeypatch.setitem(saved.recipe, "data", {"features": "online"})
     assert stores_in_home(saved, sets) == []
+
+
+def test_a_set_that_the_model_was_trained_on_is_named(saved, pairs_folder, tmp_path):
+    sets = open_sets([pairs_folder])
+    assert trained_on(saved, sets) == []
+    text = saved.tokenizer_json
+    content = {"data": sets[0].content_hash}
+    save_model(str(tmp_path), saved.module, recipe={}, tokenizer_json=text, content=content)
+    assert trained_on(load(str(tmp_path)), sets) == ["pairs", "pairs-short"]

@@ -80,7 +80,7 @@ class EvaluateCommand:
         from rich.progress import track
 
         from cornerstone.commands.terminal import show_results
-        from cornerstone.evaluation.offline import evaluate_model, stores_in_home
+        from cornerstone.evaluation.offline import evaluate_model, stores_in_home, trained_on
         from cornerstone.evaluation.sets import only_task, open_sets
         from cornerstone.inference.load import load
         from cornerstone.runtime.device import device_named
@@ -89,6 +89,10 @@ class EvaluateCommand:
         if self.task == model.judged_by:  # a task that no folder names
             found = open_sets(self.data, self.task)
         sets = only_task(found, self.task)
+        if names := trained_on(model, sets):
+            say(
+                f"Leakage: the model was trained on the rows of {', '.join(names)}: these numbers say nothing of new ones."
+            )
         if not self.features and (stores := stores_in_home(model, sets)):
             say(
                 "This model's run was evaluated on stored features, which are rounded: from images the numbers differ a "

@@ -59,6 +59,15 @@ def evaluate_model(
     return evaluate(model.module, batches(), sets, texts.open() if texts is not None else None, model.device)
 
 
+def trained_on(model: OpenedModel, sets: Sequence[EvaluationSet]) -> list[str]:
+    """The names of the sets whose rows are what the model was trained on, by the hash that was saved with it.
+
+    Rows that are only part of the training data are not found.
+    """
+    data = model.content.get("data")
+    return list(dict.fromkeys(judged.name for judged in sets if judged.content_hash == data))
+
+
 def stores_in_home(model: OpenedModel, sets: Sequence[EvaluationSet]) -> list[str]:
     """The features that the model's own run was evaluated on, if they are in the home; [] if it read images.
 
