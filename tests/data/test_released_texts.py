@@ -33,6 +33,14 @@ def test_cleaning_is_the_families_own(name):
         assert CLEANING[name](row["text"]) == row[FAMILIES[name]]
 
 
+@pytest.mark.parametrize(("name", "theirs"), [("clip", "lower"), ("whitespace",) * 2, ("canonicalize",) * 2])
+def test_cleaning_is_open_clips(name, theirs):
+    from open_clip.tokenizer import get_clean_fn
+
+    for text in ("a <b> &amp;amp;  c", "It\u2019s_OK â€” \n x", "", " . ", "ÀB\u00a0c"):
+        assert CLEANING[name](text) == get_clean_fn(theirs)(text)
+
+
 def test_long_texts_of_lotlip_are_cleaned_before_their_sentences_are_parted():
     for row in rows():
         assert clean(row["text"]) == row["lotlip_long_eval"]

@@ -80,7 +80,7 @@ class EvaluateCommand:
         from rich.progress import track
 
         from cornerstone.commands.terminal import show_results
-        from cornerstone.evaluation.offline import evaluate_model, stores_in_home, trained_on
+        from cornerstone.evaluation.offline import evaluate_model, stores_in_home, texts_cut, trained_on
         from cornerstone.evaluation.sets import only_task, open_sets
         from cornerstone.inference.load import load
         from cornerstone.runtime.device import device_named
@@ -102,4 +102,8 @@ class EvaluateCommand:
         def show(steps: Iterable[int], name: str) -> Iterable[int]:
             return track(steps, f"evaluating {name}", console=console, disable=not console.is_terminal)
 
+        for name, (cut, total) in texts_cut(model, sets).items():
+            if cut:
+                most = model.text_input.max_tokens if model.text_input else 0
+                say(f"{name}: {cut:,} of {total:,} texts are cut to {most} tokens ({100 * cut / total:.1f} %)")
         show_results(evaluate_model(model, sets, show, features=self.features), self.json)

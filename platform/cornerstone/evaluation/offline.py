@@ -10,9 +10,10 @@ import numpy as np
 from cornerstone.data.batch import Batch
 from cornerstone.data.images import Transform
 from cornerstone.data.manifest import FILE as MANIFEST
+from cornerstone.data.pairs.drawing import viewed
 from cornerstone.data.pairs.feature_store import FeatureKeys, FeatureType, Precision, check_store, store_width
 from cornerstone.data.pairs.image_input import ImageInput, StoredFeatures
-from cornerstone.data.shards import DataSet
+from cornerstone.data.shards import DataSet, Reader
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation.evaluator import evaluate
@@ -57,6 +58,21 @@ def evaluate_model(
                 yield place, source.batch(0, opened.take(rows, np.zeros_like(rows)))
 
     return evaluate(model.module, batches(), sets, texts.open() if texts is not None else None, model.device)
+
+
+def texts_cut(model: OpenedModel, sets: Sequence[EvaluationSet]) -> dict[str, tuple[int, int]]:
+    """By the name of each set of pairs: how many of its texts are longer than the model reads, and how many it has."""
+    form, counts = model.text_format, {}
+    for judged in sets:
+        if form is None or judged.task.reads != "pairs" or not judged.view:
+            continue
+        reader, cut, total = Reader(data := DataSet.open(judged.folder, "pairs"), ["captions"]), 0, 0
+        for group in range(sum(len(shard.row_groups) for shard in data.manifest.shards)):
+            rows = reader.group(group)["captions"].to_pylist()
+            lengths = [len(i) for i in form.encode_uncut(t for row in rows for t in viewed(row or [], judged.view))]
+            cut, total = cut + sum(length > form.max_tokens for length in lengths), total + len(lengths)
+        counts[judged.name] = cut, total
+    return counts
 
 
 def trained_on(model: OpenedModel, sets: Sequence[EvaluationSet]) -> list[str]:

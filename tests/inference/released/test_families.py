@@ -136,7 +136,7 @@ def test_open_clip(tmp_path, family):
     theirs.eval()
     texts = [*TEXTS, "Café_bar &amp; 35 stars;  it's OPEN!"]
     ids = open_clip.get_tokenizer(f"local-dir:{folder}")(texts)
-    image = picture((61, 44))
+    image = picture((49, 44))  # torchvision rounds the margin of 1.5 pixels up
     model = cornerstone.load(folder)
     expected = theirs.encode_image(seen(image)[None])
     assert_features(model, texts, theirs.encode_text(ids), image, expected)
