@@ -30,7 +30,7 @@ from cornerstone.models.image_tower import TimmTower
 
 PREPROCESSING = "preprocessor_config.json"
 IMAGE_TOWER = "image_tower"
-COMPARED = ("encode_image", "encode_text", "similarity")
+COMPARED = ("encode_image", "encode_text", "similarity", "text_similarity")
 """What a method must have in common with every dual encoder: features of the towers alone, compared by their cosine."""
 
 

@@ -59,7 +59,9 @@ class ClipTextTransformer(TextTower):
     def pretrained(cls, config: ClipText, vocab_size: int) -> tuple[nn.Module, dict[str, Any]]:
         """The text half of the CLIP that is named."""
         half = read_clip_text(config.name)
-        return half, {name: getattr(half.config, name) for name in ("num_attention_heads", "hidden_act", "layer_norm_eps")}
+        return half, {
+            name: getattr(half.config, name) for name in ("num_attention_heads", "hidden_act", "layer_norm_eps")
+        }
 
     @property
     def reserved_tokens(self) -> int:
