@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
-    from cornerstone.inference.saved_model import SavedModel
+    from cornerstone.inference.opened_model import OpenedModel
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
 
 
-def load(path: str, device: str = "cpu") -> SavedModel:
-    """Open a trained model: the folder `model` that a run left, with its tokenizer and transform. Asks no hub.
+def load(path: str, device: str = "cpu") -> OpenedModel:
+    """Open a model with its tokenizer and transform.
+
+    `path` is the folder `model` that a run left, `open_clip:NAME/TAG`, `hf:NAME` (CLIP, SigLIP, SigLIP 2, ALIGN), or a folder
+    in the layout of either library. A hub is asked for names with a prefix only.
 
     `encode_image` takes normalised floats (B, 3, S, S), `encode_text` a list of texts; both give L2-normalised (B, D).
     """
-    from cornerstone.inference.saved_model import (
-        load as open_model,  # decode actors import this package: torch must wait
-    )
+    from cornerstone.inference.load import load as open_model  # decode actors import this package: torch must wait
 
     return open_model(path, device)

@@ -14,6 +14,8 @@ from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, subcommand
 
 from cornerstone.commands.convert import ConvertCommand
 from cornerstone.commands.data import DeriveCommand, ImportCommand, MixCommand, ScenesCommand
+from cornerstone.commands.embed import EmbedCommand
+from cornerstone.commands.export import ExportCommand
 from cornerstone.commands.features import FeaturesCommand
 from cornerstone.commands.inspect import StatsCommand, VerifyCommand
 from cornerstone.commands.models import TRAIN_HELP, EvaluateCommand, TrainCommand, TrainShortcuts
@@ -54,7 +56,9 @@ OTHER_COMMANDS = (
     | Annotated[FeaturesCommand, subcommand("features")]
     | Annotated[EvaluateCommand, subcommand("evaluate")]
     | Annotated[TransferCommand, subcommand("transfer")]
+    | Annotated[EmbedCommand, subcommand("embed")]
     | Annotated[ConvertCommand, subcommand("convert")]
+    | Annotated[ExportCommand, subcommand("export")]
     | Annotated[SubmitCommand, subcommand("submit")]
 )
 """All except `train`, whose defaults depend on its `--preset`."""

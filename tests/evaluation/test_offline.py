@@ -18,7 +18,7 @@ from cornerstone.data.storage import Location
 from cornerstone.data.texts import SentenceFormat
 from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation.judged import metrics_of
-from cornerstone.evaluation.offline import evaluate_model, stores_in_home
+from cornerstone.evaluation.offline import evaluate_model, stores_in_home, texts_cut, trained_on
 from cornerstone.evaluation.sets import open_sets
 from cornerstone.inference.saved_model import load, save_model
 from cornerstone.models.image_tower import build_image_tower, state_hash
@@ -93,3 +93,22 @@ def test_the_features_of_the_models_own_run_are_found_in_the_home(saved, pairs_f
     assert stores_in_home(saved, sets) == [str(folder)]
     monkeypatch.setitem(saved.recipe, "data", {"features": "online"})
     assert stores_in_home(saved, sets) == []
+
+
+def test_a_set_that_the_model_was_trained_on_is_named(saved, pairs_folder, tmp_path):
+    sets = open_sets([pairs_folder])
+    assert trained_on(saved, sets) == []
+    text = saved.tokenizer_json
+    content = {"data": sets[0].content_hash}
+    save_model(str(tmp_path), saved.module, recipe={}, tokenizer_json=text, content=content)
+    assert trained_on(load(str(tmp_path)), sets) == ["pairs", "pairs-short"]
+
+
+def test_texts_that_are_longer_than_the_model_reads_are_counted(saved, pairs_folder, monkeypatch):
+    sets = open_sets([pairs_folder])
+    lengths = [len(ids) for ids in saved.text_format.encode_uncut([[f"raw {i}"] for i in range(50)])]
+    assert texts_cut(saved, sets)["pairs-short"] == (0, 50)
+    monkeypatch.setattr(saved.text_format, "max_tokens", min(lengths))
+    expected = sum(length > min(lengths) for length in lengths)
+    assert texts_cut(saved, sets)["pairs-short"] == (expected, 50)
+    assert 0 < expected < 50

@@ -273,7 +273,7 @@ WRONG = {
     r"5 heads of CoCa's poolers: expected a divisor of the text tower's width 16": lambda: tiny.coca(pooling_heads=5),
     r"contrastive 0 and caption 0": lambda: CocaLoss(contrastive_weight=0, caption_weight=0),
     r"no effect on a text that is pooled at its end": lambda: ClipText(correct_cls_mask=False),
-    r"starts at random here, but 'x' is named": lambda: ClipText(name="x"),
+    r"weights of 'x' have no trailing token": lambda: ClipText(name="x", pooling="trailing"),
     r"has no dropout": lambda: ClipText(dropout=0.1),
     r"0 sub-captions leave no long caption": lambda: Recipe("x", tiny.coca(captions="long"), PairData(sub_captions=0)),
     r"trains its own pooling on the patches": lambda: Recipe(

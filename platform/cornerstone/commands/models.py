@@ -59,10 +59,11 @@ def _task_names() -> Any:
 
 @dataclass(frozen=True)
 class EvaluateCommand:
-    """Evaluate a saved model zero-shot."""
+    """Evaluate a model zero-shot: a run's, or a released one."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """The folder `model` of a run, or the run's folder."""
+    """The folder `model` of a run, or the run's folder; a released model: open_clip:NAME/TAG, hf:NAME, or a folder in the
+    layout of either."""
     data: tuple[str, ...]
     """Evaluation sets, `[NAME=]DIR`."""
     task: Annotated[str, tyro.conf.arg(constructor_factory=_task_names)] = "retrieval"
@@ -79,15 +80,19 @@ class EvaluateCommand:
         from rich.progress import track
 
         from cornerstone.commands.terminal import show_results
-        from cornerstone.evaluation.offline import evaluate_model, stores_in_home
+        from cornerstone.evaluation.offline import evaluate_model, stores_in_home, texts_cut, trained_on
         from cornerstone.evaluation.sets import only_task, open_sets
-        from cornerstone.inference.saved_model import load
+        from cornerstone.inference.load import load
         from cornerstone.runtime.device import device_named
 
         found, model = open_sets(self.data), load(self.model, device_named(self.device))
-        if self.task == model.module.config.judged_by:  # a task that no folder names
+        if self.task == model.judged_by:  # a task that no folder names
             found = open_sets(self.data, self.task)
         sets = only_task(found, self.task)
+        if names := trained_on(model, sets):
+            say(
+                f"Leakage: the model was trained on the rows of {', '.join(names)}: these numbers say nothing of new ones."
+            )
         if not self.features and (stores := stores_in_home(model, sets)):
             say(
                 "This model's run was evaluated on stored features, which are rounded: from images the numbers differ a "
@@ -97,4 +102,8 @@ class EvaluateCommand:
         def show(steps: Iterable[int], name: str) -> Iterable[int]:
             return track(steps, f"evaluating {name}", console=console, disable=not console.is_terminal)
 
+        for name, (cut, total) in texts_cut(model, sets).items():
+            if cut:
+                most = model.text_input.max_tokens if model.text_input else 0
+                say(f"{name}: {cut:,} of {total:,} texts are cut to {most} tokens ({100 * cut / total:.1f} %)")
         show_results(evaluate_model(model, sets, show, features=self.features), self.json)

@@ -33,7 +33,7 @@ def show_metrics(metrics: dict[str, float], path: str) -> None:
         table.add_row(name, _shown(name, value))
     console.print(table)
     if path:
-        _write_json(path, metrics)
+        write_json(path, metrics)
 
 
 def _shown(name: str, value: float) -> str:
@@ -73,10 +73,11 @@ def show_results(results: Iterable[Judged], path: str) -> None:
         table.add_row(name, f"{value:.2f} %", between, f"{queries[name]:,}", lucky)
     console.print(table)
     if path:
-        _write_json(path, {**metrics, "details": details})
+        write_json(path, {**metrics, "details": details})
 
 
-def _write_json(path: str, content: Mapping[str, Any]) -> None:
+def write_json(path: str, content: Mapping[str, Any]) -> None:
+    """Write a JSON file, to a path or URI."""
     from cornerstone.data.storage import Location
 
     Location.of(path).write_text(json.dumps(content, indent=1) + "\n")  # creates the folder if it is missing

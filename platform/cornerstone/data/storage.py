@@ -84,6 +84,13 @@ class Location:
         filesystem, path = self.resolve()
         return bool(filesystem.get_file_info(path).type != fs.FileType.NotFound)
 
+    def files(self) -> tuple[str, ...]:
+        """Paths, relative to this folder, of all files below it; none if it does not exist."""
+        filesystem, path = self.resolve()
+        found = filesystem.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
+        root = len(path.rstrip("/")) + 1
+        return tuple(info.path[root:] for info in found if info.type == fs.FileType.File)
+
     def list(self) -> list[str]:
         """Names of the files and folders directly below. Raises CornerstoneError if it is a file."""
         filesystem, path = self.resolve()

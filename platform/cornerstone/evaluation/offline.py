@@ -10,16 +10,17 @@ import numpy as np
 from cornerstone.data.batch import Batch
 from cornerstone.data.images import Transform
 from cornerstone.data.manifest import FILE as MANIFEST
+from cornerstone.data.pairs.drawing import viewed
 from cornerstone.data.pairs.feature_store import FeatureKeys, FeatureType, Precision, check_store, store_width
-from cornerstone.data.pairs.image_input import DecodedImages, ImageInput, StoredFeatures
-from cornerstone.data.shards import DataSet
+from cornerstone.data.pairs.image_input import ImageInput, StoredFeatures
+from cornerstone.data.shards import DataSet, Reader
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation.evaluator import evaluate
 from cornerstone.evaluation.judged import Judged
 from cornerstone.evaluation.tasks import EvaluationInputs, EvaluationSet
-from cornerstone.inference.saved_model import SavedModel
-from cornerstone.models.image_tower import state_hash
+from cornerstone.inference.opened_model import OpenedModel
+from cornerstone.models.image_tower import TimmTower, state_hash
 from cornerstone.runtime.home import home
 
 ROWS_AT_ONCE = 128
@@ -27,7 +28,7 @@ Track = Callable[[Iterable[int], str], Iterable[int]]
 
 
 def evaluate_model(
-    model: SavedModel,
+    model: OpenedModel,
     sets: Sequence[EvaluationSet],
     track: Track = lambda steps, name: steps,
     *,
@@ -40,9 +41,9 @@ def evaluate_model(
     """
     for judged in sets:
         if why := judged.task.refusal(type(model.module)):
-            raise CornerstoneError(f"The method {model.module.config.kind!r} {why} (given: {judged.folder}).")
+            raise CornerstoneError(f"The method {model.name!r} {why} (given: {judged.folder}).")
     texts = model.text_input
-    images: ImageInput = DecodedImages(Transform(model.image_size, train=False))
+    images: ImageInput = model.image_input
     stores = _stores_of(model, sets, features)
     if stores:
         images = StoredFeatures((), store_width(DataSet.open(next(iter(stores.values())), "features").manifest))
@@ -59,27 +60,60 @@ def evaluate_model(
     return evaluate(model.module, batches(), sets, texts.open() if texts is not None else None, model.device)
 
 
-def stores_in_home(model: SavedModel, sets: Sequence[EvaluationSet]) -> list[str]:
+def texts_cut(model: OpenedModel, sets: Sequence[EvaluationSet]) -> dict[str, tuple[int, int]]:
+    """By the name of each set of pairs: how many of its texts are longer than the model reads, and how many it has."""
+    form, counts = model.text_format, {}
+    for judged in sets:
+        if form is None or judged.task.reads != "pairs" or not judged.view:
+            continue
+        reader, cut, total = Reader(data := DataSet.open(judged.folder, "pairs"), ["captions"]), 0, 0
+        for group in range(sum(len(shard.row_groups) for shard in data.manifest.shards)):
+            rows = reader.group(group)["captions"].to_pylist()
+            lengths = [len(i) for i in form.encode_uncut(t for row in rows for t in viewed(row or [], judged.view))]
+            cut, total = cut + sum(length > form.max_tokens for length in lengths), total + len(lengths)
+        counts[judged.name] = cut, total
+    return counts
+
+
+def trained_on(model: OpenedModel, sets: Sequence[EvaluationSet]) -> list[str]:
+    """The names of the sets whose rows are what the model was trained on, by the hash that was saved with it.
+
+    Rows that are only part of the training data are not found.
+    """
+    data = model.content.get("data")
+    return list(dict.fromkeys(judged.name for judged in sets if judged.content_hash == data))
+
+
+def stores_in_home(model: OpenedModel, sets: Sequence[EvaluationSet]) -> list[str]:
     """The features that the model's own run was evaluated on, if they are in the home; [] if it read images.
 
     Stored features are rounded to fp16: from images the same model gives slightly other numbers.
     """
     data = model.recipe.get("data", {})
-    if data.get("features") != "stored" or model.module.image_tower is None:
+    if data.get("features") != "stored" or _tower(model) is None:
         return []
     keys = _keys_of(model, data.get("feature_dtype", "float16"), data.get("feature_precision", "fp32"))
     found = [home().join("features", replace(keys, data=judged.content_hash).digest()) for judged in sets]
     return list(dict.fromkeys(store.uri for store in found)) if all(s.join(MANIFEST).exists() for s in found) else []
 
 
-def _keys_of(model: SavedModel, dtype: FeatureType, precision: Precision) -> FeatureKeys:
+def _keys_of(model: OpenedModel, dtype: FeatureType, precision: Precision) -> FeatureKeys:
     """What the features of this model's image tower depend on; `data` is left open."""
-    tower = model.module.image_tower
-    assert tower is not None
+    tower = _tower(model)
+    if tower is None:
+        raise CornerstoneError(
+            f"Stored features are those of a run's image tower, and {model.name} has none: leave out --features."
+        )
     return FeatureKeys("", state_hash(tower), Transform(model.image_size, train=False).key(), dtype, precision)
 
 
-def _stores_of(model: SavedModel, sets: Sequence[EvaluationSet], features: Sequence[str]) -> dict[str, str]:
+def _tower(model: OpenedModel) -> TimmTower | None:
+    """The image tower of a run's model; a released one has another kind of tower."""
+    tower: TimmTower | None = getattr(model.module, "image_tower", None)
+    return tower
+
+
+def _stores_of(model: OpenedModel, sets: Sequence[EvaluationSet], features: Sequence[str]) -> dict[str, str]:
     """The feature store of each set by its folder; {} without features."""
     if not features:
         return {}

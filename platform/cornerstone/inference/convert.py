@@ -13,10 +13,14 @@ from torch import Tensor
 
 from cornerstone.data.documents.config import SpecialIds
 from cornerstone.data.storage import Location
+from cornerstone.data.texts import FILE as TOKENIZER
 from cornerstone.data.texts import plain_tokenizer, vocabulary_size
 from cornerstone.errors import CornerstoneError
 from cornerstone.hashing import as_json
 from cornerstone.inference.lcl_checkpoint import Heads, from_checkpoint
+from cornerstone.inference.longclip_checkpoint import from_checkpoint as long_clip_from_checkpoint
+from cornerstone.inference.longclip_checkpoint import misfits
+from cornerstone.inference.released.hugging_face import CLIP_MEAN, CLIP_STD
 from cornerstone.inference.saved_model import save_model
 from cornerstone.models.image_tower import VISUAL, build_image_tower
 from cornerstone.models.lcl import Lcl
@@ -57,6 +61,53 @@ def convert_lcl(source: str, out: str, tokenizer: str, heads: Heads | None = Non
     parameters = sum(p.numel() for p in module.parameters())
     visual = sum(v.numel() for n, v in checkpoint.state.items() if n.startswith(VISUAL))
     say(f"LCL: {parameters:,} parameters ({visual:,} of the image tower, {tower.size} px) in {out}")
+
+
+def convert_long_clip(
+    source: str, out: str, tokenizer: str, *, stretch: bool = False, half: bool = False, say: Say = print
+) -> None:
+    """Write Long-CLIP's released weights as a CLIP in the layout of transformers, which `cornerstone.load` opens as well.
+
+    See `longclip_checkpoint.from_checkpoint` for `stretch` and `half`. Raises CornerstoneError if the file is no Long-CLIP.
+    """
+    from transformers import CLIPConfig, CLIPModel
+
+    if "://" in out:
+        raise CornerstoneError(f"Long-CLIP is written by transformers, to a folder of this machine: {out} is a URI.")
+    config, state = long_clip_from_checkpoint(read_state(source), stretch=stretch, half=half)
+    model = CLIPModel(CLIPConfig(**config))
+    if wrong := misfits(model.state_dict(), state):
+        raise CornerstoneError(f"The weights in {source} are not those of one Long-CLIP: {', '.join(wrong[:4])}.")
+    model.load_state_dict(state)
+    text, size = config["text_config"], config["vision_config"]["image_size"]
+    if (known := vocabulary_size(plain_tokenizer(tokenizer))) != text["vocab_size"]:
+        say(
+            f"The tokenizer has {known:,} ids, the checkpoint {text['vocab_size']:,}: only ids of its own can be encoded."
+        )
+    folder = Path(out).expanduser()
+    model.save_pretrained(folder)
+    (folder / TOKENIZER).write_text(tokenizer)
+    (folder / "preprocessor_config.json").write_text(json.dumps(clip_preprocessing(size), indent=1) + "\n")
+    parameters = sum(p.numel() for p in model.parameters())
+    say(f"Long-CLIP: {parameters:,} parameters, {text['max_position_embeddings']} tokens, {size} px in {out}")
+
+
+def clip_preprocessing(size: int) -> dict[str, object]:
+    """The preprocessor_config.json of CLIP."""
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": size},
+        "resample": 3,
+        "do_center_crop": True,
+        "crop_size": {"height": size, "width": size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "image_mean": list(CLIP_MEAN),
+        "image_std": list(CLIP_STD),
+    }
 
 
 def read_state(source: str) -> Mapping[str, Tensor]:

@@ -16,12 +16,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import safetensors.torch
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from cornerstone.data.images import Transform
+from cornerstone.data.pairs.image_input import DecodedImages
+from cornerstone.data.released_texts import ReleasedTexts
 from cornerstone.data.storage import Location
 from cornerstone.data.texts import FILE as TOKENIZER
 from cornerstone.data.texts import TextInput
@@ -29,6 +32,7 @@ from cornerstone.errors import CornerstoneError
 from cornerstone.hashing import as_json
 from cornerstone.inference.documents import encode_documents
 from cornerstone.inference.lotlip_checkpoint import without_corners
+from cornerstone.inference.opened_model import AT_A_TIME, OpenedModel
 from cornerstone.models.dual_encoder import DualEncoder
 from cornerstone.models.image_tower import VISUAL, TimmTower
 from cornerstone.models.method import Method
@@ -38,26 +42,33 @@ CONFIG, RECIPE, WEIGHTS = "config.json", "recipe.json", "model.safetensors"
 _VERSION = 3
 _IN_VERSION_1 = {"log_scale": "logit_scale"}
 """Weights that had another name in version 1."""
-_AT_A_TIME = 128
 
 
-class SavedModel:
-    """An opened model with its tokenizer and transform; encoding needs a dual encoder."""
+class SavedModel(OpenedModel):
+    """A model that was trained here, or whose weights were converted to a method's own."""
 
-    def __init__(self, module: Method[Any, Any], tokenizer_json: str, recipe: Mapping[str, Any]) -> None:
-        self.module, self.tokenizer_json, self.recipe = module.eval(), tokenizer_json, recipe
-        self.text_input = TextInput.of_method(module.config, tokenizer_json)
-        self.text_format = self.text_input.open() if self.text_input is not None else None
+    module: Method[Any, Any]
+
+    def __init__(
+        self,
+        module: Method[Any, Any],
+        tokenizer_json: str,
+        recipe: Mapping[str, Any],
+        texts: ReleasedTexts | None = None,
+    ) -> None:
+        """`texts` replaces the method's own format by that of the model's authors."""
+        text_input = texts or TextInput.of_method(module.config, tokenizer_json)
+        super().__init__(module, tokenizer_json, recipe, text_input)
 
     @property
-    def device(self) -> torch.device:
-        """Where the model computes; inputs are brought there."""
-        return next(self.module.parameters()).device
+    def name(self) -> str:
+        """Its method."""
+        return self.module.config.kind
 
-    def to(self, device: torch.device | str) -> SavedModel:
-        """Move the model."""
-        self.module.to(device)
-        return self
+    @property
+    def judged_by(self) -> str:
+        """The task that its method names."""
+        return self.module.config.judged_by
 
     @property
     def encoder(self) -> DualEncoder[Any]:
@@ -67,29 +78,19 @@ class SavedModel:
         return self.module
 
     @torch.no_grad()
-    def encode_image(self, images_B3SS: Tensor) -> Tensor:
-        """(B, D), L2-normalised, from normalised floats as `transform` gives them, or from uint8 pixels.
-
-        Of a method with several features of an image (BLIP-2's queries) they are (B, Q, D); `module.similarity` compares them.
-        """
-        return torch.cat([self.encoder.encode_image(part.to(self.device)) for part in images_B3SS.split(_AT_A_TIME)])
-
-    @torch.no_grad()
     def encode_text(self, texts: Sequence[str] | Tensor, corners: bool = False) -> Tensor:
         """(B, D), L2-normalised, or with `corners` (B, M, D), [CLS] first.
 
         `texts` are strings, or ids (B, T) as LoTLIP's authors lay them out: corner k is the id `vocab_size` + k at places
         1 .. m, padding 0. An empty string is encoded as [CLS] [SEP].
         """
-        if isinstance(texts, str):
-            raise CornerstoneError("encode_text got one string: give a list of texts.")
         encoder = self.encoder
         if isinstance(texts, Tensor):
             corner_count: int = encoder.text.extra_features
             ids, lengths = without_corners(texts, vocab_size=encoder.inputs.vocab_size, corners=corner_count)
         else:
-            ids, lengths = self._padded(texts)
-        parts = zip(ids.to(self.device).split(_AT_A_TIME), lengths.to(self.device).split(_AT_A_TIME), strict=True)
+            ids, lengths = self.padded(texts)
+        parts = zip(ids.to(self.device).split(AT_A_TIME), lengths.to(self.device).split(AT_A_TIME), strict=True)
         return torch.cat([encoder.encode_text(i, n, corners=corners) for i, n in parts])
 
     def encode_documents(self, images_N3SS: Tensor, token_ids_BT: Tensor) -> dict[str, Tensor]:
@@ -100,41 +101,35 @@ class SavedModel:
         return encode_documents(self.module, images_N3SS.to(self.device), token_ids_BT)
 
     @property
-    def image_size(self) -> int:
-        """Side of the square that the image tower sees, in pixels; CornerstoneError if there is none."""
+    def _tower(self) -> TimmTower:
         tower = self.module.image_tower
         if tower is None:
             raise CornerstoneError("This model was saved without an image tower: it has no transform.")
-        return tower.size
+        return tower
 
-    def transform(self, image: Image.Image | bytes) -> Tensor:
-        """Normalised floats (3, S, S) of an image: shortest side to S, bicubic, and the central crop.
+    @property
+    def image_size(self) -> int:
+        """Side of the square that the image tower sees, in pixels; CornerstoneError if there is none."""
+        return self._tower.size
 
-        Give the encoded bytes if transparency, EXIF rotation and 16-bit greys are to be treated as in training.
-        """
-        size, tower = self.image_size, self.module.image_tower
-        assert tower is not None
-        crop = Transform(size, train=False)
-        if not isinstance(image, bytes | Image.Image):
-            raise CornerstoneError(
-                f"transform got {type(image).__name__} ({str(image)[:80]!r}): expected a PIL image, or the bytes of an image "
-                f"file, as in transform(open(path, 'rb').read())."
-            )
+    @property
+    def image_input(self) -> DecodedImages:
+        """Shortest side to S, bicubic, and the central crop."""
+        return DecodedImages(Transform(self.image_size, train=False))
+
+    @property
+    def mean_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The image tower's."""
+        return self._tower.mean, self._tower.std
+
+    def pixels(self, image: Image.Image | bytes) -> npt.NDArray[np.uint8]:
+        """(3, S, S) as in training."""
+        crop = Transform(self.image_size, train=False)
         if isinstance(image, bytes):
-            pixels = crop(image)
-        else:
-            square = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC, box=crop.box(*image.size))
-            pixels = np.asarray(square, dtype=np.uint8).transpose(2, 0, 1)
-        mean, std = (torch.tensor(x).view(3, 1, 1) for x in (tower.mean, tower.std))
-        return (torch.from_numpy(pixels.copy()).float() / 255 - mean) / std
-
-    def _padded(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        form = self.text_format
-        if form is None:
-            raise CornerstoneError(f"The method {self.module.config.kind!r} has no text tower.")
-        encoded = [ids or form.empty for ids in form.encode_texts(texts)]
-        padded = nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids in encoded], batch_first=True)
-        return padded, torch.tensor([len(ids) for ids in encoded])
+            return crop(image)
+        side = (self.image_size, self.image_size)
+        square = image.convert("RGB").resize(side, Image.Resampling.BICUBIC, box=crop.box(*image.size))
+        return np.asarray(square, dtype=np.uint8).transpose(2, 0, 1)
 
 
 def save_model(
@@ -146,12 +141,15 @@ def save_model(
     config: MethodConfig | None = None,
     image_tower: TimmTower | None = None,
     state: Mapping[str, Tensor] | None = None,
+    texts: ReleasedTexts | None = None,
+    content: Mapping[str, str] | None = None,
 ) -> None:
     """Write a method's module so that `load` opens it anywhere.
 
     `config` replaces the module's own, `recipe` is the whole recipe as a mapping. `state` replaces the module's weights if
     they are sharded (a consolidated state). `image_tower` is the locked tower; None takes the module's own, and a model
-    without any encodes stored features alone. config.json is written last: a folder without one is unfinished.
+    without any encodes stored features alone. `texts` is how the authors of converted weights treat texts, `content` the
+    hashes of what it was trained from. config.json is written last: a folder without one is unfinished.
     """
     place, config = Location.of(folder), config or model.config
     tower = image_tower or model.image_tower
@@ -166,6 +164,10 @@ def save_model(
         "build": model.described(),
         "image_tower": None if tower is None else tower.described(),
     }
+    if texts is not None:
+        described["texts"] = texts.described()
+    if content:
+        described["content"] = dict(content)
     place.join(WEIGHTS).write_bytes(safetensors.torch.save(tensors))
     place.join(TOKENIZER).write_text(tokenizer_json)
     place.join(RECIPE).write_text(json.dumps(recipe, indent=1) + "\n")
@@ -197,7 +199,11 @@ def load(path: Location | str, device: torch.device | str = "cpu") -> SavedModel
     module: Method[Any, Any] = implementation_of(config).rebuilt(config, described["build"], tower)
     _load_weights(place, module, tower)
     recipe = json.loads(place.join(RECIPE).read_text())
-    return SavedModel(module.to(device), place.join(TOKENIZER).read_text(), recipe)
+    tokenizer = place.join(TOKENIZER).read_text()
+    texts = ReleasedTexts.rebuilt(described["texts"], tokenizer) if "texts" in described else None
+    model = SavedModel(module.to(device), tokenizer, recipe, texts)
+    model.content = described.get("content", {})
+    return model
 
 
 def _kind_in_version_1(implementation: str) -> str:

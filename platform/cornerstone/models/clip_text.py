@@ -14,10 +14,11 @@ from typing import Any, Self, cast
 
 import torch
 import torch.nn.functional as functional
-from open_clip.transformer import ResidualAttentionBlock, Transformer
+from open_clip.transformer import QuickGELU, ResidualAttentionBlock, Transformer
 from torch import Tensor, nn
 
 from cornerstone.errors import CornerstoneError
+from cornerstone.models.released_clip import load_released, read_clip_text
 from cornerstone.models.text_tower import TextFeatures, TextTower, in_buckets
 from cornerstone.objectives.contrastive import at_least_fp32
 from cornerstone.recipes.towers import ClipText
@@ -35,7 +36,8 @@ class ClipTextTransformer(TextTower):
             torch.manual_seed(seed)
             self.token_embedding = nn.Embedding(vocab_size, inside)
             nn.init.normal_(self.token_embedding.weight, std=0.02)
-            self.transformer = Transformer(inside, config.layers, config.heads)
+            activation = QuickGELU if config.activation == "quick_gelu" else nn.GELU
+            self.transformer = Transformer(inside, config.layers, config.heads, act_layer=activation)
             initialise(self.transformer.resblocks)
             self.ln_final = nn.LayerNorm(inside)
             self.text_projection = nn.Parameter(inside**-0.5 * torch.randn(inside, width))
@@ -47,8 +49,19 @@ class ClipTextTransformer(TextTower):
     def build(
         cls, config: ClipText, vocab_size: int, width: int, seed: int, described: Mapping[str, Any] | None = None
     ) -> Self:
-        """The tower of a recipe, which says all that is needed to make it again."""
-        return cls(config, vocab_size, width, seed)
+        """The tower of a recipe, which says all that is needed to make it again but for weights that it names."""
+        tower = cls(config, vocab_size, width, seed)
+        if config.name and described is None:
+            load_released(tower, config)
+        return tower
+
+    @classmethod
+    def pretrained(cls, config: ClipText, vocab_size: int) -> tuple[nn.Module, dict[str, Any]]:
+        """The text half of the CLIP that is named."""
+        half = read_clip_text(config.name)
+        return half, {
+            name: getattr(half.config, name) for name in ("num_attention_heads", "hidden_act", "layer_norm_eps")
+        }
 
     @property
     def reserved_tokens(self) -> int:

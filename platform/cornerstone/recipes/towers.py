@@ -193,11 +193,14 @@ class T5Text(CornerText):
 
 @dataclass(frozen=True)
 class ClipText(TextTowerConfig):
-    """CLIP's text transformer with random weights: causal attention, pre-norm, learned positions (Radford et al. 2021)."""
+    """CLIP's text transformer: causal attention, pre-norm, learned positions (Radford et al. 2021)."""
 
     implementation: ClassVar[str] = "cornerstone.models.clip_text:ClipTextTransformer"
     format: ClassVar[str] = "plain"
 
+    name: str = ""
+    """A CLIP or Long-CLIP in the layout of transformers, by name or folder, whose weights are loaded; with more tokens than
+    it has positions these are stretched as Long-CLIP's are, 77 to 248. Empty for a new one of the sizes below."""
     width: int = 512
     heads: int = 8
     token_limit: int = 77
@@ -205,16 +208,18 @@ class ClipText(TextTowerConfig):
     pooling: Literal["end", "trailing"] = "end"
     """What is the text's feature: the output at the token that ends the text (CLIP), or at a learnable token behind it
     (CoCa), whose position is always the last one."""
+    activation: Literal["gelu", "quick_gelu"] = "gelu"
+    """quick_gelu is OpenAI's x · sigmoid(1.702 x), which its weights and Long-CLIP's need."""
     correct_cls_mask: bool = True
     """False hides from the trailing token the places that CoCa's released weights were trained without: of a text with
     padding it then sees the first padding token in place of itself."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.name:
+        if self.name and self.pooling != "end":
             raise CornerstoneError(
-                f"CLIP's text transformer starts at random here, but {self.name!r} is named: leave --recipe.method.text.name "
-                f"empty."
+                f"The weights of {self.name!r} have no trailing token: set --recipe.method.text.pooling end, or leave "
+                f"--recipe.method.text.name empty."
             )
         if self.dropout:
             raise CornerstoneError(

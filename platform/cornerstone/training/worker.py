@@ -227,5 +227,6 @@ def _export(job: Job, engine: DeepSpeedEngine, tower: TimmTower | None) -> str:
         tokenizer_json=job.prepared.tokenizer,
         image_tower=tower or (build_image_tower(image) if image is not None else None),
         state=weights,
+        content=job.prepared.content,
     )
     return folder.uri

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -20,7 +20,6 @@ from cornerstone.data.pairs.source import PairEvaluation
 from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation.ranking import Measured, Similarity
 from cornerstone.evaluation.tasks.task import Collected, EvaluationInputs, EvaluationSet, Judge, Task
-from cornerstone.models.dual_encoder import DualEncoder
 
 ROWS_AT_ONCE = 256
 """Images, or texts, of one forward pass: a batch may hold as many rows as a training step."""
@@ -28,6 +27,7 @@ EncodeTexts = Callable[[Sequence[str]], Tensor]
 """Text features (T, D), fp32 on the CPU, by the model that is evaluated."""
 
 
+@runtime_checkable
 class Encoder(Protocol):
     """What these tasks need of a model. Corner tokens are not computed."""
 
@@ -114,7 +114,7 @@ class PairTask(Task):
 
     def refusal(self, method: type) -> str:
         """It needs a model that encodes images and texts apart."""
-        return "" if issubclass(method, DualEncoder) else "is no dual encoder, so no evaluation set of pairs suits it"
+        return "" if issubclass(method, Encoder) else "is no dual encoder, so no evaluation set of pairs suits it"
 
     def source(self, judged: EvaluationSet, inputs: EvaluationInputs) -> PairEvaluation:
         """The rows with every text that is judged."""
