@@ -250,16 +250,21 @@ def iiw(src: Location) -> Listing:
 
 def sharegpt4v(src: Location) -> Listing:
     """ShareGPT4V: a list of `{id, image, conversations[{from, value}]}`; the long caption, `caption`, is the second turn."""
-    found = _json(src, None)
-    if not isinstance(found, list):
-        raise CornerstoneError(f"{src}: expected a list of entries with `image` and `conversations`.")
+    listed, aside = entries_of(src, "image", "conversations")
     entries = []
-    listed, aside = _having(src, "entries", found, "image", "conversations")
     for entry in listed:
         turns = entry["conversations"]
         text = turns[1].get("value") if len(turns) > 1 and isinstance(turns[1], dict) else None
         entries.append((str(entry["image"]), {"id": entry.get("id"), "caption": text}))
     return Listing(_parent(src), entries, aside)
+
+
+def entries_of(src: Location, *wanted: str) -> tuple[list[dict[str, Any]], tuple[Quarantined, ...]]:
+    """The entries of a JSON list that have the `wanted` fields, and the others, set aside."""
+    found = _json(src, None)
+    if not isinstance(found, list):
+        raise CornerstoneError(f"{src}: expected a list of entries with {' and '.join(f'`{name}`' for name in wanted)}.")
+    return _having(src, "entries", found, *wanted)
 
 
 def urban1k(src: Location) -> Listing:
