@@ -106,7 +106,7 @@ class TextFormat(ABC):
 
     name: ClassVar[str]
 
-    def __init__(self, tokenizer: str, max_tokens: int) -> None:
+    def __init__(self, tokenizer: str, max_tokens: int, ends: tuple[int, int] | None = None) -> None:
         self.tokenizer = plain_tokenizer(tokenizer)
         if max_tokens < 3:
             raise CornerstoneError(
@@ -115,7 +115,7 @@ class TextFormat(ABC):
             )
         self.max_tokens = max_tokens
         self.vocab_size = vocabulary_size(self.tokenizer)
-        self.opening, self.last = self._special()
+        self.opening, self.last = self._special(ends)
 
     @property
     def first(self) -> int:
@@ -131,9 +131,9 @@ class TextFormat(ABC):
         """A text without words, as ids that a text tower can read."""
         return [*self.opening, self.last]
 
-    def _special(self) -> tuple[list[int], int]:
-        """What begins a text, which may be nothing, and what ends it."""
-        first, last = special_ids(self.tokenizer)
+    def _special(self, ends: tuple[int, int] | None) -> tuple[list[int], int]:
+        """What begins a text, which may be nothing, and what ends it; `ends` are given by a model."""
+        first, last = ends or special_ids(self.tokenizer)
         return [first], last
 
     def encode(self, texts: Iterable[Sequence[str]]) -> list[list[int]]:
@@ -213,6 +213,8 @@ class TextInput:
     format: str
     tokenizer: str
     max_tokens: int
+    ends: tuple[int, int] | None = None
+    """What begins and what ends a text, where a model says it; None: as the tokenizer's special tokens are named."""
 
     @staticmethod
     def of(tower: TextTowerConfig, tokenizer: str) -> TextInput:
@@ -230,4 +232,4 @@ class TextInput:
         """The format, ready to encode."""
         if self.format not in FORMATS:
             raise CornerstoneError(f"Unknown text format {self.format!r}{did_you_mean(self.format, FORMATS)}")
-        return FORMATS[self.format](self.tokenizer, self.max_tokens)
+        return FORMATS[self.format](self.tokenizer, self.max_tokens, self.ends)

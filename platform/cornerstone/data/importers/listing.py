@@ -26,6 +26,7 @@ from cornerstone.data.importers.fields import conditions, find, meets, names, sp
 from cornerstone.data.importers.folder import ImageFolder
 from cornerstone.data.manifest import Kind
 from cornerstone.data.output import stamps
+from cornerstone.data.records import Record
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError, did_you_mean
 
@@ -91,7 +92,7 @@ class Listed:
             quarantined=listing.set_aside,
         )
 
-    def read(self, task: Sequence[tuple[str, str, dict[str, Any]]]) -> Iterator[Sample | Quarantined]:
+    def read(self, task: Sequence[tuple[str, str, dict[str, Any]]]) -> Iterator[Sample | Record | Quarantined]:
         """The rows of some entries, given as (key, image name, fields)."""
         assert self.images is not None, "set by plan()"
         folder = ImageFolder(self.images, self.options.follow_links)
