@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from fractions import Fraction
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -49,6 +50,7 @@ class ScenesCommand:
 
     def run(self) -> None:
         """Draw and write; training shards get a tokenizer."""
+        from cornerstone.data.conversations.chat import SYSTEM
         from cornerstone.data.scenes.tokenizer import texts_of, train_wordpiece
         from cornerstone.data.shards import DataSet
         from cornerstone.data.storage import Location
@@ -65,7 +67,8 @@ class ScenesCommand:
         manifest = made[name](number)
         if self.set == "train":
             place = Location.of(self.out)
-            place.join(FILE).write_text(train_wordpiece(texts_of(DataSet.open(place))))
+            around = repeat(f"{SYSTEM} USER: ASSISTANT:", number if name == "conversations" else 0)
+            place.join(FILE).write_text(train_wordpiece(chain(texts_of(DataSet.open(place)), around)))
         say(f"{manifest.rows:,} rows of {manifest.name} in {self.out} (content {manifest.content_hash})")
 
     def _pairs(self, pairs: int) -> Manifest:

@@ -76,7 +76,9 @@ class DialogueTransfer(TowerHolder, Method[ConversationBatch, Features]):
         )
         return Features(losses.sum_B1, losses.correct_B1)
 
-    def spliced(self, image: Tensor, ids_BT: Tensor, length_B: Tensor, place_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def spliced(
+        self, image: Tensor, ids_BT: Tensor, length_B: Tensor, place_B: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Embeddings with the patches at their place, padded at the end, and how long each sequence is.
 
         Returns (B, L, E), the index (B, L) of each place in [patches, tokens], and (B,).

@@ -27,6 +27,7 @@ class LanguageModel(nn.Module):
     def __init__(self, model: PreTrainedModel, name: str = "the language model") -> None:
         super().__init__()
         self.model: Any = model
+        model.generation_config = GenerationConfig()  # penalties and temperatures of a chat model are no greedy answers
         _check(self, name)
 
     @property
@@ -82,7 +83,6 @@ class LanguageModel(nn.Module):
             inputs_embeds=shifted,
             attention_mask=(place_T >= begin_B1).long(),
             generation_config=settings,
-            use_model_defaults=False,
         )
         return [ids[: [*ids, last].index(last)] for ids in found.tolist()]
 

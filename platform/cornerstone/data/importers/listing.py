@@ -264,7 +264,9 @@ def entries_of(src: Location, *wanted: str) -> tuple[list[dict[str, Any]], tuple
     """The entries of a JSON list that have the `wanted` fields, and the others, set aside."""
     found = _json(src, None)
     if not isinstance(found, list):
-        raise CornerstoneError(f"{src}: expected a list of entries with {' and '.join(f'`{name}`' for name in wanted)}.")
+        raise CornerstoneError(
+            f"{src}: expected a list of entries with {' and '.join(f'`{name}`' for name in wanted)}."
+        )
     return _having(src, "entries", found, *wanted)
 
 

@@ -32,7 +32,7 @@ from cornerstone.errors import CornerstoneError, did_you_mean
 
 CONVERSATION_SETS = ("conversations", "conversations-validation")
 SHORTLY = "Answer the question using a single word or phrase."
-"""LLaVA-1.5's request for a short answer; it stands behind the first question of a conversation."""
+"""LLaVA-1.5's request for a short answer; here it stands behind each question, since each is asked alone when it is judged."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,7 @@ def conversation(spec: ConversationsSpec, index: int) -> Document:
     turns: list[Turn] = []
     for kind in rng.sample(sorted(QUESTIONS), spec.questions):
         question, answer = QUESTIONS[kind](scene, rng)
-        first = not turns
-        turns.append(Turn("human", f"{question}\n{SHORTLY}" if first else question, first, kind))
+        turns.append(Turn("human", f"{question}\n{SHORTLY}", image=not turns, kind=kind))
         turns.append(Turn("gpt", answer))
     image = encode(paint(scene, spec.image_size))
     extra = json.dumps({"scene": scene.as_json()}, separators=(",", ":"))
