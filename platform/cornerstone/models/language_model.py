@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 
 from cornerstone.errors import CornerstoneError
 
-_ALONE = ("drop", "layerdrop")
+_RATES = ("dropout", "pdrop", "layerdrop")
 """What the names of a configuration's dropout rates contain."""
 
 
@@ -101,7 +101,7 @@ class LanguageModel(nn.Module):
 def without_dropout(config: Any) -> Any:
     """A configuration whose dropout rates are 0: a transfer has none, and answers are the same each time."""
     for name, value in config.to_dict().items():
-        if isinstance(value, float) and any(part in name for part in _ALONE):
+        if isinstance(value, float) and any(part in name for part in _RATES):
             setattr(config, name, 0.0)
     return config
 
@@ -115,7 +115,7 @@ def _check(model: LanguageModel, name: str) -> None:
     model.eval()
     ids = torch.arange(3, device=weight.device).remainder(len(weight))[None]
     x_1TE, other_1TE = model.embed(ids), model.embed(ids)
-    other_1TE[:, -1] = other_1TE[:, -1] + 1.0
+    other_1TE[:, -1] = 10 * other_1TE[:, -1].flip(-1)  # a shift or a scale alone is lost in a norm
     hidden, changed = model(x_1TE), model(other_1TE)
     if not torch.allclose(hidden[:, :-1], changed[:, :-1], rtol=1e-3, atol=1e-4):
         raise CornerstoneError(

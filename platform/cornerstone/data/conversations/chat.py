@@ -73,10 +73,11 @@ class ChatFormat:
 
     def prompt(self, question: str, image: bool = True) -> tuple[list[int], int]:
         """The ids up to where the answer begins, and the image's place. The end is cut off the question, never the prompt's."""
-        turns = [Turn("human", question, image)]
-        ids, _, place = self._vicuna(turns)
-        answer = self._ids("ASSISTANT:")
-        return ids[: self.chat.max_tokens - len(answer)] + answer, place
+        ids, _, place = self._vicuna([Turn("human", question, image)], opened="ASSISTANT:")
+        if (over := len(ids) - self.chat.max_tokens) > 0:
+            kept = len(ids) - len(self._ids(" ASSISTANT:"))
+            ids = ids[: kept - over] + ids[kept:]
+        return ids, place
 
     def decode(self, ids: Sequence[int]) -> str:
         """An answer's text."""
@@ -89,7 +90,8 @@ class ChatFormat:
         place = len(begin) if any(turn.image for turn in turns) else NO_IMAGE
         return Encoded(begin + ids, [False] * len(begin) + [True] * len(ids), place)
 
-    def _vicuna(self, turns: Sequence[Turn]) -> Encoded:
+    def _vicuna(self, turns: Sequence[Turn], opened: str = "") -> Encoded:
+        """All turns, and behind them what begins an answer that is yet to be given."""
         ids = [] if self.chat.first is None else [self.chat.first]
         target, place = [False] * len(ids), NO_IMAGE
         text, learnt = f"{SYSTEM} ", list[tuple[int, int]]()
@@ -117,6 +119,7 @@ class ChatFormat:
                 flush()
                 ids.append(self.chat.last)
                 target.append(True)
+        text += opened
         flush()
         return Encoded(ids, target, place)
 

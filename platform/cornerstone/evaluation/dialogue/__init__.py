@@ -1,4 +1,4 @@
-"""Benchmarks of visual dialogue, each from its own released files: questions in, answers scored by the benchmark's own rules."""
+"""Benchmarks of visual dialogue: questions from their own released files, answers scored by their own rules."""
 
 from cornerstone.evaluation.dialogue.benchmark import Answers, Benchmark, Question, Scored
 from cornerstone.evaluation.dialogue.registry import BENCHMARKS, benchmark

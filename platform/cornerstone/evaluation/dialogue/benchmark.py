@@ -82,8 +82,8 @@ class Benchmark:
         lacking = [question.key for question in questions if question.key not in answers]
         if lacking:
             raise CornerstoneError(
-                f"{len(lacking)} of {len(questions)} questions of {self.title} have no answer, {lacking[0]} among them: a score "
-                f"over the others is not comparable. Answer each, with an empty text if there is nothing to say."
+                f"{len(lacking)} of {len(questions)} questions of {self.title} have no answer, {lacking[0]} among them: a "
+                f"score over the others is not comparable. Answer each, with an empty text if there is nothing to say."
             )
         return self.score_answers(questions, answers)
 
@@ -112,9 +112,13 @@ def read_lines(place: Location) -> list[Any]:
 
 def text_of(place: Location) -> str:
     """A text file. CornerstoneError if there is none."""
-    if not place.exists():
-        raise CornerstoneError(f"No file of questions at {place}: check the path (--questions, --answers).")
-    return place.read_bytes().decode("utf-8-sig", "replace")
+    try:
+        return place.read_bytes().decode("utf-8-sig", "replace")
+    except OSError as error:
+        raise CornerstoneError(
+            f"No file of questions at {place}: check the path, and whether the benchmark has a file or a folder "
+            f"(--questions, --answers)."
+        ) from error
 
 
 def having(place: Location, title: str, rows: Any, *fields: str) -> list[dict[str, Any]]:

@@ -33,7 +33,7 @@ def vqav2(files: Sequence[Location]) -> list[Question]:
 
     `v2_OpenEnded_mscoco_val2014_questions.json`: {data_subtype, questions: [{question_id, image_id, question}]};
     `v2_mscoco_val2014_annotations.json`: {annotations: [{question_id, answer_type, answers: [{answer}] × 10}]}. Images are
-    named `COCO_val2014_000000000042.jpg`. The answers to test-dev are kept by a server.
+    named `COCO_val2014_000000000042.jpg`. The answers to test-dev are kept by a server (`--write-answers` gives what it takes).
     """
     questions_file, answers_file = files
     found, kept = read_json(questions_file), read_json(answers_file)
