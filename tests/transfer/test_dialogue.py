@@ -124,7 +124,13 @@ def test_patches_held_in_memory_give_what_pixels_give(data, tiny_tower):
     assert [row.value for row in held.rows] == [row.value for row in decoded.rows]
 
 
-def test_seeds_differ_and_repeat(data, tiny_tower, tmp_path):
+@pytest.mark.parametrize("changes", [{"precision": "bf16"}, {"micro_batch": 5}])
+def test_bf16_and_micro_batches_run(data, tiny_tower, changes):
+    result = converse(tiny_tower, options(data, steps=3, batch_size=12, **changes))
+    assert result.rows[0].score_SQ.shape == (1, 9)
+
+
+def test_a_transfer_repeats_seed_by_seed(data, tiny_tower):
     few = {"steps": 3, "batch_size": 12, "seeds": 2}
     first, again = (converse(tiny_tower, options(data, **few)) for _ in range(2))
     for one, other in zip(first.rows, again.rows, strict=True):
