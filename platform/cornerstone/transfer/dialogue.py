@@ -57,7 +57,6 @@ TOKEN_LIMIT = 2_048
 class Stage:
     """The data of a stage, and how it is trained."""
 
-    data: DataSet
     source: ConversationSource
     usable: Ints
     """Rows that can be learnt from; in the first stage those with an image."""
@@ -165,31 +164,29 @@ def _stages(subject: Subject, train: DataSet, language: Language, chat: Chat, op
     plain = replace(chat, style="plain")
     images = _images(subject, train, chat, options)
     others = _images(subject, alignment, plain, options) if asked.alignment else images
-    first = replace(options, steps=asked.alignment_steps, batch_size=asked.alignment_batch_size)
+    rates = (asked.alignment_learning_rate,) if asked.alignment_learning_rate else ALIGNMENT.learning_rates
+    first = replace(options, steps=asked.alignment_steps, batch_size=asked.alignment_batch_size, learning_rates=rates)
     shown = np.flatnonzero(_shown(alignment))
     if not len(shown):
         raise CornerstoneError(f"No row of {alignment.location} has an image to align: name other pairs, --alignment.")
-    everything = np.arange(len(train))
     if without := len(train) - int(_shown(train).sum()):
         options.say(f"  {without:,} of {len(train):,} conversations have no image; they are learnt too")
-    stages = []
-    for data, source, usable, given, paper, rate in (
-        (
-            alignment,
-            ConversationSource.of(alignment, others, plain),
-            shown,
-            first,
-            ALIGNMENT,
-            asked.alignment_learning_rate or ALIGNMENT.learning_rates[0],
-        ),
-        (train, ConversationSource.of(train, images, chat), everything, options, INSTRUCTIONS, 0.0),
-    ):
-        _refuse_unusable(source, usable)
-        optimization = given.optimization(len(usable), paper)
-        plan = Plan(source.parts, optimization.batch_size, 0)
-        fitting = Fitting(optimization, plan, options.precision, options.micro_batch)
-        stages.append(Stage(data, source, usable, with_rate(fitting, rate) if rate else fitting))
-    return stages[0], stages[1]
+    return (
+        _stage(ConversationSource.of(alignment, others, plain), shown, first, ALIGNMENT),
+        _stage(ConversationSource.of(train, images, chat), np.arange(len(train)), options, INSTRUCTIONS),
+    )
+
+
+def _stage(source: ConversationSource, usable: Ints, options: Options, paper: Paper) -> Stage:
+    """A stage on some rows. CornerstoneError if none of the first ones can be used: it is another kind of documents then."""
+    some = usable[:ROWS_AT_ONCE]
+    table = source.open().take(some, np.zeros_like(some))
+    if not any(table["valid"].to_pylist()):
+        reason = table["bad"][0].as_py()[0]["reason"]
+        raise CornerstoneError(f"None of the first {len(some)} rows of {source.folder} can be learnt: {reason}.")
+    optimization = options.optimization(len(usable), paper)
+    plan = Plan(source.parts, optimization.batch_size, 0)
+    return Stage(source, usable, Fitting(optimization, plan, options.precision, options.micro_batch))
 
 
 def _images(subject: Subject, data: DataSet, chat: Chat, options: Options) -> ImageInput:
@@ -215,15 +212,6 @@ def _shown(data: DataSet) -> npt.NDArray[np.bool_]:
             for segments in reader.group(group)["segments"].to_pylist()
         ]
     )
-
-
-def _refuse_unusable(source: ConversationSource, usable: Ints) -> None:
-    """CornerstoneError if none of the first rows can be used: it is another kind of documents then."""
-    some = usable[:ROWS_AT_ONCE]
-    table = source.open().take(some, np.zeros_like(some))
-    if not any(table["valid"].to_pylist()):
-        reason = table["bad"][0].as_py()[0]["reason"]
-        raise CornerstoneError(f"None of the first {len(some)} rows of {source.folder} can be learnt: {reason}.")
 
 
 def _fit(
