@@ -199,8 +199,8 @@ class EndedFormat(PlainFormat):
 
     name = "ended"
 
-    def _special(self) -> tuple[list[int], int]:
-        return [], end_id(self.tokenizer)
+    def _special(self, ends: tuple[int, int] | None) -> tuple[list[int], int]:
+        return [], ends[1] if ends else end_id(self.tokenizer)
 
 
 FORMATS: dict[str, type[TextFormat]] = {made.name: made for made in (SentenceFormat, PlainFormat, EndedFormat)}
