@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from tokenizers import Tokenizer
@@ -115,7 +115,8 @@ class TextFormat(ABC):
             )
         self.max_tokens = max_tokens
         self.vocab_size = vocabulary_size(self.tokenizer)
-        self.opening, self.last = self._special(ends)
+        self._ends = ends
+        self.opening, self.last = self._special()
 
     @property
     def first(self) -> int:
@@ -131,9 +132,9 @@ class TextFormat(ABC):
         """A text without words, as ids that a text tower can read."""
         return [*self.opening, self.last]
 
-    def _special(self, ends: tuple[int, int] | None) -> tuple[list[int], int]:
-        """What begins a text, which may be nothing, and what ends it; `ends` are given by a model."""
-        first, last = ends or special_ids(self.tokenizer)
+    def _special(self) -> tuple[list[int], int]:
+        """What begins a text, which may be nothing, and what ends it."""
+        first, last = self._ends or special_ids(self.tokenizer)
         return [first], last
 
     def encode(self, texts: Iterable[Sequence[str]]) -> list[list[int]]:
@@ -199,8 +200,8 @@ class EndedFormat(PlainFormat):
 
     name = "ended"
 
-    def _special(self, ends: tuple[int, int] | None) -> tuple[list[int], int]:
-        return [], ends[1] if ends else end_id(self.tokenizer)
+    def _special(self) -> tuple[list[int], int]:
+        return [], self._ends[1] if self._ends else end_id(self.tokenizer)
 
 
 FORMATS: dict[str, type[TextFormat]] = {made.name: made for made in (SentenceFormat, PlainFormat, EndedFormat)}
@@ -213,7 +214,7 @@ class TextInput:
     format: str
     tokenizer: str
     max_tokens: int
-    ends: tuple[int, int] | None = None
+    ends: tuple[int, int] | None = field(default=None, kw_only=True)
     """What begins and what ends a text, where a model says it; None: as the tokenizer's special tokens are named."""
 
     @staticmethod

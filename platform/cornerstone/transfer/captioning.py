@@ -91,7 +91,7 @@ def _opened(options: Options, patches: int) -> Captions:
     limit = options.limit(TOKEN_LIMIT)
     language = open_language(options, train.location, patches + limit)
     references = raw_captions(test)
-    texts = TextInput("plain", language.tokenizer, limit, language.ends)
+    texts = TextInput("plain", language.tokenizer, limit, ends=language.ends)
     return Captions(train, test, name or test.name, texts, language, references, tokenizer(options.say))
 
 
