@@ -18,7 +18,8 @@ LAION + MMC4 113.7 and 130.9. Seeds are those of the heads; a tower that is pre-
 on the task alone.
 With your own data each task is trained for the paper's steps (14,000 × 8,192, 5,000 × 16,384, 20,000 × 512): --caption.steps
 and the like make it shorter. The language model starts at random weights, where the paper's is pretrained: captions are
-comparable within this table. Table 4, dialogue, is not measured.
+comparable within this table (`cornerstone transfer --task caption --language-model NAME` takes a pretrained one). Table 4,
+dialogue, has two stages and no recipe: `cornerstone transfer MODEL --task dialogue`.
 """
 
 from dataclasses import dataclass

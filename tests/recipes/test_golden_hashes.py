@@ -22,6 +22,7 @@ from cornerstone.recipes.blip2 import Blip2Config, QFormerText
 from cornerstone.recipes.caption_transfer import CaptionTransferConfig
 from cornerstone.recipes.classifier import ClassifierConfig
 from cornerstone.recipes.coca import CocaConfig
+from cornerstone.recipes.dialogue_transfer import DialogueTransferConfig
 from cornerstone.recipes.dual_encoder import DualEncoderConfig
 from cornerstone.recipes.emu import EmuConfig
 from cornerstone.recipes.filip import FilipConfig
@@ -72,6 +73,7 @@ BUILT_IN = (
     Beit3Config,
     ClassifierConfig,
     CaptionTransferConfig,
+    DialogueTransferConfig,
     RetrievalTransferConfig,
     PairData,
     DocumentData,

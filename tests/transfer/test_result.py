@@ -48,3 +48,12 @@ def test_the_papers_numbers_stand_beside_sets_of_its_names():
     assert len(said) == 3  # two tables, one of the metrics, and how to read them
     assert "LCL 48.3" in said[1]
     assert printed_beside(Result("flowers", (measured,), (), 0.0)) == []
+
+
+def test_several_benchmarks_stand_beside_table_4():
+    rows = tuple(replace(row([[100, 0]]), name=name) for name in ("pope", "pope_precision", "mme"))
+    said = printed_beside(Result("dialogue", rows, (), 0.0))
+    assert len(said) == 3
+    assert "LCL LAION + MMC4, frozen 81.7" in said[0]
+    assert "OpenCLIP, full 1345.4" in said[1]
+    assert "test-dev" in said[2]

@@ -13,6 +13,9 @@ from PIL import Image
 
 import cornerstone.models  # noqa: F401 - repairs torchvision before timm is imported
 from cornerstone import cli
+from cornerstone.data.images import Transform
+from cornerstone.data.pairs.image_input import DecodedImages
+from cornerstone.data.pairs.source import PairEvaluation
 from cornerstone.data.records import Caption
 from cornerstone.data.shards import DataSet
 from cornerstone.errors import CornerstoneError
@@ -89,14 +92,16 @@ def test_patches_stand_at_their_rows_and_broken_images_have_a_reason(tmp_path, s
     def track(steps, what):
         return steps
 
-    held = held_patches(data, tower, texts, torch.device("cpu"), 2**30, track)
+    fixed = DecodedImages(Transform(tower.size, (1.0, 1.0), train=False))
+    source = PairEvaluation(data.location.uri, len(data), fixed, texts, ())
+    held = held_patches(source, tower, torch.device("cpu"), 2**30, track, "images")
     assert [bool(reason) for reason in held.reasons] == [False, True, False, False, False]
     assert not held.patches_NPV[1].any()
     out = np.zeros((2, *held.shape), dtype=np.float32)
     assert held.read(out, np.array([1, 0]), None, np.array([1, 4]), np.zeros(2), None)[1] == ""
     np.testing.assert_array_equal(out[0], held.patches_NPV[4])
     size = held.patches_NPV.nbytes
-    assert held_patches(data, tower, texts, torch.device("cpu"), size - 1, track) is None
+    assert held_patches(source, tower, torch.device("cpu"), size - 1, track, "images") is None
 
 
 def built(tiny_tower, *, locked: bool) -> RetrievalTransfer:

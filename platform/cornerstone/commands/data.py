@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from fractions import Fraction
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -22,16 +23,18 @@ CONTINUE = "Run the same command again to continue: finished tasks are kept."
 
 @dataclass(frozen=True)
 class ScenesCommand:
-    """Write the built-in data set `scenes`, pairs or documents, or one of its evaluation sets, as shards."""
+    """Write the built-in data set `scenes`: pairs, documents or conversations, or one of its evaluation sets, as shards."""
 
     out: str
     """A new folder or URI."""
     pairs: int | None = None
     """Number of image-text pairs."""
     documents: int | None = None
-    """Number of interleaved documents; give either this or --pairs."""
+    """Number of interleaved documents."""
+    conversations: int | None = None
+    """Number of images with questions and answers; give one of --pairs, --documents and this."""
     set: Literal["train", "long-human", "long-captioner", "short", "class", "lookalike", "validation"] = "train"
-    """The training set, or an evaluation set of N images. Documents: train or validation."""
+    """The training set, or an evaluation set of N images. Documents, conversations: train or validation."""
     image_size: int = 64
     """Image size in pixels, 32 to 224."""
     seed: int = 0
@@ -47,28 +50,31 @@ class ScenesCommand:
 
     def run(self) -> None:
         """Draw and write; training shards get a tokenizer."""
+        from cornerstone.data.conversations.chat import SYSTEM
         from cornerstone.data.scenes.tokenizer import texts_of, train_wordpiece
         from cornerstone.data.shards import DataSet
         from cornerstone.data.storage import Location
         from cornerstone.data.texts import FILE
 
-        if (self.pairs is None) == (self.documents is None):
-            given = "neither" if self.pairs is None else "both"
-            raise CornerstoneError(f"Expected either --pairs N or --documents N, got {given}.")
-        manifest = self._documents(self.documents) if self.documents is not None else self._pairs(self.pairs or 0)
+        made = {"pairs": self._pairs, "documents": self._documents, "conversations": self._conversations}
+        given = {name: number for name in made if (number := getattr(self, name)) is not None}
+        if len(given) != 1:
+            got = " and ".join(f"--{name}" for name in given) or "none"
+            raise CornerstoneError(f"Expected one of --pairs N, --documents N and --conversations N, got {got}.")
+        ((name, number),) = given.items()
+        if name != "documents":
+            self._refuse_options_of_documents(name)
+        manifest = made[name](number)
         if self.set == "train":
             place = Location.of(self.out)
-            place.join(FILE).write_text(train_wordpiece(texts_of(DataSet.open(place))))
+            around = repeat(f"{SYSTEM} USER: ASSISTANT:", number if name == "conversations" else 0)
+            place.join(FILE).write_text(train_wordpiece(chain(texts_of(DataSet.open(place)), around)))
         say(f"{manifest.rows:,} rows of {manifest.name} in {self.out} (content {manifest.content_hash})")
 
     def _pairs(self, pairs: int) -> Manifest:
         from cornerstone.data.scenes.write import write_evaluation_sets, write_scenes
         from cornerstone.data.storage import Location
 
-        defaults = {field.name: field.default for field in fields(self)}
-        if changed := [name for name in OF_DOCUMENTS if getattr(self, name) != defaults[name]]:
-            named = ", ".join(f"--{name.replace('_', '-')}" for name in changed)
-            raise CornerstoneError(f"{named}: an option of documents; give --documents N instead of --pairs.")
         world: dict[str, Any] = {"seed": self.seed, "image_size": self.image_size}
         if self.set == "train":
             return write_scenes(self.out, pairs=pairs, progress=bar("drawing"), **world)
@@ -81,18 +87,39 @@ class ScenesCommand:
             self.set
         ]
 
+    def _refuse_options_of_documents(self, given: str) -> None:
+        defaults = {field.name: field.default for field in fields(self)}
+        if changed := [name for name in OF_DOCUMENTS if getattr(self, name) != defaults[name]]:
+            named = ", ".join(f"--{name.replace('_', '-')}" for name in changed)
+            raise CornerstoneError(f"{named}: an option of documents; give --documents N instead of --{given}.")
+
+    def _set_of(self, kind: str) -> str:
+        sets = {"train": kind, "validation": f"{kind}-validation"}
+        if self.set not in sets:
+            raise CornerstoneError(f"--set {self.set} is a set of pairs; {kind} have {' and '.join(sets)}.")
+        return sets[self.set]
+
+    def _conversations(self, conversations: int) -> Manifest:
+        from cornerstone.data.scenes.write import write_conversations
+
+        return write_conversations(
+            self.out,
+            conversations=conversations,
+            seed=self.seed,
+            set=self._set_of("conversations"),
+            image_size=self.image_size,
+            progress=bar("drawing"),
+        )
+
     def _documents(self, documents: int) -> Manifest:
         from cornerstone.data.scenes.documents import expected_worth
         from cornerstone.data.scenes.write import write_documents
 
-        sets = {"train": "documents", "validation": "documents-validation"}
-        if self.set not in sets:
-            raise CornerstoneError(f"--set {self.set} is a set of pairs; documents have {' and '.join(sets)}.")
         manifest = write_documents(
             self.out,
             documents=documents,
             seed=self.seed,
-            set=sets[self.set],
+            set=self._set_of("documents"),
             image_size=self.image_size,
             progress=bar("drawing"),
             **{name: getattr(self, name) for name in OF_DOCUMENTS},
@@ -108,7 +135,7 @@ class ImportCommand:
 
     format: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FORMAT")]
     """Pairs: pairs-jsonl, webdataset, img2dataset, cc-tsv, dreamlip-csv, hf-parquet, coco, karpathy, flickr30k, dci, iiw,
-    sharegpt4v, urban1k, imagefolder. Documents: mmc4, obelics."""
+    sharegpt4v, urban1k, imagefolder. Documents: mmc4, obelics. Conversations, as documents: llava."""
     src: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SRC")]
     """The file or folder to read: a list with image names, a tar file, or a folder in the layout of the format."""
     out: str

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from tokenizers import Tokenizer
@@ -106,7 +106,7 @@ class TextFormat(ABC):
 
     name: ClassVar[str]
 
-    def __init__(self, tokenizer: str, max_tokens: int) -> None:
+    def __init__(self, tokenizer: str, max_tokens: int, ends: tuple[int, int] | None = None) -> None:
         self.tokenizer = plain_tokenizer(tokenizer)
         if max_tokens < 3:
             raise CornerstoneError(
@@ -115,6 +115,7 @@ class TextFormat(ABC):
             )
         self.max_tokens = max_tokens
         self.vocab_size = vocabulary_size(self.tokenizer)
+        self._ends = ends
         self.opening, self.last = self._special()
 
     @property
@@ -133,7 +134,7 @@ class TextFormat(ABC):
 
     def _special(self) -> tuple[list[int], int]:
         """What begins a text, which may be nothing, and what ends it."""
-        first, last = special_ids(self.tokenizer)
+        first, last = self._ends or special_ids(self.tokenizer)
         return [first], last
 
     def encode(self, texts: Iterable[Sequence[str]]) -> list[list[int]]:
@@ -200,7 +201,7 @@ class EndedFormat(PlainFormat):
     name = "ended"
 
     def _special(self) -> tuple[list[int], int]:
-        return [], end_id(self.tokenizer)
+        return [], self._ends[1] if self._ends else end_id(self.tokenizer)
 
 
 FORMATS: dict[str, type[TextFormat]] = {made.name: made for made in (SentenceFormat, PlainFormat, EndedFormat)}
@@ -213,6 +214,8 @@ class TextInput:
     format: str
     tokenizer: str
     max_tokens: int
+    ends: tuple[int, int] | None = field(default=None, kw_only=True)
+    """What begins and what ends a text, where a model says it; None: as the tokenizer's special tokens are named."""
 
     @staticmethod
     def of(tower: TextTowerConfig, tokenizer: str) -> TextInput:
@@ -230,4 +233,4 @@ class TextInput:
         """The format, ready to encode."""
         if self.format not in FORMATS:
             raise CornerstoneError(f"Unknown text format {self.format!r}{did_you_mean(self.format, FORMATS)}")
-        return FORMATS[self.format](self.tokenizer, self.max_tokens)
+        return FORMATS[self.format](self.tokenizer, self.max_tokens, self.ends)

@@ -1,7 +1,7 @@
 """A causal language model that reads an image's patches and then writes its caption (LCL, appendix: captioning).
 
-Kept of the original: patches through an MLP in front of the text, the loss on the text alone, greedy decoding. Not kept: the
-original's language model is pretrained; here it begins at random weights.
+Kept of the original: patches through an MLP in front of the text, the loss on the text alone, greedy decoding. The original's
+language model is pretrained: `inputs.language_model` brings one. Without it, one of `config.language` begins at random weights.
 
 B pairs, P patches, V width of the patches, T tokens, E width of the language model.
 """
@@ -19,6 +19,7 @@ from cornerstone.data.pairs.batch import PairBatch
 from cornerstone.errors import CornerstoneError
 from cornerstone.models.causal_text import CausalDecoder
 from cornerstone.models.image_tower import TimmTower
+from cornerstone.models.language_model import LanguageModel
 from cornerstone.models.method import Group, Inputs, Losses, Method, grouped
 from cornerstone.models.tower_holder import TowerHolder
 from cornerstone.objectives import token_losses
@@ -46,12 +47,14 @@ class CaptionTransfer(TowerHolder, Method[PairBatch, Features]):
         self.config, self.inputs = config, inputs
         self.hold(inputs.image_tower, config.frozen)
         inside: int = inputs.image_tower.model.num_features  # type: ignore[assignment]
-        width, words = config.language.width, inputs.vocab_size
+        given, words = inputs.language_model, inputs.vocab_size
+        width = config.language.width if given is None else given.width
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.to_tokens = nn.Sequential(nn.Linear(inside, width), nn.GELU(), nn.Linear(width, width))
-            self.language = CausalDecoder(config.language, words)
-            self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, words, bias=False))
+            self.language = CausalDecoder(config.language, words) if given is None else given
+            own_head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, words, bias=False))
+            self.head = own_head if given is None else None
 
     @classmethod
     def build(cls, config: Any, inputs: Inputs, seed: int) -> Self:
@@ -69,7 +72,7 @@ class CaptionTransfer(TowerHolder, Method[PairBatch, Features]):
             hidden,
             torch.cat([before_BP, ids_BT], dim=1),
             torch.cat([before_BP.bool(), target_BT], dim=1),
-            self.head,
+            self.logits,
             vocabulary=self.inputs.vocab_size,
         )
         return Features(losses.sum_B1, losses.correct_B1)
@@ -88,17 +91,30 @@ class CaptionTransfer(TowerHolder, Method[PairBatch, Features]):
     def _read(self, tokens_BPE: Tensor, ids_BT: Tensor) -> Tensor:
         """(B, P + T, E): padding stands behind the text, where no earlier token sees it."""
         x = torch.cat([tokens_BPE, self.language.embed(ids_BT)], dim=1)
+        if isinstance(self.language, LanguageModel):
+            read: Tensor = self.language(x)
+            return read
         hidden: Tensor = self.language(x, torch.zeros(x.shape[:2], dtype=torch.int64, device=x.device))
         return hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(…, V) of hidden states (…, E): by the head of a language model that was brought, or by the new one."""
+        head = self.language.head if isinstance(self.language, LanguageModel) else self.head
+        assert head is not None, "there is a new head where no language model was brought"
+        found: Tensor = head(hidden)
+        return found
 
     @torch.no_grad()
     def generate(self, image: Tensor, first: int, last: int, longest: int) -> list[list[int]]:
         """Greedy captions: for each image the ids between what begins and what ends a text, at most `longest`."""
         tokens_BPE = self.image_tokens(image)
         ids_BT = torch.full((len(image), 1), first, dtype=torch.int64, device=tokens_BPE.device)
+        if isinstance(self.language, LanguageModel):
+            x_BLE = torch.cat([tokens_BPE, self.language.embed(ids_BT)], dim=1)
+            return self.language.generate(x_BLE, ids_BT.new_full((len(x_BLE),), x_BLE.shape[1]), last, longest)
         ended_B = torch.zeros(len(image), dtype=torch.bool, device=tokens_BPE.device)
         for _ in range(longest):
-            next_B = self.head(self._read(tokens_BPE, ids_BT)[:, -1]).argmax(-1)
+            next_B = self.logits(self._read(tokens_BPE, ids_BT)[:, -1]).argmax(-1)
             ids_BT = torch.cat([ids_BT, next_B.where(~ended_B, last)[:, None]], dim=1)
             ended_B |= next_B == last
             if bool(ended_B.all()):
@@ -113,18 +129,26 @@ class CaptionTransfer(TowerHolder, Method[PairBatch, Features]):
         return Losses({"generation": loss}, {"token_accuracy": accuracy})
 
     def parameter_groups(self) -> list[Group]:
-        """The tower's learning rate is the new parts' times the factor."""
-        groups = grouped([*self.to_tokens.parameters(), *self.language.parameters(), *self.head.parameters()])
+        """The learning rates of the tower, and of a language model that was brought, are the new parts' times their factors."""
+        if self.head is None:
+            groups = grouped(self.to_tokens.parameters())
+            groups += grouped(self.language.parameters(), self.config.language_lr_factor)
+        else:
+            groups = grouped([*self.to_tokens.parameters(), *self.language.parameters(), *self.head.parameters()])
         if self.visual is not None:
             groups += grouped(self.visual.parameters(), self.config.tower_lr_factor)
         return groups
 
     def described(self) -> dict[str, Any]:
         """What `rebuilt` needs besides the configuration."""
-        return {"vocab_size": self.inputs.vocab_size}
+        brought = self.inputs.language_model
+        return {"vocab_size": self.inputs.vocab_size} | (
+            {} if brought is None else {"language_model": brought.described()}
+        )
 
     @classmethod
     def rebuilt(cls, config: Any, described: Mapping[str, Any], image_tower: TimmTower | None) -> Self:
         """The module of a saved model, its weights still to be loaded."""
         width = image_tower.width if image_tower is not None else 0
-        return cls(config, Inputs(described["vocab_size"], width, image_tower))
+        brought = LanguageModel.rebuilt(described["language_model"]) if "language_model" in described else None
+        return cls(config, Inputs(described["vocab_size"], width, image_tower, language_model=brought))

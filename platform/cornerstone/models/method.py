@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
@@ -17,6 +17,9 @@ from cornerstone.data.documents.config import SpecialIds
 from cornerstone.errors import CornerstoneError
 from cornerstone.models.image_tower import TimmTower
 from cornerstone.recipes.method import MethodConfig
+
+if TYPE_CHECKING:
+    from cornerstone.models.language_model import LanguageModel
 
 B = TypeVar("B")
 """The batch that it reads; see `cornerstone.data.batch.Batch`."""
@@ -58,6 +61,8 @@ class Inputs:
     """The image tower; None if stored features stand for it, and for methods that have none."""
     special_ids: SpecialIds | None = None
     """Of documents: what stands between the words; three of them follow the tokenizer's own ids."""
+    language_model: LanguageModel | None = None
+    """Of transfers that bring a language model of their own, pretrained or not."""
     length_buckets: int = 1
     """Runs of a batch of texts, sorted by length, through the text tower: a matter of speed that changes no number."""
 

@@ -15,7 +15,8 @@ from cornerstone.recipes.towers import ImageTower
 
 @dataclass(frozen=True)
 class CaptionTransferConfig(MethodConfig):
-    """LCL's transfer to captioning (appendix), but for the language model, which begins at random weights here."""
+    """LCL's transfer to captioning (appendix). Its language model is pretrained; `language` begins at random weights, and
+    `cornerstone transfer --language-model` brings a pretrained one in its place."""
 
     kind: ClassVar[str] = "caption-transfer"
     implementation: ClassVar[str] = "cornerstone.models.caption_transfer:CaptionTransfer"
@@ -26,16 +27,19 @@ class CaptionTransferConfig(MethodConfig):
     """Leave the tower as it is; False trains it too. The language model is trained either way."""
     tower_lr_factor: float = 1.0
     """Factor on the learning rate of a trained tower. The appendix gives one rate for this task."""
+    language_lr_factor: float = 1.0
+    """Factor on the learning rate of a language model that was brought. The appendix gives one rate for this task."""
     image: ImageTower = field(default_factory=lambda: ImageTower(pooling="none"))
     """The tower; `frozen` says whether it is locked."""
     token_limit: int = 77
     """Most tokens of a caption; the language model has positions for these and for the patches."""
 
     def __post_init__(self) -> None:
-        if self.tower_lr_factor <= 0:
-            raise CornerstoneError(
-                f"A factor of {self.tower_lr_factor} on the tower's learning rate: expected above 0 (--tower-lr-factor)."
-            )
+        for part, factor in (("tower", self.tower_lr_factor), ("language", self.language_lr_factor)):
+            if factor <= 0:
+                raise CornerstoneError(
+                    f"A factor of {factor} on the learning rate of the {part}: expected above 0 (--{part}-lr-factor)."
+                )
         if self.token_limit < 3:
             raise CornerstoneError(
                 f"A token limit of {self.token_limit} leaves no room for what begins a caption, a word and what ends it: set "

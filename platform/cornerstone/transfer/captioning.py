@@ -1,4 +1,6 @@
-"""Transfer to captioning: an MLP and a new causal language model on a tower's patches, greedy captions, COCO's scores.
+"""Transfer to captioning: an MLP and a causal language model on a tower's patches, greedy captions, COCO's scores.
+
+The language model is a pretrained one (--language-model), trained in the frozen setting too as LCL's is, or a new one.
 
 S seeds, Q images.
 """
@@ -9,7 +11,6 @@ import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,6 @@ from cornerstone.data.pairs.source import PairEvaluation, PairSource
 from cornerstone.data.plan import Plan
 from cornerstone.data.shards import DataSet
 from cornerstone.data.source import Ints, Part
-from cornerstone.data.texts import FILE as TOKENIZER
 from cornerstone.data.texts import TextFormat, TextInput
 from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation.captions import CaptionScores, score_captions
@@ -33,20 +33,18 @@ from cornerstone.models.caption_transfer import CaptionTransfer
 from cornerstone.models.method import Inputs
 from cornerstone.recipes.caption_transfer import CaptionTransferConfig
 from cornerstone.recipes.language import CausalText
-from cornerstone.runtime.tokenizer import load_tokenizer
 from cornerstone.transfer.fitting import Fitting, best_rate, held_out, trained, with_rate
 from cornerstone.transfer.images import ROWS_AT_ONCE
-from cornerstone.transfer.options import Options, Paper
+from cornerstone.transfer.language import Language, open_language
+from cornerstone.transfer.options import TOKEN_LIMIT, Options, Paper
 from cornerstone.transfer.patches import pair_images
 from cornerstone.transfer.result import Result, Row, few_seeds
 from cornerstone.transfer.subjects import Subject, compared, subjects
+from cornerstone.transfer.towers import patch_count
 
 LAION_COCO = Paper(20_000, 512, warmup=1_000, rows=10_000_000, learning_rates=(1e-4, 3e-4, 1e-3))
 """LCL's training on 10 million pairs of LAION-COCO."""
 SHOWN = {"cider": "CIDEr", "bleu4": "BLEU@4", "rouge_l": "ROUGE-L"}
-FROM_SCRATCH = (
-    "The language model begins at random weights and is trained with the head; the paper's is a pretrained one."
-)
 
 
 @dataclass(frozen=True)
@@ -57,6 +55,7 @@ class Captions:
     test: DataSet
     name: str
     texts: TextInput
+    language: Language
     references: dict[str, list[str]]
     """Of each test image, by its row."""
     tokenize: Tokenize
@@ -65,10 +64,11 @@ class Captions:
 def caption_by_transfer(model: str, options: Options) -> Result:
     """Every row of the table for the tower that `model` names."""
     start = time.perf_counter()
-    data = _opened(options)
+    measured = list(subjects(model, options, factor=1.0))
+    data = _opened(options, patch_count(measured[0].tower))
     rows: list[Row] = []
-    notes = [*few_seeds(options.seeds), FROM_SCRATCH]
-    for subject in subjects(model, options, factor=1.0):
+    notes = [*few_seeds(options.seeds), *data.language.notes]
+    for subject in measured:
         options.say(
             f"{subject.name}, {subject.mode}: {len(data.train):,} training pairs, {len(data.test):,} test images"
         )
@@ -79,21 +79,20 @@ def caption_by_transfer(model: str, options: Options) -> Result:
     return Result(data.name, tuple(rows), tuple(notes), time.perf_counter() - start)
 
 
-def _opened(options: Options) -> Captions:
-    """The data. CornerstoneError if there is no tokenizer, or if no test image has a raw caption."""
+def _opened(options: Options, patches: int) -> Captions:
+    """The data, and the language model for images of `patches`.
+
+    CornerstoneError if there is no tokenizer, or if no test image has a raw caption.
+    """
     if options.captions != "raw":
         raise CornerstoneError("Captioning is trained and judged on raw captions: leave out --captions.")
     name, folder = split_name(options.test)
     train, test = DataSet.open(options.train, "pairs"), DataSet.open(folder, "pairs")
-    beside = train.location.join(TOKENIZER)
-    if not options.tokenizer and not beside.exists():
-        raise CornerstoneError(
-            f"No tokenizer: {train.location} keeps none beside its shards. Name one with --tokenizer."
-        )
-    text = load_tokenizer(options.tokenizer) if options.tokenizer else beside.read_text()
+    limit = options.limit(TOKEN_LIMIT)
+    language = open_language(options, train.location, patches + limit)
     references = raw_captions(test)
-    texts = TextInput("plain", text, options.token_limit)
-    return Captions(train, test, name or test.name, texts, references, tokenizer(options.say))
+    texts = TextInput("plain", language.tokenizer, limit, ends=language.ends)
+    return Captions(train, test, name or test.name, texts, language, references, tokenizer(options.say))
 
 
 def _measured(subject: Subject, data: Captions, options: Options) -> tuple[list[Row], tuple[str, ...]]:
@@ -108,15 +107,8 @@ def _measured(subject: Subject, data: Captions, options: Options) -> tuple[list[
     held = held_out(usable, options.held_share)
 
     def fitted(rows: Ints, rate: float, seed: int) -> CaptionTransfer:
-        return _fit(
-            subject,
-            replace(source, draws=replace(draws, seed=seed)),
-            form,
-            rows,
-            with_rate(fitting, rate),
-            seed,
-            options,
-        )
+        seeded = replace(source, draws=replace(draws, seed=seed))
+        return _fit(subject, seeded, data.language, rows, with_rate(fitting, rate), seed, options)
 
     def reached(rate: float) -> float:
         return -_loss(fitted(np.setdiff1d(usable, held), rate, 0), source, held, options)
@@ -132,15 +124,25 @@ def _measured(subject: Subject, data: Captions, options: Options) -> tuple[list[
 
 
 def _fit(
-    subject: Subject, source: PairSource, form: TextFormat, rows: Ints, fitting: Fitting, seed: int, options: Options
+    subject: Subject,
+    source: PairSource,
+    language: Language,
+    rows: Ints,
+    fitting: Fitting,
+    seed: int,
+    options: Options,
 ) -> CaptionTransfer:
-    tower = copy.deepcopy(subject.tower)
-    patch: Any = tower.model.patch_embed
-    patches = (tower.size // int(patch.patch_size[0])) ** 2
-    width = options.text_width
-    language = CausalText(width, options.text_layers, usual_heads(width), positions=patches + options.token_limit)
-    config = CaptionTransferConfig(language, frozen=not subject.full, tower_lr_factor=subject.factor)
-    module = CaptionTransfer.build(config, Inputs(form.vocab_size, tower.width, tower), seed).to(options.device)
+    tower, width = copy.deepcopy(subject.tower), options.text_width
+    positions = patch_count(tower) + options.limit(TOKEN_LIMIT)
+    config = CaptionTransferConfig(
+        CausalText(width, options.text_layers, usual_heads(width), positions=positions),
+        frozen=not subject.full,
+        tower_lr_factor=subject.factor,
+        language_lr_factor=options.language_lr_factor,
+    )
+    brought = language.make(seed) if language.pretrained else None
+    inputs = Inputs(language.vocab_size, tower.width, tower, language_model=brought)
+    module = CaptionTransfer.build(config, inputs, seed).to(options.device)
     opened, used = source.open(), np.zeros(source.rows, dtype=bool)
     used[rows] = True
 
@@ -173,7 +175,7 @@ def _scores(
         batch = source.batch(0, opened.take(rows, np.zeros_like(rows)))
         if not len(batch):
             continue
-        found = module.generate(batch.image.to(options.device), form.first, form.last, options.token_limit - 2)
+        found = module.generate(batch.image.to(options.device), form.first, form.last, form.max_tokens - 2)
         for row, ids in zip(batch.row.tolist(), found, strict=True):
             if str(row) in written:
                 written[str(row)] = form.tokenizer.decode(ids, skip_special_tokens=True)

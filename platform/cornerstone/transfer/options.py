@@ -14,10 +14,36 @@ from cornerstone.training.engine import Precision
 from cornerstone.transfer.images import Track
 
 Say = Callable[[str], None]
+TOKEN_LIMIT = 77
+"""Most tokens of a caption."""
 
 
 def _silent(steps: Iterable[int], what: str) -> Iterable[int]:
     return steps
+
+
+@dataclass(frozen=True)
+class DialogueOptions:
+    """What only the transfer to dialogue is asked."""
+
+    alignment: str = ""
+    """Folder of the first stage's pairs or conversations; "": those of --train that have an image."""
+    alignment_steps: int = 0
+    alignment_batch_size: int = 0
+    alignment_learning_rate: float = 0.0
+    patches: Literal["second-last", "last"] = "second-last"
+    """The layer whose patches are read."""
+    benchmarks: tuple[str, ...] = ()
+    questions: tuple[str, ...] = ()
+    """Of each benchmark its file or folder of questions."""
+    answers: tuple[str, ...] = ()
+    """Of those benchmarks that keep their answers apart from the questions, the file of answers, in their order."""
+    images: tuple[str, ...] = ()
+    """Of each benchmark its folder of images."""
+    longest_answer: int = 128
+    """Most tokens of an answer."""
+    written: str = ""
+    """A file for all answers."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +77,13 @@ class Options:
     text_width: int = 256
     """Retrieval, caption: width of the new text tower or language model."""
     text_layers: int = 4
-    token_limit: int = 77
+    token_limit: int = 0
+    """Retrieval, caption: most tokens of a text; dialogue: of a conversation with its image."""
+    language_model: str = ""
+    """Caption, dialogue: a pretrained causal language model by name or folder; "": random weights of the sizes above."""
+    language_lr_factor: float = 1.0
+    """Caption: on the learning rate of a pretrained language model."""
+    dialogue: DialogueOptions = field(default_factory=DialogueOptions)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     say: Say = print
     track: Track = _silent
@@ -63,6 +95,10 @@ class Options:
             raise CornerstoneError(f"Learning rates {self.learning_rates}: expected them above 0 (--learning-rates).")
         if not 0 < self.held_share < 1:
             raise CornerstoneError(f"A held-out share of {self.held_share}: expected between 0 and 1 (--held-share).")
+
+    def limit(self, usual: int) -> int:
+        """Most tokens of a text."""
+        return self.token_limit or usual
 
     def rates(self, paper: Paper) -> tuple[float, ...]:
         """The learning rates to try."""

@@ -19,7 +19,7 @@ from cornerstone.data.images import Transform
 from cornerstone.data.pairs.image_input import DecodedImages, ImageInput
 from cornerstone.data.pairs.source import PairEvaluation
 from cornerstone.data.shards import DataSet
-from cornerstone.data.source import Ints
+from cornerstone.data.source import Ints, Source
 from cornerstone.data.texts import TextInput
 from cornerstone.models.image_tower import TimmTower
 from cornerstone.transfer.images import ROWS_AT_ONCE, Track
@@ -68,17 +68,14 @@ class HeldPatches:
 
 @torch.no_grad()
 def held_patches(
-    data: DataSet, tower: TimmTower, texts: TextInput, device: torch.device, memory: int, track: Track
+    source: Source[Any], tower: TimmTower, device: torch.device, memory: int, track: Track, what: str
 ) -> HeldPatches | None:
-    """The patches of a folder's images, seen through the fixed crop; None if they take more than `memory` bytes."""
-    source = PairEvaluation(
-        data.location.uri, len(data), DecodedImages(Transform(tower.size, (1.0, 1.0), train=False)), texts, ()
-    )
+    """The patches of a source's images, which it reads by the fixed crop; None if they take more than `memory` bytes."""
     opened, frozen = source.open(), tower.to(device).lock()
     found: npt.NDArray[np.float32] | None = None
-    reasons = [""] * len(data)
-    for first in track(range(0, len(data), ROWS_AT_ONCE), f"images of {data.name}"):
-        rows = np.arange(first, min(first + ROWS_AT_ONCE, len(data)))
+    reasons = [""] * source.rows
+    for first in track(range(0, source.rows, ROWS_AT_ONCE), what):
+        rows = np.arange(first, min(first + ROWS_AT_ONCE, source.rows))
         batch = source.batch(0, opened.take(rows, np.zeros_like(rows)))
         for bad in batch.bad:
             reasons[bad.row] = bad.reason
@@ -86,18 +83,27 @@ def held_patches(
             continue
         patches_BPV = frozen(batch.image.to(device)).patches.float().cpu().numpy()
         if found is None:
-            if len(data) * patches_BPV[0].nbytes > memory:
+            if source.rows * patches_BPV[0].nbytes > memory:
                 return None
-            found = np.zeros((len(data), *patches_BPV.shape[1:]), dtype=np.float32)
+            found = np.zeros((source.rows, *patches_BPV.shape[1:]), dtype=np.float32)
         found[batch.row.numpy()] = patches_BPV
     return None if found is None else HeldPatches(found, tuple(reasons))
 
 
+def pixels(tower: TimmTower, options: Options) -> ImageInput:
+    """Images as the tower sees them in training."""
+    return DecodedImages(Transform(tower.size, options.crop_scale))
+
+
 def pair_images(subject: Subject, folders: Sequence[DataSet], texts: TextInput, options: Options) -> list[ImageInput]:
     """How each folder's images are read: as patches of a frozen tower if memory holds them, otherwise as pixels."""
-    pixels: ImageInput = DecodedImages(Transform(subject.tower.size, options.crop_scale))
+    decoded = pixels(subject.tower, options)
     if subject.full or not options.memory:
-        return [pixels for _ in folders]
-    tower = copy.deepcopy(subject.tower)
-    held = [held_patches(data, tower, texts, options.device, options.memory, options.track) for data in folders]
-    return [pixels if one is None else one for one in held]
+        return [decoded for _ in folders]
+    tower, fixed = copy.deepcopy(subject.tower), DecodedImages(Transform(subject.tower.size, (1.0, 1.0), train=False))
+    images: list[ImageInput] = []
+    for data in folders:
+        source = PairEvaluation(data.location.uri, len(data), fixed, texts, ())
+        what = f"images of {data.name}"
+        images.append(held_patches(source, tower, options.device, options.memory, options.track, what) or decoded)
+    return images

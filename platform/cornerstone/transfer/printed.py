@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cornerstone.sweeps.papers.lcl import TABLE_1, TABLE_2
+from cornerstone.sweeps.papers.lcl import TABLE_1, TABLE_2, TABLE_4
 from cornerstone.transfer.result import Result
 
 
 def printed_beside(result: Result) -> Sequence[str]:
     """A line for each of the paper's columns that the result measures too; none for other test sets."""
-    lines = []
-    for table in (TABLE_1, TABLE_2):
-        found = [(row.metric, table.column(f"eval/{result.data}/{row.name}")) for row in result.rows]
-        for metric, column in found:
+    lines, sources = list[str](), dict[str, None]()
+    for table in (TABLE_1, TABLE_2, TABLE_4):
+        for row in result.rows:
+            column = table.column(f"eval/{result.data}/{row.name}")
             if column is None:
                 continue
             values = ", ".join(f"{method} {table.value(method, column):.1f}" for method in table.rows)
-            lines.append(f"{table.title}, {column} ({metric}): {values}")
-    if lines:
-        lines.append(f"As printed ({TABLE_1.source}): comparable on the same test set, tower and training alone.")
-    return lines
+            lines.append(f"{table.title}, {column} ({row.metric}): {values}")
+            sources[table.source] = None
+    said = (f"As printed ({source}): comparable on the same test set, tower and training alone." for source in sources)
+    return [*lines, *said]

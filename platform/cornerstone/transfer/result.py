@@ -42,6 +42,8 @@ class Row:
     of_set: bool = False
     """A score of the whole set, which is no mean over images: `score_SQ` is (S, 1)."""
     unit: str = " %"
+    shown: bool = True
+    """Whether it stands in the table; files have all rows."""
 
     @property
     def value(self) -> float:
@@ -118,7 +120,7 @@ def table_of(result: Result) -> Table:
         table.add_column(header, no_wrap=header != "tower")
     for header in ("value", "95 % over seeds", "95 % over images", "lr", "seconds"):
         table.add_column(header, justify="right", no_wrap=True)
-    for row in result.rows:
+    for row in (row for row in result.rows if row.shown):
         rate = "–" if row.learning_rate is None else f"{row.learning_rate:g}"
         values = (f"{row.value:.2f}{row.unit}", _between(row.over_seeds()), _between(row.over_images()), rate)
         table.add_row(row.tower, row.mode, row.head, row.metric, *values, f"{row.seconds:.1f}")

@@ -37,7 +37,7 @@ from cornerstone.training.prepare import Preparer
 from cornerstone.training.prepared import Prepared
 from cornerstone.transfer.fitting import Fitting, best_rate, held_out, trained, with_rate
 from cornerstone.transfer.images import ROWS_AT_ONCE
-from cornerstone.transfer.options import Options, Paper
+from cornerstone.transfer.options import TOKEN_LIMIT, Options, Paper
 from cornerstone.transfer.patches import pair_images
 from cornerstone.transfer.result import Result, Row, few_seeds
 from cornerstone.transfer.subjects import Subject, compared, subjects
@@ -117,7 +117,7 @@ def _measured(
 def _prepared(subject: Subject, data: DataSet, options: Options) -> tuple[Prepared, Fitting]:
     """The recipe, with a tower's name that stands for what the subject brings, and how it is trained."""
     heads = next(heads for heads in range(max(1, options.text_width // 64), 0, -1) if options.text_width % heads == 0)
-    text = BertText("", options.text_width, options.text_layers, heads, options.token_limit)
+    text = BertText("", options.text_width, options.text_layers, heads, options.limit(TOKEN_LIMIT))
     image = ImageTower("vit_tiny_patch16_224", False, locked=not subject.full, size=subject.tower.size, pooling="none")
     optimization = options.optimization(len(data), PAIRS)
     recipe = Recipe(

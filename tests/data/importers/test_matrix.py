@@ -170,6 +170,16 @@ def imagefolder(root, items, make):
     return root, {}
 
 
+def llava(root, items, make):
+    photos(root, items)
+    answers = [[{"from": "gpt", "value": text} for text in i.texts] for i in items]
+    found = [
+        {"id": i.number, "image": named(i), "conversations": [{"from": "human", "value": "<image>\nWhat?"}, *said]}
+        for i, said in zip(items, answers, strict=True)
+    ]
+    return put(root / "list.json", found), {}
+
+
 def mmc4(root, items, make):
     photos(root, items)
     rows = []
@@ -203,6 +213,7 @@ WRITERS = {
     "sharegpt4v": sharegpt4v,
     "urban1k": urban1k,
     "imagefolder": imagefolder,
+    "llava": llava,
     "mmc4": mmc4,
     "obelics": obelics,
 }

@@ -297,8 +297,8 @@ def test_packing_keeps_documents_within_the_budget_without_mismatched_images(tmp
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({}, "either --pairs N or --documents N, got neither"),
-        ({"pairs": 3, "documents": 3}, "got both"),
+        ({}, "one of --pairs N, --documents N and --conversations N, got none"),
+        ({"pairs": 3, "documents": 3}, "got --pairs and --documents"),
         ({"documents": 0}, "raise --documents"),
         ({"documents": 3, "redundancy": 1.5}, "change --redundancy"),
         ({"documents": 3, "context": float("nan")}, "change --context"),

@@ -15,6 +15,7 @@ from cornerstone.data.importers.documents import Documents
 from cornerstone.data.importers.img2dataset import img2dataset
 from cornerstone.data.importers.joined import over_images
 from cornerstone.data.importers.listing import Listed
+from cornerstone.data.importers.llava import Conversations
 from cornerstone.data.importers.pairs_jsonl import PairsJsonl
 from cornerstone.data.importers.parquet_rows import ParquetRows
 from cornerstone.data.importers.webdataset import WebDataset
@@ -39,6 +40,7 @@ FORMATS: dict[str, Callable[[Location, ImportOptions], Format]] = {
     "sharegpt4v": partial(Listed, read_list=listing.sharegpt4v, long=("caption",)),
     "urban1k": partial(Listed, read_list=listing.urban1k, long=("caption",)),
     "imagefolder": partial(Listed, read_list=listing.imagefolder, label="class"),
+    "llava": Conversations,
     "mmc4": partial(Documents, assemble=documents.mmc4, taken=("text_list", "image_info")),
     "obelics": partial(Documents, assemble=documents.obelics, taken=("texts", "images")),
 }
@@ -81,7 +83,7 @@ def check(
     """The format's reader. Raises those CornerstoneErrors of `import_pairs` that need no look at the rows."""
     if format not in FORMATS:
         raise CornerstoneError(f"Unknown format {format!r}{did_you_mean(format, FORMATS)}")
-    listed = tuple(name for name, made in FORMATS.items() if getattr(made, "func", None) is Listed)
+    listed = tuple(name for name, made in FORMATS.items() if getattr(made, "func", made) in (Listed, Conversations))
     for name, formats in (
         ("image", NAMES_ITS_IMAGE),
         ("class_names", ("imagefolder",)),

@@ -26,6 +26,7 @@ from cornerstone.data.importers.fields import conditions, find, meets, names, sp
 from cornerstone.data.importers.folder import ImageFolder
 from cornerstone.data.manifest import Kind
 from cornerstone.data.output import stamps
+from cornerstone.data.records import Record
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError, did_you_mean
 
@@ -91,7 +92,7 @@ class Listed:
             quarantined=listing.set_aside,
         )
 
-    def read(self, task: Sequence[tuple[str, str, dict[str, Any]]]) -> Iterator[Sample | Quarantined]:
+    def read(self, task: Sequence[tuple[str, str, dict[str, Any]]]) -> Iterator[Sample | Record | Quarantined]:
         """The rows of some entries, given as (key, image name, fields)."""
         assert self.images is not None, "set by plan()"
         folder = ImageFolder(self.images, self.options.follow_links)
@@ -250,16 +251,23 @@ def iiw(src: Location) -> Listing:
 
 def sharegpt4v(src: Location) -> Listing:
     """ShareGPT4V: a list of `{id, image, conversations[{from, value}]}`; the long caption, `caption`, is the second turn."""
-    found = _json(src, None)
-    if not isinstance(found, list):
-        raise CornerstoneError(f"{src}: expected a list of entries with `image` and `conversations`.")
+    listed, aside = entries_of(src, "image", "conversations")
     entries = []
-    listed, aside = _having(src, "entries", found, "image", "conversations")
     for entry in listed:
         turns = entry["conversations"]
         text = turns[1].get("value") if len(turns) > 1 and isinstance(turns[1], dict) else None
         entries.append((str(entry["image"]), {"id": entry.get("id"), "caption": text}))
     return Listing(_parent(src), entries, aside)
+
+
+def entries_of(src: Location, *wanted: str) -> tuple[list[dict[str, Any]], tuple[Quarantined, ...]]:
+    """The entries of a JSON list that have the `wanted` fields, and the others, set aside."""
+    found = _json(src, None)
+    if not isinstance(found, list):
+        raise CornerstoneError(
+            f"{src}: expected a list of entries with {' and '.join(f'`{name}`' for name in wanted)}."
+        )
+    return _having(src, "entries", found, *wanted)
 
 
 def urban1k(src: Location) -> Listing:

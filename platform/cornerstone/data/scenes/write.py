@@ -1,4 +1,4 @@
-"""Writes scenes as shards of pairs or documents.
+"""Writes scenes as shards of pairs, documents or conversations.
 
 Shards are independent, so processes (or Ray tasks) can write them in parallel.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
+from dataclasses import asdict, replace
 from multiprocessing import get_context
 from typing import Any
 
@@ -16,6 +16,7 @@ from cornerstone.data.manifest import Kind, Manifest, Shard
 from cornerstone.data.output import writing
 from cornerstone.data.parallel import OnProgress
 from cornerstone.data.records import Record
+from cornerstone.data.scenes.conversations import ConversationsSpec, conversation
 from cornerstone.data.scenes.documents import DocumentsSpec, document, documents_source
 from cornerstone.data.scenes.sets import EVALUATION_SETS, GROUP, SETS, TRAINING_SETS, manifest_fields, pair, set_kind
 from cornerstone.data.scenes.world import ScenesSpec
@@ -24,7 +25,7 @@ from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError, did_you_mean
 
 Place = Location | str | os.PathLike[str]
-Spec = ScenesSpec | DocumentsSpec
+Spec = ScenesSpec | DocumentsSpec | ConversationsSpec
 
 
 def write_scenes(
@@ -114,9 +115,27 @@ def write_documents(
     return _write_all([(Location.of(out), spec)], workers, progress)[0]
 
 
+def write_conversations(
+    out: Place,
+    *,
+    conversations: int,
+    seed: int = 0,
+    set: str = "conversations",
+    workers: int | None = None,
+    progress: OnProgress | None = None,
+    **world: Any,
+) -> Manifest:
+    """Write questions and answers about scenes into a new folder: for training, or the set `conversations-validation`.
+
+    `world` are fields of `ConversationsSpec`. Other arguments are those of `write_scenes`.
+    """
+    spec = ConversationsSpec(set=set, rows=conversations, seed=seed, **world)
+    return _write_all([(Location.of(out), spec)], workers, progress)[0]
+
+
 def write_scenes_shard(out: Place, index: int, spec: Spec) -> Shard:
     """Write one of the set's `spec.shards` shards. It depends only on the arguments, so calls may run in parallel."""
-    kind: Kind = "documents" if isinstance(spec, DocumentsSpec) else "pairs"
+    kind: Kind = "pairs" if isinstance(spec, ScenesSpec) else "documents"
     shard = write_shard(Location.of(out), index, (_record(spec, row) for row in spec.rows_of(index)), kind)
     if shard is None:
         raise CornerstoneError(f"Shard {index} of {spec.set} has no rows: the set has shards 0 to {spec.shards - 1}.")
@@ -132,6 +151,8 @@ def finish_scenes(out: Place, spec: Spec, shards: Sequence[Shard]) -> Manifest:
         groups = range(len(manifest.row_groups))
         extras = [extra for group in groups for extra in reader.group(group)["extra"].to_pylist()]
         manifest = replace(manifest, source=documents_source(spec, extras))
+    elif isinstance(spec, ConversationsSpec):
+        manifest = Manifest(kind="documents", name=spec.set, shards=tuple(shards), source={"scenes": asdict(spec)})
     else:
         manifest = Manifest(kind="pairs", shards=tuple(shards), **manifest_fields(spec))
     manifest.write(folder)
@@ -139,7 +160,9 @@ def finish_scenes(out: Place, spec: Spec, shards: Sequence[Shard]) -> Manifest:
 
 
 def _record(spec: Spec, row: int) -> Record:
-    return document(spec, row) if isinstance(spec, DocumentsSpec) else pair(spec, row)
+    if isinstance(spec, ScenesSpec):
+        return pair(spec, row)
+    return document(spec, row) if isinstance(spec, DocumentsSpec) else conversation(spec, row)
 
 
 def _write_all(
