@@ -44,7 +44,8 @@ def no_ray(monkeypatch):
 
 def test_the_commands_have_their_agreed_names():
     data = {f"data {name}" for name in ("scenes", "import", "derive", "mix", "pack", "stats", "verify")}
-    assert set(COMMANDS) == data | {"recaption", "features", "train", "evaluate", "transfer", "convert", "submit"}
+    others = {"recaption", "features", "train", "evaluate", "transfer", "embed", "convert", "export", "submit"}
+    assert set(COMMANDS) == data | others
 
 
 @pytest.mark.parametrize("command", COMMANDS)

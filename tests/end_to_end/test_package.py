@@ -50,7 +50,7 @@ def test_data_in_the_projects_folder_stay_there(project, tmp_path):
 def test_submit_says_what_travels_and_names_large_files(project, monkeypatch, capsys, address):
     monkeypatch.chdir(project)
     monkeypatch.setenv("RAY_ADDRESS", address)
-    command = ["submit", "experiments/ablate_corner_tokens.py", "--limit", "1.5", "--", "--preset", "smoke"]
+    command = ["submit", "experiments/ablate_corner_tokens.py", "--limit", "8", "--", "--preset", "smoke"]
     with pytest.raises(SystemExit):
         cli.main(command)
     said = capsys.readouterr().out
@@ -59,9 +59,9 @@ def test_submit_says_what_travels_and_names_large_files(project, monkeypatch, ca
         return
     assert re.search(r"[KM]iB of code travel to the cluster", said)
     assert "No cluster answers at http://127.0.0.1:9" in said
-    (project / "experiments" / "features.bin").write_bytes(os.urandom(2 << 20))
+    (project / "experiments" / "features.bin").write_bytes(os.urandom(9 << 20))
     with pytest.raises(SystemExit):
         cli.main(command)
     said = capsys.readouterr().out
-    assert "above the limit of 1.5 MiB; the largest: experiments/features.bin (2.0 MiB)" in said
+    assert "above the limit of 8.0 MiB; the largest: experiments/features.bin (9.0 MiB)" in said
     assert "No cluster answers" not in said
