@@ -63,5 +63,5 @@ def test_submit_says_what_travels_and_names_large_files(project, monkeypatch, ca
     with pytest.raises(SystemExit):
         cli.main(command)
     said = capsys.readouterr().out
-    assert "above the limit of 8.0 MiB; the largest: experiments/features.bin (9.0 MiB)" in said
+    assert "above the limit of 8 MiB; the largest: experiments/features.bin (9.0 MiB)" in said
     assert "No cluster answers" not in said
