@@ -11,12 +11,12 @@ DEMO_HOME ?= $(CURDIR)/.cornerstone
 demo: install
 	@CORNERSTONE_HOME="$(DEMO_HOME)" PATH="$(CURDIR)/$(BIN):$$PATH" bash ray_jobs/demo.sh $(ARGS)
 
-# Everything but `test-faults` and `test-gpu`: up to 15 minutes on 2 cores. Two processes run the tests without Ray; only one
+# Everything but `test-faults` and `test-gpu`: some 15 minutes on 2 cores. Two processes run the tests without Ray; only one
 # can hold the cluster of the others.
 test: install lint test-quick
 	$(BIN)/python -m pytest -m 'ray and not faults and not gpu'
 
-# Everything that needs neither Ray nor a GPU: about 3 minutes on 2 cores.
+# Everything that needs neither Ray nor a GPU: about 6 minutes on 2 cores.
 test-quick: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not ray and not faults and not gpu'
 

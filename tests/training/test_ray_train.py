@@ -169,6 +169,7 @@ def test_a_killed_worker_changes_nothing(undisturbed, job_of, planned):
         assert killed.metrics()[step]["train/loss"] == wanted["train/loss"]
 
 
+@pytest.mark.faults
 @pytest.mark.timeout(400)
 def test_another_number_of_workers_goes_on_with_the_rows_that_are_due(undisturbed, job_of, planned):
     """The first start fails for good, whatever is restarted; the second one is another machine's, with one worker."""

@@ -59,6 +59,7 @@ def planned(prepared) -> dict[int, list[tuple[int, int]]]:
     return {step: list(zip(*map(list, prepared.plan.batch(step)), strict=True)) for step in range(STEPS)}
 
 
+@pytest.mark.faults
 @pytest.mark.timeout(240)
 def test_it_trains_through_ray_resumes_and_sees_every_row_once(ray_cluster, recipe, tmp_path):
     """It fails for good in step 5, after a checkpoint, and is resumed by one worker instead of two."""
