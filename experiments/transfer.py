@@ -13,7 +13,7 @@
         --workers 8 --placement.gpus-per-worker 1
 
 Expect (paper, ViT-L/14, frozen and full, IN-1k top-1): LCL on LAION 82.2 and 86.1, OpenCLIP 82.1 and 86.2; COCO CIDEr of LCL on
-LAION + MMC4 113.7 and 130.9. Seeds are those of the heads; a tower that is pre-trained here is trained anew with each, and
+LAION + MMC4 113.7 and 130.9. Seeds are those of the heads; a tower that is pre-trained here is trained again with each, and
 --lr and --steps are those of its pre-training. The floor is a random tower, frozen; the ceiling the same architecture trained
 on the task alone.
 With your own data each task is trained for the paper's steps (14,000 × 8,192, 5,000 × 16,384, 20,000 × 512): --caption.steps

@@ -15,7 +15,7 @@ import pyarrow as pa
 from PIL import Image
 
 from cornerstone.data.images import BadImage, decode
-from cornerstone.data.pairs.image_input import ImageInput, ImageReader
+from cornerstone.data.pairs.image_input import ImageInput, ImageReader, PixelImages
 from cornerstone.data.source import Ints
 from cornerstone.errors import CornerstoneError, did_you_mean
 
@@ -68,25 +68,10 @@ class FixedTransform:
 
 
 @dataclass(frozen=True)
-class FixedImages:
+class FixedImages(PixelImages):
     """Images as a released model sees them: an `ImageInput`."""
 
     transform: FixedTransform
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The encoded image."""
-        return ("image",)
-
-    @property
-    def number(self) -> pa.DataType:
-        """Bytes."""
-        return pa.uint8()
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(3, S, S)."""
-        return 3, self.transform.size, self.transform.size
 
     def open(self) -> ImageReader:
         """Nothing needs to be opened."""

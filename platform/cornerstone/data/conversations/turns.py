@@ -69,7 +69,7 @@ def parsed(conversations: Sequence[Any], has_image: bool) -> tuple[Turn, ...]:
     """The turns of an entry of LLaVA's lists, [{from: human | gpt, value}].
 
     The image moves to the beginning of the turn that names it, as LLaVA moves it; where no turn does, to the first human one.
-    Raises BadConversation for other speakers, and for a turn that names an image where there is none.
+    Raises BadConversation for other speakers, and for a turn that names an image that the conversation does not have.
     """
     turns: list[Turn] = []
     for turn in conversations:

@@ -48,7 +48,7 @@ class Conversations(Listed):
 
 
 def read_list(src: Location) -> Listing:
-    """The entries that have `conversations`, by their image's name, or `text/<id>` where there is none."""
+    """The entries that have `conversations`, by their image's name, or `text/<id>` if there is no image."""
     listed, aside = entries_of(src, "conversations")
     entries: list[Entry] = []
     for place, entry in enumerate(listed):

@@ -69,10 +69,10 @@ def image_field(images: ImageInput) -> pa.Field:
 
 
 @dataclass(frozen=True)
-class DecodedImages:
-    """Images decoded and cropped by the transform, uint8 (3, S, S)."""
+class PixelImages:
+    """Images as pixels, uint8 (3, S, S): what all transforms have in common. S is the transform's `size`."""
 
-    transform: Transform
+    transform: Any
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -88,6 +88,13 @@ class DecodedImages:
     def shape(self) -> tuple[int, ...]:
         """(3, S, S)."""
         return 3, self.transform.size, self.transform.size
+
+
+@dataclass(frozen=True)
+class DecodedImages(PixelImages):
+    """Images decoded and cropped by the transform, uint8 (3, S, S)."""
+
+    transform: Transform
 
     def open(self) -> ImageReader:
         """Nothing needs to be opened."""
