@@ -11,7 +11,7 @@ DEMO_HOME ?= $(CURDIR)/.cornerstone
 demo: install
 	@CORNERSTONE_HOME="$(DEMO_HOME)" PATH="$(CURDIR)/$(BIN):$$PATH" bash ray_jobs/demo.sh $(ARGS)
 
-# Everything but `test-faults` and `test-gpu`: some 15 minutes on 2 cores. Two processes run the tests without Ray; only one
+# Everything but `test-faults` and `test-gpu`: about 17 minutes on 2 cores. Two processes run the tests without Ray; only one
 # can hold the cluster of the others.
 test: install lint test-quick
 	$(BIN)/python -m pytest -m 'ray and not faults and not gpu'

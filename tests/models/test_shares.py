@@ -23,8 +23,10 @@ def test_shares_give_the_gradients_of_the_whole(folder, kind):
     parts, gradients = found(folder, kind)
     whole_parts, whole = backward(CASES[kind], 0, 1)
     used, near = CASES[kind].used, CASES[kind].tolerance
-    torch.testing.assert_close(torch.stack(parts), torch.stack(whole_parts), rtol=near, atol=near)
+    torch.testing.assert_close(torch.stack(parts), torch.stack(whole_parts), rtol=near / 10, atol=near / 10)
     for name, value in whole.items():
-        torch.testing.assert_close(gradients[name], value, rtol=near, atol=near / 10, msg=name)
-        if name in used or (used == ("ALL",) and not name.endswith("key.bias")):
+        torch.testing.assert_close(gradients[name], value, rtol=near, atol=near / 100, msg=name)
+        if name in used:
+            assert float(value.abs().max()) > 1e-6, name
+        elif used == ("ALL",) and not name.endswith("key.bias"):
             assert float(value.abs().max()) > 1e-7, name
