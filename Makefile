@@ -24,7 +24,7 @@ test-quick: install
 test-gpu: install
 	$(BIN)/python -m pytest -m gpu
 
-# Kills processes and resumes: about 25 minutes.
+# Kills processes and resumes: about 28 minutes.
 test-faults: install
 	$(BIN)/python -m pytest -m faults
 
