@@ -13,21 +13,18 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from queue import Empty
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.report import table
+from benchmarks.study import Measurement, add_options, show_budgets, study
 from cornerstone.data.documents.batch import SequenceBatch
 from cornerstone.data.layout import Layout
 from cornerstone.data.plan import Plan
@@ -138,7 +135,7 @@ def _first_due(prepared: Prepared) -> int:
     return next(step for step in range(prepared.recipe.optimization.steps) if prepared.stream().evaluates_after(step))
 
 
-def train(run: Run, options: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
+def train(run: Run, options: argparse.Namespace, folder: Path) -> Iterator[Measurement]:
     """Train one run; yields what is measured at each third of its steps, and before the first one."""
     device = torch.device(options.device)
     prepared = Preparer(lambda _: None).prepare(run.recipe(options))
@@ -152,7 +149,7 @@ def train(run: Run, options: argparse.Namespace, folder: Path) -> Iterator[dict[
     model = build_method(prepared, build_tower(prepared)).to(device)
     engine = PlainEngine(model, recipe.optimization, precision=options.precision)
 
-    def measured(steps: int, seconds: float, loss: float) -> dict[str, Any]:
+    def measured(steps: int, seconds: float, loss: float) -> Measurement:
         model.eval()
         judged = metrics_of(evaluate(model, validation, prepared.sets, None, device))
         model.train()
@@ -175,20 +172,6 @@ def _file(folder: Path, run: Run, epoch: int, part: int) -> Path:
     return folder / f"r{run.redundancy:g}-epoch{epoch}-part{part}.pt"
 
 
-def work(queue: Any, found: Any, folder: Path) -> None:
-    """A process: runs from the queue until it is empty."""
-    torch.set_num_threads(1)
-    torch.set_float32_matmul_precision("high")
-    while (each := queue.get()) is not None:
-        run, settings = each
-        try:
-            for measured in train(run, settings, folder):
-                found.put(measured)
-        except Exception as error:  # the other runs go on
-            found.put({"name": run.name, "seed": run.seed, "error": f"{type(error).__name__}: {error}"})
-    found.put(None)
-
-
 def prepare(options: argparse.Namespace, runs: Sequence[Run], folder: Path) -> None:
     """Write each redundancy's documents, and decode them, in as many processes as there are to be."""
     first = {run.redundancy: run for run in runs}.values()
@@ -206,69 +189,14 @@ def _prepared(recipe: Recipe) -> Prepared:
     return Preparer(print).prepare(recipe)
 
 
-def study(options: argparse.Namespace, runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Everything that was measured, also written to `--out` while runs go on."""
-    context, begun, measured, ended = get_context("spawn"), time.perf_counter(), list[dict[str, Any]](), 0
-    with tempfile.TemporaryDirectory(dir=options.scratch) as name:
-        prepare(options, runs, folder := Path(name))
-        print(f"{time.perf_counter() - begun:.0f} s: prepared", flush=True)
-        queue, found = context.Queue(), context.Queue()
-        for each in [*((run, options) for run in runs), *[None] * options.processes]:
-            queue.put(each)
-        processes = [context.Process(target=work, args=(queue, found, folder)) for _ in range(options.processes)]
-        for process in processes:
-            process.start()
-        while ended < len(processes) and time.perf_counter() - begun < options.minutes * 60:
-            try:
-                one = found.get(timeout=2)
-            except Empty:
-                continue
-            if one is None:
-                ended += 1
-                continue
-            measured.append(one)
-            print(f"{time.perf_counter() - begun:.0f} s", json.dumps(one), flush=True)
-            if options.out:
-                Path(options.out).write_text(json.dumps(measured))
-        for process in processes:
-            process.terminate()
-    return measured
-
-
-def show(measured: Sequence[dict[str, Any]]) -> None:
-    """A table of means over seeds with their standard deviation, one for each budget."""
-    usable = [one for one in measured if "error" not in one]
-    for steps in sorted({one["steps"] for one in usable}):
-        names = list(dict.fromkeys(one["name"] for one in usable if one["steps"] == steps))
-        rows = []
-        for name in names:
-            seeds = [one["measured"] for one in usable if one["name"] == name and one["steps"] == steps]
-            rows.append([name, str(len(seeds)), *(_spread([seed[c] for seed in seeds if c in seed]) for c in COLUMNS)])
-        table(f"after {steps:,} steps", ["point", "seeds", *COLUMNS], rows)
-
-
-def _spread(values: Sequence[float]) -> str:
-    if not values:
-        return "–"
-    deviation = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.2f}{deviation}"
-
-
 def options() -> argparse.Namespace:
     """The command line."""
     usual = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    usual.add_argument("--show", help="print the tables of a file that --out wrote")
-    usual.add_argument("--out", help="file for all that is measured (JSON)")
-    usual.add_argument("--device", default="cpu")
-    usual.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
-    usual.add_argument("--processes", type=int, default=max((os.cpu_count() or 1) - 1, 1))
-    usual.add_argument("--minutes", type=float, default=math.inf, help="stop after that long, whatever is missing")
-    usual.add_argument("--seeds", type=int, default=5)
+    add_options(usual)
     usual.add_argument("--redundancies", type=float, nargs="+", default=[0.0, 0.5, 0.9, 1.0])
     usual.add_argument("--weights", nargs="+", default=["0", "0.1"], help=f"λ, or `{CONTRASTIVE_ONLY}`")
     usual.add_argument("--more-weights", nargs="*", default=[], help="others, at --more-at alone")
     usual.add_argument("--more-at", type=float, default=0.5, help="the redundancy of --more-weights")
-    usual.add_argument("--scratch", help="folder for decoded pictures while the study runs: some GB")
     usual.add_argument("--steps", type=int, default=900)
     usual.add_argument("--batch", type=int, default=128, help="sequences of a step")
     usual.add_argument("--learning-rate", type=float, default=1.5e-3)
@@ -286,7 +214,7 @@ def main() -> None:
     """Run, or show."""
     chosen = options()
     if chosen.show:
-        show(json.loads(Path(chosen.show).read_text()))
+        show_budgets(json.loads(Path(chosen.show).read_text()), COLUMNS)
         return
     runs = [
         Run(redundancy, weight, seed)
@@ -294,7 +222,7 @@ def main() -> None:
         for redundancy in chosen.redundancies
         for weight in [*chosen.weights, *(chosen.more_weights if redundancy == chosen.more_at else ())]
     ]
-    show(study(chosen, runs))
+    show_budgets(study(chosen, runs, prepare, train), COLUMNS)
 
 
 if __name__ == "__main__":
