@@ -199,6 +199,7 @@ def one_breaks(recipe: Recipe) -> Sweep:
     return Sweep([Point("breaks", replace(recipe, method=breaking)), whole], baseline="0")
 
 
+@pytest.mark.faults
 @pytest.mark.timeout(300)
 def test_a_point_that_fails_stops_no_other_and_numbers_repeat(client, swept, tmp_path):
     SEEN[:] = [str(tmp_path)]
