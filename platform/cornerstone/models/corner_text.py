@@ -97,7 +97,7 @@ class CornerBert(TextTower):
 
     @classmethod
     def flops(cls, config: BertText, tokens: int, width: int) -> float:
-        """Of [CLS] alone, as retrieval reads it: corners take their places, but are computed only without the mask (`bert_flops`)."""
+        """Of [CLS] alone, as retrieval reads it. Corners take their places, but are computed only without the mask."""
         masked = not isinstance(config, CornerText) or config.corner_mask
         m = 0 if masked else config.reserved_tokens
         return bert_flops(bert_config(config), tokens - config.reserved_tokens, width, m, masked=masked, extra=False)

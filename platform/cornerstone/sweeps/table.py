@@ -62,6 +62,16 @@ class Column(NamedTuple):
     unit: str = "%"
 
 
+class Aside(NamedTuple):
+    """A number beside a row that no trial measures, such as the operations of a text."""
+
+    label: str
+    unit: str
+    value: float
+    drawn: bool = False
+    """Whether the plot has an axis for it."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """One row's metric. `adjusted` is the difference's p-value after Holm's correction, `paper` the printed number."""
@@ -115,6 +125,11 @@ class ResultTable:
     notes: Sequence[str] = ()
     warnings: Sequence[str] = ()
     verdict: Sequence[str] = ()
+    asides: Mapping[str, Sequence[Aside]] = field(default_factory=dict)
+    """By row."""
+    places: Mapping[str, Sequence[tuple[str, float]]] = field(default_factory=dict)
+    """For each row the curves of the plot on which it stands, and its x."""
+    x_label: str = ""
 
     @cached_property
     def named(self) -> list[Column]:
@@ -130,6 +145,7 @@ class ResultTable:
     def rows(self) -> list[Row]:
         """All rows, including those that failed or were not run."""
         names = list(dict.fromkeys([*self.points, *(record.point for record in self.records)]))
+        elsewhere = [name for name in (self.paper.released if self.paper else ()) if name not in names]
         differences = {(name, column): self._difference(name, column) for name in names for column in self.named}
         adjusted = self._adjusted(differences)
         rows = []
@@ -140,7 +156,16 @@ class ResultTable:
             cells = tuple(self._cell(name, c, differences[name, c], adjusted[name, c]) for c in self.named)
             problem = f"failed ({'; '.join(failed)})" if failed else "" if finished else "not run"
             rows.append(Row(name, finished, cells, problem))
-        return rows
+        return [*rows, *(Row(name, 0, tuple(self._printed(name, c) for c in self.named)) for name in elsewhere)]
+
+    @cached_property
+    def aside_labels(self) -> list[tuple[str, str]]:
+        """Label and unit of every aside, in the order of the rows."""
+        return list(dict.fromkeys((a.label, a.unit) for row in self.rows for a in self.asides.get(row.point, ())))
+
+    def aside(self, point: str, label: str) -> float:
+        """A row's aside; NaN if it has none of this label."""
+        return next((a.value for a in self.asides.get(point, ()) if a.label == label), math.nan)
 
     @cached_property
     def detectable(self) -> list[float]:
@@ -216,6 +241,12 @@ class ResultTable:
         printed = self.paper_column(column.metric)
         paper = self.paper.value(point, printed) if self.paper is not None and printed is not None else None
         return Cell(value, difference, adjusted, paper, self._binomial(point, column, value))
+
+    def _printed(self, point: str, column: Column) -> Cell:
+        """A cell of a model that is not trained here."""
+        printed = self.paper_column(column.metric)
+        paper = self.paper.value(point, printed) if self.paper is not None and printed is not None else None
+        return Cell(estimate([]), paper=paper)
 
     def _binomial(self, point: str, column: Column, value: Estimate) -> float:
         if value.seeds != 1:
