@@ -118,8 +118,8 @@ def test_the_architecture_of_a_named_tower_is_read_without_its_weights(folder, t
     (tmp_path / "model.safetensors").unlink()
     config = CornerText(name=folder, token_limit=24)
     assert bert_config(config).intermediate_size == 8
-    assert CornerBert.positions(config) == 24
+    assert CornerBert.most_tokens(config) == 24
     assert CornerBert.flops(config, 24, 12) == bert_flops(bert_config(config), 22, 12, extra=False)
-    assert CornerBert.positions(SMALL) == 512
-    assert ClipTextTransformer.positions(ClipText(token_limit=40)) == 40
-    assert T5TextTower.positions(T5Text()) is None
+    assert CornerBert.most_tokens(SMALL) == 512
+    assert ClipTextTransformer.most_tokens(ClipText(token_limit=40)) == 40
+    assert T5TextTower.most_tokens(T5Text()) is None

@@ -64,7 +64,7 @@ class ClipTextTransformer(TextTower):
         }
 
     @classmethod
-    def positions(cls, config: ClipText) -> int:
+    def most_tokens(cls, config: ClipText) -> int:
         """As many as the token limit."""
         return config.token_limit
 

@@ -90,7 +90,7 @@ class CornerBert(TextTower):
         return pretrained_bert(config, vocab_size)
 
     @classmethod
-    def positions(cls, config: BertText) -> int:
+    def most_tokens(cls, config: BertText) -> int:
         """BERT's."""
         most: int = bert_config(config).max_position_embeddings
         return most

@@ -59,7 +59,7 @@ class TextTower(nn.Module, ABC):
         )
 
     @classmethod
-    def positions(cls, config: Any) -> int | None:
+    def most_tokens(cls, config: Any) -> int | None:
         """Most tokens that the tower of a recipe can read, those that it adds included; None: texts of any length."""
         return None
 

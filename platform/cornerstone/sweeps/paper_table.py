@@ -31,7 +31,8 @@ class PaperTable:
     stand_ins: Mapping[str, str] = field(default_factory=dict)
     stand_in_note: str = ""
     released: tuple[str, ...] = ()
-    """Rows of models that the paper takes as they were released: shown with their printed numbers, though no point trains them."""
+    """Rows of models that the paper took as they were released: always shown, with the printed numbers, though no point trains
+    them."""
 
     def __post_init__(self) -> None:
         if len(self.measures) != len(self.columns) or any(len(row) != len(self.columns) for row in self.rows.values()):

@@ -111,7 +111,7 @@ def _draw(
     """The values of the rows as curves; `errors` may be empty."""
     curves = _curves(table)
     for number, curve in enumerate(curves):
-        names = sorted(curve.points, key=lambda name: curve.points[name])  # noqa: B023 - used at once
+        names = sorted(curve.points, key=lambda name: curve.points[name])
         panel.errorbar(
             [curve.points[name] for name in names],
             [values[name] for name in names],

@@ -80,9 +80,9 @@ class Point:
 
     def __post_init__(self) -> None:
         measured = self.recipe.evaluation.token_limits
-        if missing := [v.token_limit for v in self.variants if v.token_limit not in measured]:
+        if unmeasured := [v.token_limit for v in self.variants if v.token_limit not in measured]:
             raise CornerstoneError(
-                f"Point {self.name!r} has a variant at token limit {missing[0]}, at which its recipe does not evaluate: add it "
+                f"Point {self.name!r} has a variant at token limit {unmeasured[0]}, at which its recipe does not evaluate: add it "
                 f"to evaluation.token_limits (given: {', '.join(map(str, measured)) or 'none'})."
             )
         if bool(self.candidates) != bool(self.chosen_by):

@@ -159,7 +159,7 @@ class Preparer:
                 f"The method {recipe.method.kind!r} has no text tower, whose token limit the evaluation could change: leave "
                 f"out --recipe.evaluation.token-limits."
             )
-        positions = self.shared.once(("positions", text), lambda: imported(text.implementation).positions(text))
+        positions = self.shared.once(("positions", text), lambda: imported(text.implementation).most_tokens(text))
         for limit in limits:
             replace(text, token_limit=limit)  # refuses what is too short
             if positions is not None and limit > positions:
