@@ -12,7 +12,9 @@ from cornerstone.errors import CornerstoneError
 from cornerstone.models.bert import bert_config, bert_flops, bert_from, build_bert
 from cornerstone.models.clip_text import ClipTextTransformer
 from cornerstone.models.corner_text import CornerBert
+from cornerstone.models.qformer import QFormer
 from cornerstone.models.t5_text import T5TextTower
+from cornerstone.recipes.blip2 import QFormerText
 from cornerstone.recipes.towers import ClipText, CornerText, T5Text
 
 SMALL = CornerText(name="", width=16, layers=1, heads=2, token_limit=32)
@@ -123,3 +125,4 @@ def test_the_architecture_of_a_named_tower_is_read_without_its_weights(folder, t
     assert CornerBert.most_tokens(SMALL) == 512
     assert ClipTextTransformer.most_tokens(ClipText(token_limit=40)) == 40
     assert T5TextTower.most_tokens(T5Text()) is None
+    assert QFormer.most_tokens(QFormerText(name=folder, token_limit=24)) == 24

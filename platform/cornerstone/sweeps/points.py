@@ -82,8 +82,8 @@ class Point:
         measured = self.recipe.evaluation.token_limits
         if unmeasured := [v.token_limit for v in self.variants if v.token_limit not in measured]:
             raise CornerstoneError(
-                f"Point {self.name!r} has a variant at token limit {unmeasured[0]}, at which its recipe does not evaluate: add it "
-                f"to evaluation.token_limits (given: {', '.join(map(str, measured)) or 'none'})."
+                f"Point {self.name!r} has a variant at token limit {unmeasured[0]}, at which its recipe does not evaluate: "
+                f"add it to evaluation.token_limits (given: {', '.join(map(str, measured)) or 'none'})."
             )
         if bool(self.candidates) != bool(self.chosen_by):
             missing, given = ("chosen_by", "candidates") if self.candidates else ("candidates", "chosen_by")
