@@ -52,8 +52,7 @@ def scale_data(recipe: Recipe, options: Options = Options()) -> Sweep:
         raise SystemExit("Name the training set of each scale by its pairs: --scales 3M=DIR .., in place of --train.")
     points = []
     for (*tower, scale), pairs, lotlip in own(recipe, options) if options.scales else scenes(recipe, recipe.data):
-        lit = with_sub_captions(lotlip.with_text(corner_tokens=0), 0)
-        for method, one in (("LiT", lit), ("LoTLIP", lotlip)):
+        for method, one in (("LiT", with_sub_captions(lotlip.with_text(corner_tokens=0), 0)), ("LoTLIP", lotlip)):
             curve = Place(", ".join([method, *tower]), pairs)
             points.append(Point(f"{curve.curve}, {scale}", one, places=(curve,)))
     return Sweep(points, baseline=points[0].name, paper=TABLES_10_11, x_label="pairs")
