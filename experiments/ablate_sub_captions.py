@@ -26,11 +26,16 @@ def sub_captions(recipe: Recipe) -> Sweep:
         raise SystemExit("This experiment needs corner tokens: give a preset of LoTLIP, such as --preset scenes.")
     methods = {"LiT": recipe.with_text(corner_tokens=0), "LoTLIP": recipe}
     points = [
-        Point(f"{name}, {k}", with_sub_captions(one, k), places=(Place(name, k),))
+        Point(
+            f"{name}, {k}",
+            with_sub_captions(one, k),
+            places=(Place(name, k),),
+            compared_with="" if name == "LiT" else f"LiT, {k}",
+        )
         for name, one in methods.items()
         for k in SENTENCES
     ]
-    return Sweep(points, baseline="LoTLIP, 3", paper=FIGURE_2, x_label="sub-captions of a training text")
+    return Sweep(points, baseline="LiT, 3", paper=FIGURE_2, x_label="sub-captions of a training text")
 
 
 if __name__ == "__main__":

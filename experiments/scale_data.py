@@ -9,9 +9,8 @@
 Expect (paper, B/16, DCI image→text / text→image R@1 and ImageNet): at 3M LiT 27.14/24.13 and 43.76, LoTLIP 49.46/47.82 and
 50.34; at 100M LiT 41.78/40.90 and 73.70, LoTLIP 62.10/61.06 and 72.16. LiT reads raw captions alone, as in the tables.
 
-Scales named as the paper's train with steps, batch and warmup of their preset `lotlip-SCALE`, 10 epochs; others, and all with
---equal-steps, with the recipe's. 30M and 100M are mixtures (`cornerstone data mix`). Scenes are 3, 12, 30 and 100 % of the same
-pairs, all for the recipe's steps: fewer pairs are seen more often.
+Scales named as the paper's train with steps, batch and warmup of their preset `lotlip-SCALE`, 10 epochs; others, all scales
+with --equal-steps, and scenes (3, 12, 30 and 100 % of the same pairs) with the recipe's: fewer pairs are then seen more often.
 """
 
 import re
@@ -50,11 +49,12 @@ def scale_data(recipe: Recipe, options: Options = Options()) -> Sweep:
         raise SystemExit("This experiment compares with LoTLIP: give one of its presets, such as --preset scenes.")
     if recipe.data.train or not all(map(SCALE.fullmatch, options.scales)):
         raise SystemExit("Name the training set of each scale by its pairs: --scales 3M=DIR .., in place of --train.")
-    points = []
+    points: list[Point] = []
     for (*tower, scale), pairs, lotlip in own(recipe, options) if options.scales else scenes(recipe, recipe.data):
         for method, one in (("LiT", with_sub_captions(lotlip.with_text(corner_tokens=0), 0)), ("LoTLIP", lotlip)):
             curve = Place(", ".join([method, *tower]), pairs)
-            points.append(Point(f"{curve.curve}, {scale}", one, places=(curve,)))
+            lit = points[-1].name if method == "LoTLIP" else ""
+            points.append(Point(f"{curve.curve}, {scale}", one, places=(curve,), compared_with=lit))
     return Sweep(points, baseline=points[0].name, paper=TABLES_10_11, x_label="pairs")
 
 

@@ -96,7 +96,9 @@ def test_figures_2_and_5_vary_the_sentences_without_and_with_corners_and_0_are_r
     assert [p.recipe.data.sub_captions for p in sweep.points] == sentences * 2
     assert [p.recipe.method.loss.long_weight for p in sweep.points] == [0.0, *[1.0] * 5] * 2
     assert [p.recipe.method.text.corner_tokens for p in sweep.points] == [0] * 6 + [2] * 6
-    assert next(p.recipe for p in sweep.points if p.name == sweep.baseline) == recipe
+    assert next(p.recipe for p in sweep.points if p.name == "LoTLIP, 3") == recipe
+    assert sweep.baseline == "LiT, 3"
+    assert [p.compared_with for p in sweep.points] == [""] * 6 + [f"LiT, {k}" for k in sentences]
     with pytest.raises(SystemExit, match="needs corner tokens"):
         experiment("ablate_sub_captions").sub_captions(recipe.with_text(corner_tokens=0))
 
@@ -139,6 +141,7 @@ def test_tables_10_and_11_train_lit_and_lotlip_at_every_scale():
             (0, 0) if method == "LiT" else (2, 1)
         )
         assert point.places == ((f"{method}, {tower}", float(scale[:-1]) * 1e6),)
+        assert point.compared_with == ("" if method == "LiT" else f"LiT, {tower}, {scale}")
     *_, equal = defined("scale_data", [*own, "--equal-steps", "--steps", "70"])
     assert {p.recipe.optimization.steps for p in equal.points} == {70}
     *_, other = defined("scale_data", [*own[:3], "500k=one", "--towers", "vit_tiny", "--steps", "70"])

@@ -110,8 +110,13 @@ def _draw(
 ) -> None:
     """The values of the rows as curves; `errors` may be empty."""
     curves = _curves(table)
+    measured = [{name for name in curve.points if not math.isnan(values[name])} for curve in curves]
+    drawn = 0
     for number, curve in enumerate(curves):
         names = sorted(curve.points, key=lambda name: curve.points[name])
+        if number and measured[number] <= set().union(*measured[:number]):
+            continue  # it has nothing of its own, as a curve that the paper does not print
+        drawn += 1
         panel.errorbar(
             [curve.points[name] for name in names],
             [values[name] for name in names],
@@ -126,11 +131,11 @@ def _draw(
         )
     placed = {x: name for curve in curves for name, x in curve.points.items()}
     at = sorted(placed)
-    labels = [f"{x:g}" if table.places else placed[x] for x in at]
+    labels = [_short(x) if table.places else placed[x] for x in at]
     if all(curve.joined for curve in curves) and at[0] > 0 and at[-1] > 8 * at[0]:
         panel.set_xscale("log", base=2)
         panel.minorticks_off()
-    if len(curves) > 1:
+    if drawn > 1:
         panel.legend(fontsize=7, frameon=False)
     crowded = len(at) > 6 or max(map(len, labels)) > 5
     panel.set_xticks(at, labels, rotation=40 if crowded else 0, ha="right" if crowded else "center", fontsize=8)
@@ -141,11 +146,18 @@ def _draw(
     _room(panel, at)
     for side in ("top", "right"):
         panel.spines[side].set_visible(False)
-    for name, place in ((name, place) for curve in curves for name, place in curve.points.items()):
-        if math.isnan(values[name]):
+    known = {curve.points[name] for curve, names in zip(curves, measured, strict=True) for name in names}
+    for place in at:
+        if place not in known:
             panel.annotate(
                 "none", (place, 0.02), xycoords=("data", "axes fraction"), ha="center", fontsize=7, color="#888888"
             )
+
+
+def _short(x: float) -> str:
+    """A number at an axis: 96, 1.92k, 3M."""
+    size, unit = next(((size, unit) for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")) if x >= size), (1.0, ""))
+    return f"{x / size:.4g}{unit}"
 
 
 def _draw_asides(panel: Any, table: ResultTable) -> None:

@@ -77,6 +77,8 @@ class Point:
     variants: tuple[Variant, ...] = ()
     places: tuple[Place, ...] = ()
     """Where it stands in the plot; without any, all rows of the sweep are one curve, or a line of categories."""
+    compared_with: str = ""
+    """The point whose row its own is compared with; "": the sweep's baseline."""
 
     def __post_init__(self) -> None:
         measured = self.recipe.evaluation.token_limits
@@ -163,6 +165,9 @@ class Sweep:
         for name in (self.claim.point, self.claim.control) if self.claim else ():
             if name not in names:
                 raise CornerstoneError(f"The claim names {name!r}, which is not a point{did_you_mean(name, names)}")
+        for other in filter(None, (point.compared_with for point in self.points)):
+            if other not in names:
+                raise CornerstoneError(f"A point is compared with {other!r}, which is none{did_you_mean(other, names)}")
         recorded = [
             row
             for p in self.points

@@ -77,6 +77,7 @@ class Results:
             paper=sweep.paper,
             points=rows or list(prepared),
             baselines=_baselines(sweep),
+            compared=_compared(sweep),
             notes=list(dict.fromkeys([*sweep.notes, *notes, *own_notes])),
             warnings=list(dict.fromkeys(warning for ready in prepared.values() for warning in self._warnings(ready))),
             verdict=self._verdict(sweep, sets, {column.metric for column in columns}),
@@ -205,6 +206,12 @@ def _asides(sweep: Sweep, prepared: Mapping[str, Prepared]) -> dict[str, Sequenc
             found[point.row or point.name] = sweep.asides(ready, 0)
             found |= {variant.name: sweep.asides(ready, variant.token_limit) for variant in point.variants}
     return found
+
+
+def _compared(sweep: Sweep) -> dict[str, str]:
+    """For each row that is not compared with the baseline, the row that it is compared with."""
+    rows = {point.name: point.row or point.name for point in sweep.points}
+    return {rows[point.name]: rows[point.compared_with] for point in sweep.points if point.compared_with}
 
 
 def _baselines(sweep: Sweep) -> dict[str, str]:

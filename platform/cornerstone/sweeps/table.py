@@ -111,8 +111,8 @@ class ResultTable:
     `columns` are (metric, label[, unit]); the first one is the primary metric. A row without a column's metric has an
     empty cell; several records of a row and seed bring different metrics. `points` gives the order of the rows and names
     those that are expected; without it they are in the order of the records. Each row is compared with `baseline`, or with
-    the row that `baselines` names for it. `notes` are printed below the table, `warnings` above it, and `verdict` between
-    the table and the notes.
+    the row that `baselines` (follow-ups) or `compared` names for it. `notes` are printed below the table, `warnings` above
+    it, and `verdict` between the table and the notes.
     """
 
     title: str
@@ -122,6 +122,7 @@ class ResultTable:
     paper: PaperTable | None = None
     points: Sequence[str] = ()
     baselines: Mapping[str, str] = field(default_factory=dict)
+    compared: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     warnings: Sequence[str] = ()
     verdict: Sequence[str] = ()
@@ -218,7 +219,7 @@ class ResultTable:
         return [record for record in self.records if record.point == point and not record.error]
 
     def _difference(self, point: str, column: Column) -> PairedDifference | None:
-        baseline = self.baselines.get(point, self.baseline)
+        baseline = self.baselines.get(point) or self.compared.get(point, self.baseline)
         if not baseline or point == baseline:
             return None
         found = paired_difference(self._values(point, column.metric), self._values(baseline, column.metric))
@@ -259,8 +260,11 @@ class ResultTable:
         if not self.baseline:
             return []
         follow_ups = f" (follow-ups: to the same follow-up of {self.baseline!r})" if self.baselines else ""
+        present = {row.point for row in self.rows}
+        others = [f"of {row!r} to {other!r}" for row, other in self.compared.items() if row in present]
+        to = "; ".join([f"{self.baseline!r}{follow_ups}", *others])
         lines = [
-            f"Δ: difference to {self.baseline!r}{follow_ups}, paired over seeds. *: Holm-adjusted p < {LEVEL}; the first "
+            f"Δ: difference to {to}, paired over seeds. *: Holm-adjusted p < {LEVEL}; the first "
             f"column (the primary metric) is one family, all other columns are another."
         ]
         known = [f"{c.label} {d:.2f}" for c, d in zip(self.named, self.detectable, strict=True) if not math.isnan(d)]
