@@ -11,29 +11,17 @@ scenes the tower from scratch has the sizes of the pretrained one, and the text 
 point chooses among three learning rates on the validation set; without one (your own --eval) all train at the recipe's.
 """
 
-from dataclasses import replace
-
-from cornerstone.recipes import ImageTower, LotlipConfig, PairData, Recipe
-from cornerstone.recipes.lotlip import with_sub_captions
+from cornerstone.recipes import LotlipConfig, Recipe
+from cornerstone.recipes.lotlip import from_scratch, with_sub_captions
 from cornerstone.sweeps import Point, Sweep, main
 from cornerstone.sweeps.papers.lotlip import TABLE_8
-
-
-def new_tower(recipe: Recipe, image: ImageTower) -> ImageTower:
-    """The recipe's tower from scratch; that of the built-in scenes has no name, but these sizes."""
-    if image.name or not isinstance(recipe.data, PairData):
-        return replace(image, pretrained=False, locked=False)
-    patch = image.size // recipe.data.scenes.cells
-    name = "vit_tiny_patch16_224"
-    return ImageTower(name, False, False, image.size, width=128, layers=3, heads=8, patch=patch, position_std=1.0)
 
 
 def initialisation(recipe: Recipe) -> Sweep:
     """The points of Table 8, and LoTLIP as the recipe has it."""
     if not isinstance(recipe.method, LotlipConfig) or not recipe.method.image.locked:
         raise SystemExit("This experiment needs a locked tower: give a preset of LoTLIP, such as --preset scenes.")
-    online = recipe.with_data(features="online")
-    scratch = online.with_method(image=new_tower(recipe, recipe.method.image)).with_text(name="")
+    scratch = from_scratch(recipe)
     clip = scratch.with_text(corner_tokens=0)
     recipes = {
         "CLIP": with_sub_captions(clip, 0),

@@ -14,7 +14,7 @@ retrieval on the validation set is kept; without a validation set (your own --ev
 
 from dataclasses import replace
 
-from cornerstone.recipes import BertText, LongClipConfig, LotlipConfig, Recipe
+from cornerstone.recipes import LongClipConfig, LotlipConfig, Recipe
 from cornerstone.recipes.lotlip import with_sub_captions
 from cornerstone.sweeps import Point, Sweep, main
 from cornerstone.sweeps.papers.lotlip import TABLE_2
@@ -25,13 +25,11 @@ def long_text_methods(recipe: Recipe) -> Sweep:
     lotlip = recipe.method
     if not isinstance(lotlip, LotlipConfig) or lotlip.kind != "lotlip":
         raise SystemExit("This experiment compares with LoTLIP: give one of its presets, such as --preset scenes.")
-    text = lotlip.text
-    plain = BertText(text.name, text.width, text.layers, text.heads, text.token_limit, text.dropout)
     lit = recipe.with_text(corner_tokens=0)
     recipes = {
         "LiT, short only": with_sub_captions(lit, 0),
         "LiT + long": lit,
-        "LiT + Long-CLIP": replace(recipe, method=LongClipConfig(lotlip.image, plain)),
+        "LiT + Long-CLIP": replace(recipe, method=LongClipConfig(lotlip.image, lotlip.text.plain())),
         "LoTLIP": recipe,
     }
     return Sweep([Point.at_best_rate(*one) for one in recipes.items()], baseline="LiT + long", paper=TABLE_2)

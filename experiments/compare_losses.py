@@ -11,7 +11,7 @@ the best retrieval on the validation set is kept; without a validation set (your
 
 from dataclasses import replace
 
-from cornerstone.recipes import BertText, Recipe
+from cornerstone.recipes import Recipe
 from cornerstone.recipes.lotlip import LotlipConfig, with_sub_captions
 from cornerstone.recipes.siglip import SiglipConfig
 from cornerstone.sweeps import Point, Sweep, main
@@ -21,10 +21,8 @@ def losses(recipe: Recipe) -> Sweep:
     """One point a loss, with the recipe's towers, data and steps."""
     if not isinstance(recipe.method, LotlipConfig):
         raise SystemExit("This experiment compares with LiT: give a preset of LoTLIP, such as --preset scenes.")
-    text, image = recipe.method.text, recipe.method.image
-    plain = BertText(text.name, text.width, text.layers, text.heads, text.token_limit, text.dropout)
     softmax = with_sub_captions(recipe.with_text(corner_tokens=0), 0)
-    sigmoid = replace(softmax, method=SiglipConfig(image=image, text=plain))
+    sigmoid = replace(softmax, method=SiglipConfig(recipe.method.image, recipe.method.text.plain()))
     return Sweep([Point.at_best_rate("LiT", softmax), Point.at_best_rate("SigLIP", sigmoid)], baseline="LiT")
 
 

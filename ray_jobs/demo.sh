@@ -81,13 +81,13 @@ case " $* " in
 *" --only "*) points="the points that you named" ;;
 *)
     experiment+=(--only 0 2 "0, long loss × 3")
-    points="3 of the table's 7 points (--all runs them all)"
+    points="3 of the table's 14 points (--all runs them all)"
     ;;
 esac
 for argument in "$@"; do
     [ "$argument" = --all ] || experiment+=("$argument")
 done
-echo "running $points: 3 points take about 6 minutes on 2 cores, all 7 about 14; the first start adds 1 for preparing data"
+echo "running $points: 3 points take about 6 minutes on 2 cores, all 14 about 28; the first start adds 1 for preparing data"
 
 terminal=()  # a job has no terminal: it is told how wide the table may be
 [ -t 1 ] && terminal=("COLUMNS=$(tput cols 2>/dev/null || echo 100)")

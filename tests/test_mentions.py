@@ -76,10 +76,16 @@ def options() -> set[str]:
         with contextlib.redirect_stdout(stream), contextlib.suppress(SystemExit):
             main(["train", "--preset", preset, "--help-all"])
         texts.append(stream.getvalue())
-    own = (("compare_pretraining_data", "DataOptions"), ("transfer", "Options"))
-    texts += [helped(experiment_help, *arguments) for arguments in ((), *own)]
+    texts += [helped(experiment_help, *arguments) for arguments in ((), *own_options())]
     found = set(re.findall(r"--[a-z][a-z0-9.\-]*", " ".join(texts)))
     return found | {"--help", "--help-all", "--version"}
+
+
+def own_options() -> list[tuple[str, str]]:
+    """The experiments that have a class of options of their own."""
+    files = {path.stem: path.read_text() for path in (REPOSITORY / "experiments").glob("*.py")}
+    found = {name: re.search(r"main\(.*options=(\w+)", text) for name, text in files.items()}
+    return [(name, named[1]) for name, named in found.items() if named and f"class {named[1]}" in files[name]]
 
 
 def mentions() -> list[tuple[str, str]]:

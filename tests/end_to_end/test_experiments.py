@@ -2,50 +2,15 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 from dataclasses import replace
 
 import pytest
 
 from cornerstone.recipes import ImageTower, preset
-from cornerstone.recipes.lotlip import LotlipConfig
-from cornerstone.recipes.options import parse
-from cornerstone.recipes.siglip import SiglipConfig
 from cornerstone.recipes.transfers import TRANSFER_TASKS
-from cornerstone.sweeps.main import _with_preset, options_with
-from cornerstone.sweeps.papers.lotlip import TABLE_2, TABLE_7, TABLE_8
 from cornerstone.sweeps.transfers import CEILING, FLOOR
 
-from .conftest import REPOSITORY, experiment
-
-DEFINE = {
-    "ablate_contrastive_weight": "contrastive_weight",
-    "ablate_initialisation": "initialisation",
-    "ablate_learnable_tokens": "learnable_tokens",
-    "ablate_loss": "losses",
-    "ablate_corner_tokens": "corner_tokens",
-    "ablate_sub_captions": "sub_captions",
-    "ablate_token_limit": "token_limit",
-    "compare_long_text_methods": "long_text_methods",
-    "compare_losses": "losses",
-    "compare_pretraining": "pretraining",
-    "compare_pretraining_data": "pretraining_data",
-    "transfer": "transfer",
-}
-
-
-def commands(text: str) -> list[list[str]]:
-    """What is typed after `python`, of every command that runs an experiment; notes stand two spaces or a # behind."""
-    joined = re.sub(r"\\+\n\s*", "", text)
-    found = [line.partition("python experiments/")[2] for line in joined.splitlines() if "python experiments/" in line]
-    return [shlex.split(re.split(r"\s{2,}|\s#|`", command)[0]) for command in found]
-
-
-def documents() -> list[tuple[str, list[str]]]:
-    files = [*sorted((REPOSITORY / "experiments").glob("*.py")), REPOSITORY / "README.md"]
-    found = [(path.name, command) for path in files for command in commands(path.read_text())]
-    return [(name, command) for name, command in found if "..." not in command]
+from .conftest import DEFINE, REPOSITORY, defined, documents, experiment, usual_preset
 
 
 def test_every_experiment_is_known_here_and_names_its_commands():
@@ -53,27 +18,6 @@ def test_every_experiment_is_known_here_and_names_its_commands():
     assert files == set(DEFINE)
     assert {command[0] for _, command in documents()} == {f"{name}.py" for name in files}
     assert len(documents()) >= 7
-
-
-def usual_preset(file: str) -> str:
-    """The preset that an experiment uses if none is given."""
-    named = re.search(r'main\(.*preset="(.*?)"', (REPOSITORY / "experiments" / file).read_text())
-    return named[1] if named else "scenes"
-
-
-def options_of(name: str) -> type | None:
-    """The class of an experiment's own options, if it has some."""
-    named = re.search(r"main\(.*options=(\w+)", (REPOSITORY / "experiments" / f"{name}.py").read_text())
-    return getattr(experiment(name), named[1]) if named else None
-
-
-def defined(name: str, arguments: list[str]):
-    """Recipe, placement and sweep of a command, as `main` makes them."""
-    own = options_of(name)
-    options = parse(options_with(own)[0], _with_preset(usual_preset(f"{name}.py"), arguments), name, "")
-    recipe, placement = options.resolved()
-    define = getattr(experiment(name), DEFINE[name])
-    return options, recipe, placement, define(recipe) if own is None else define(recipe, options)
 
 
 @pytest.mark.parametrize("command", [command for _, command in documents()], ids=" ".join)
@@ -91,53 +35,6 @@ def test_the_command_in_the_docstring_means_something(command, monkeypatch):
         assert preset(recipe.verdicts).verdicts == ""
 
 
-def test_table_3_varies_the_corners_the_mask_and_the_weight_of_long_texts():
-    recipe = preset("scenes")
-    sweep = experiment("ablate_corner_tokens").corner_tokens(recipe)
-    found = {p.name: (p.recipe.method.text.corner_tokens, p.recipe.method.text.corner_mask) for p in sweep.points}
-    control = "0, long loss × 3"
-    assert found == {**{f"{m}": (m, True) for m in range(5)}, "2, no mask": (2, False), control: (0, True)}
-    weights = {p.name: p.recipe.method.loss.long_weight for p in sweep.points}
-    assert weights == {name: 3.0 if name == control else 1.0 for name in found}
-    assert sweep.baseline == "0"
-
-
-def test_the_losses_are_compared_with_the_same_towers_data_and_steps():
-    recipe = preset("scenes")
-    sweep = experiment("compare_losses").losses(recipe)
-    softmax, sigmoid = (point.recipe for point in sweep.points)
-    assert [point.name for point in sweep.points] == ["LiT", "SigLIP"]
-    assert [type(recipe.method) for recipe in (softmax, sigmoid)] == [LotlipConfig, SiglipConfig]
-    assert softmax.method.image == sigmoid.method.image
-    for name in ("width", "layers", "heads", "token_limit", "dropout"):
-        assert getattr(softmax.method.text, name) == getattr(sigmoid.method.text, name)
-    assert softmax.method.text.corner_tokens == 0
-    assert (softmax.data, softmax.optimization, softmax.evaluation) == (
-        sigmoid.data,
-        sigmoid.optimization,
-        sigmoid.evaluation,
-    )
-    assert all(point.chosen_by == recipe.evaluation.best and len(point.candidates) == 3 for point in sweep.points)
-
-
-def test_figure_4_varies_the_token_limit():
-    define = experiment("ablate_token_limit").token_limit
-    scenes, paper = define(preset("scenes")), define(preset("lotlip-3m").with_data(train="s3://bucket/cc3m"))
-    assert [p.recipe.method.text.token_limit for p in scenes.points] == [16, 32, 40, 48, 64, 96, 128, 256]
-    assert [p.recipe.method.text.token_limit for p in paper.points] == [32, 64, 77, 96, 128, 192, 256, 512]
-    for sweep, preset_name in ((scenes, "scenes"), (paper, "lotlip-3m")):
-        assert all(p.name == str(p.recipe.method.text.token_limit) for p in sweep.points)
-        assert sweep.baseline == str(preset(preset_name).method.text.token_limit)
-
-
-def test_figures_2_and_5_vary_the_sentences_and_0_are_raw_texts_alone():
-    recipe = preset("scenes")
-    sweep = experiment("ablate_sub_captions").sub_captions(recipe)
-    assert [p.recipe.data.sub_captions for p in sweep.points] == [0, 1, 2, 3, 4, 6]
-    assert [p.recipe.method.loss.long_weight for p in sweep.points] == [0.0, *[1.0] * 5]
-    assert sweep.baseline == str(recipe.data.sub_captions)
-
-
 @pytest.mark.parametrize("name", DEFINE)
 def test_the_points_differ_in_what_is_ablated_alone(name):
     recipe = preset(usual_preset(f"{name}.py"))
@@ -145,6 +42,7 @@ def test_the_points_differ_in_what_is_ablated_alone(name):
     assert len({(p.recipe.hash({}), p.recipe.data) for p in points}) == len(points)
     evaluation = points[0].recipe.evaluation
     assert replace(evaluation, skip_unsuited=False) == recipe.evaluation
+    points = [replace(p, recipe=p.recipe.with_evaluation(token_limits=()), variants=()) for p in points]
     for point in points:
         images = recipe.optimization  # as many images a step, if a point reads the same documents otherwise
         if point.recipe.data.kind != recipe.data.kind:
@@ -152,7 +50,8 @@ def test_the_points_differ_in_what_is_ablated_alone(name):
         if name == "compare_pretraining_data":
             images = replace(images, batch_size=point.recipe.optimization.batch_size)
         assert (point.recipe.optimization, point.recipe.evaluation) == (images, evaluation)
-        assert point.recipe.method.image == recipe.method.image or name == "ablate_initialisation"
+        new_towers = name in ("ablate_initialisation", "compare_methods")
+        assert point.recipe.method.image == recipe.method.image or new_towers
         assert point.recipe.seed == recipe.seed
 
 
@@ -263,52 +162,3 @@ def test_without_models_a_tower_is_pretrained_first():
     assert first.recipe == preset("scenes-lcl")
     assert options.tasks == ("retrieval",)
     assert "seeds=3" in (REPOSITORY / "experiments" / "transfer.py").read_text()
-
-
-def test_table_2_compares_ways_to_learn_from_long_texts_over_the_same_towers():
-    recipe = preset("scenes")
-    points = {p.name: p.recipe for p in experiment("compare_long_text_methods").long_text_methods(recipe).points}
-    assert list(points) == list(TABLE_2.rows)
-    assert {one.method.image for one in points.values()} == {recipe.method.image}
-    assert points["LoTLIP"] == recipe
-    assert [one.method.text_tower.reserved_tokens for one in points.values()] == [0, 0, 0, 2]
-    short, long = points["LiT, short only"], points["LiT + long"]
-    assert (short.method.loss.long_weight, short.data.sub_captions) == (0, 0)
-    assert (long.method.loss, long.data) == (recipe.method.loss, recipe.data)
-    matched = points["LiT + Long-CLIP"]
-    assert matched.method.kind == "long-clip"
-    assert (matched.data, matched.optimization) == (recipe.data, recipe.optimization)
-    with pytest.raises(SystemExit, match="compares with LoTLIP"):
-        experiment("compare_long_text_methods").long_text_methods(preset("scenes-t5"))
-
-
-def test_table_7_varies_the_learnable_tokens_and_the_weight_of_long_texts():
-    points = {p.name: p.recipe for p in experiment("ablate_learnable_tokens").learnable_tokens(preset("scenes")).points}
-    assert set(points) - set(TABLE_7.rows) == {"none, weight of corners"}
-    text = {name: one.method.text for name, one in points.items()}
-    found = {name: (one.corner_tokens, one.corner_mask, one.registers) for name, one in text.items()}
-    assert found == {
-        "none": (0, True, False),
-        "Register": (2, False, True),
-        "Corner": (2, True, False),
-        "none, weight of corners": (0, True, False),
-    }
-    assert [one.method.loss.long_weight for one in points.values()] == [1, 1, 1, 3]
-    with pytest.raises(SystemExit, match="needs corner tokens"):
-        experiment("ablate_learnable_tokens").learnable_tokens(preset("scenes").with_text(corner_tokens=0))
-
-
-@pytest.mark.parametrize("name", ["scenes", "lotlip-3m"])
-def test_table_8_trains_both_towers_from_scratch(name):
-    recipe = preset(name)
-    points = {p.name: p.recipe for p in experiment("ablate_initialisation").initialisation(recipe).points}
-    assert list(points) == list(TABLE_8.rows)
-    assert points.pop("LoTLIP, pretrained") == recipe
-    for one in points.values():
-        image = one.method.image
-        assert (image.pretrained, image.locked, image.size) == (False, False, recipe.method.image.size)
-        assert image.name
-        assert (one.method.text.name, one.data.features) == ("", "online")
-    assert [one.method.text.corner_tokens for one in points.values()] == [0, 0, 2]
-    with pytest.raises(SystemExit, match="needs a locked tower"):
-        experiment("ablate_initialisation").initialisation(preset("photos"))

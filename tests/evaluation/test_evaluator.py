@@ -301,3 +301,19 @@ def test_an_empty_batch_is_skipped():
     seen = pair_task.PairFeatures()
     seen.add(empty, Model(Encoder(), None, CPU))
     assert seen == pair_task.PairFeatures()
+
+
+def test_a_set_at_another_token_limit_is_judged_as_a_model_of_that_limit_judges_it(layout, sets):
+    """Its rows and its class prompts are cut there; the set itself is read as before."""
+    train = layout.spec.train
+    at_six = tuple(one.at_limit(6, 2) for one in sets)
+    both = (*sets, *at_six)
+    assert [one.name for one in at_six] == [f"{one.name}@6" for one in sets]
+    two = replace(layout, spec=replace(layout.spec, evaluations=sources(both, train)))
+    shorter = replace(train, texts=train.texts.with_limit(4))
+    alone = replace(layout, spec=replace(layout.spec, train=shorter, evaluations=sources(sets, shorter)))
+    found, whole, cut = evaluated(two, both, 1), evaluated(layout, sets, 1), evaluated(alone, sets, 1)
+    assert {name: value for name, value in found.items() if "@" not in name} == whole
+    assert {name.replace("@6", ""): value for name, value in found.items() if "@" in name} == cut
+    changed = {name for name in whole if cut[name] != whole[name]}
+    assert {"eval/photos/top1", "eval/alike/long_accuracy"} <= changed

@@ -4,11 +4,18 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertModel, T5Config
 
 from cornerstone.errors import CornerstoneError
-from cornerstone.models.bert import bert_from, build_bert
-from cornerstone.recipes.towers import CornerText
+from cornerstone.models.bert import bert_config, bert_flops, bert_from, build_bert
+from cornerstone.models.clip_text import ClipTextTransformer
+from cornerstone.models.corner_text import CornerBert
+from cornerstone.models.qformer import QFormer
+from cornerstone.models.t5_text import T5TextTower
+from cornerstone.recipes.blip2 import QFormerText
+from cornerstone.recipes.towers import ClipText, CornerText, T5Text
 
 SMALL = CornerText(name="", width=16, layers=1, heads=2, token_limit=32)
 
@@ -89,3 +96,33 @@ def test_a_text_tower_comes_from_another_run(tmp_path):
     assert bert.config.hidden_dropout_prob == 0.25
     with pytest.raises(CornerstoneError, match="knows 30 token ids, but the tokenizer has 31"):
         build_bert(replace(SMALL, name=str(tmp_path / "model")), 31, seed=0)
+
+
+@pytest.mark.parametrize(("corners", "masked"), [(0, True), (2, True), (2, False)])
+@pytest.mark.parametrize("extra", [False, True])
+@pytest.mark.parametrize("layers", [1, 3])
+def test_the_formula_counts_the_operations_that_torch_counts(corners, masked, extra, layers):
+    config = CornerText("", width=16, layers=layers, heads=2, token_limit=32, corner_tokens=corners, corner_mask=masked)
+    tower = CornerBert.build(config, 30, width=12, seed=0).eval()
+    tokens = 20
+    ids, length = torch.ones(1, tokens, dtype=torch.int64), torch.tensor([tokens])
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        tower(ids, length, extra=extra)
+    computed = corners if extra or not masked else 0
+    found = bert_flops(bert_config(config), tokens, 12, computed, masked=masked, extra=extra)
+    assert found == counter.get_total_flops()
+    if not extra:
+        assert CornerBert.flops(config, tokens + corners, 12) == found
+
+
+def test_the_architecture_of_a_named_tower_is_read_without_its_weights(folder, tmp_path):
+    (tmp_path / "model.safetensors").unlink()
+    config = CornerText(name=folder, token_limit=24)
+    assert bert_config(config).intermediate_size == 8
+    assert CornerBert.most_tokens(config) == 24
+    assert CornerBert.flops(config, 24, 12) == bert_flops(bert_config(config), 22, 12, extra=False)
+    assert CornerBert.most_tokens(SMALL) == 512
+    assert ClipTextTransformer.most_tokens(ClipText(token_limit=40)) == 40
+    assert T5TextTower.most_tokens(T5Text()) is None
+    assert QFormer.most_tokens(QFormerText(name=folder, token_limit=24)) == 24

@@ -4,7 +4,8 @@ import pytest
 
 from cornerstone.sweeps.paper_table import PaperTable, plain
 from cornerstone.sweeps.papers import lcl
-from cornerstone.sweeps.papers.lotlip import FIGURE_2, FIGURE_4, TABLE_3
+from cornerstone.sweeps.papers.lotlip import FIGURE_2, FIGURE_4, TABLE_2, TABLE_3, TABLE_8, TABLE_9
+from cornerstone.sweeps.papers.lotlip_zero_shot import SCALES, TABLES_10_11, zero_shot
 from cornerstone.sweeps.papers.sets import ALIASES, STAND_INS
 
 
@@ -84,3 +85,72 @@ def test_the_tables_of_lcl_as_printed():
         assert table.column("eval/class/top1") == "IN-1k"
         assert table.column("eval/short/bleu4") == "COCO B@4"
         assert table.column("eval/probe/linear_top1") is None
+
+
+AVERAGES = {
+    "FILIP": 19.21, "LaCLIP": 27.26, "SigLIP": 19.40, "LiT": 44.38, "LoTLIP": 74.37, "CLIP, 400M (released)": 68.12,
+    "ALIGN, 700M (released)": 74.59, "SigLIP, 12B (released)": 76.59, "Long-CLIP, 400M + 1M (released)": 72.62,
+}  # fmt: skip
+"""The column of Table 4 that is left out: the mean of the eight before it."""
+SCALED = {
+    "LiT, B/32": (39.72, 56.56, 58.82, 64.47),
+    "LoTLIP, B/32": (70.45, 76.04, 78.26, 80.84),
+    "LiT, B/16": (44.38, 62.61, 60.24, 66.44),
+    "LoTLIP, B/16": (74.37, 79.48, 82.06, 83.72),
+}
+
+
+def test_the_zero_shot_tables_have_the_averages_that_are_printed():
+    def average(table, row):
+        return sum(table.rows[row][:8]) / 8
+
+    three = zero_shot("3M")
+    assert {row: average(three, row) for row in AVERAGES} == pytest.approx(AVERAGES, abs=0.0095)
+    assert set(three.rows) == {"CLIP", *AVERAGES}
+    printed = {f"{model}, {s}": x for model, xs in SCALED.items() for s, x in zip(SCALES, xs, strict=True)}
+    assert {row: average(TABLES_10_11, row) for row in printed} == pytest.approx(printed, abs=0.0095)
+    assert set(TABLES_10_11.rows) == {*printed, *TABLES_10_11.released}
+    for scale in SCALES:
+        table = zero_shot(scale)
+        assert table.rows["LiT"] == TABLES_10_11.rows[f"LiT, B/16, {scale}"]
+        assert set(table.released) == {row for row in AVERAGES if "released" in row}
+
+
+@pytest.mark.parametrize(
+    ("metric", "column"),
+    [
+        ("eval/dci/i2t_r1", "DCI T2I"),  # swapped in print
+        ("eval/ShareGPT4V-1k/t2i_r1", "SV-1k I2T"),
+        ("eval/sv10k/i2t_r1", "SV-10k T2I"),
+        ("eval/imagenet/top1", "IN-1k"),
+        ("eval/coco/i2t_r5", "MSCOCO I2T R@5"),  # not swapped
+        ("eval/flickr30k/t2i_r1", "Flickr30k T2I R@1"),
+        ("eval/Flickr/i2t_r5", "Flickr30k I2T R@5"),
+        ("eval/iiw/i2t_r5", None),
+    ],
+)
+def test_the_columns_of_the_zero_shot_tables_are_what_they_really_measure(metric, column):
+    assert zero_shot("100M").column(metric) == TABLES_10_11.column(metric) == column
+
+
+def test_numbers_of_the_zero_shot_tables_agree_with_the_ablations_where_both_print_them():
+    """Tables 2 and 8 have nine of their columns."""
+    same = {"MSCOCO T2I": "MSCOCO T2I R@1", "MSCOCO I2T": "MSCOCO I2T R@1"}
+    for row, (ablation, named) in {
+        "LiT": (TABLE_2, "LiT, short only"),
+        "LoTLIP": (TABLE_2, "LoTLIP"),
+        "CLIP": (TABLE_8, "CLIP"),
+    }.items():
+        for column in ablation.columns:
+            assert zero_shot("3M").value(row, same.get(column, column)) == ablation.value(named, column)
+    assert zero_shot("3M").value("CLIP", "Flickr30k I2T R@1") is None  # Table 8 does not print it
+    assert zero_shot("100M").value("LoTLIP", "Flickr30k T2I R@5") == 87.98
+    assert TABLES_10_11.value("LoTLIP, B/32, 100M", "IN-1k") == 67.20
+
+
+def test_table_9_as_printed():
+    assert TABLE_9.value("InstructBLIP", "IN-1k") == 50.32
+    assert TABLE_9.value("ShareGPT4V", "SV-10k T2I") == 77.93
+    assert TABLE_9.value("LLaVA", "MSCOCO T2I") == 31.10
+    assert TABLE_9.rows["All"] == TABLE_3.rows["2"]
+    assert TABLE_9.column("eval/sv10k/i2t_r1") == "SV-10k T2I"

@@ -87,3 +87,8 @@ def test_transfers_need_towers_of_one_architecture():
         with_transfers(Sweep([one, other], "0"), options)
     other = Point("1", LCL.with_image(drop_path=0.1))  # no part of the architecture
     assert len(with_transfers(Sweep([one, other], "0"), options).points) == 4
+
+
+def test_a_point_is_compared_with_a_point_that_there_is():
+    with pytest.raises(CornerstoneError, match="A point is compared with '3', which is none"):
+        Sweep([Point("0", RECIPE), Point("1", RECIPE, compared_with="3")], "0")

@@ -13,11 +13,12 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
+from cornerstone.sweeps.paper_table import PaperTable
 from cornerstone.sweeps.papers.lotlip import FIGURE_4, TABLE_3
 from cornerstone.sweeps.plot import plot
 from cornerstone.sweeps.rendering import to_csv, to_markdown, to_rich
 from cornerstone.sweeps.statistics import smallest_detectable
-from cornerstone.sweeps.table import ResultTable
+from cornerstone.sweeps.table import Aside, ResultTable
 
 
 @dataclass(frozen=True)
@@ -285,3 +286,105 @@ def test_plot_of_chosen_metrics_numbers_on_a_log_axis_and_of_nothing(tmp_path):
     assert plot(table(limits, baseline="64"), tmp_path / "a.png", [LONG]).exists()
     assert plot(table([], points=("0", "1"), paper=TABLE_3), tmp_path / "b.png").exists()
     assert plot(table([]), tmp_path / "c.png").exists()
+
+
+CURVES = {
+    "LiT, 1": (("LiT", 1),),
+    "LiT, 3": (("LiT", 3),),
+    "LoTLIP, 3": (("LoTLIP", 3), ("alone", 3)),
+    "LoTLIP, 1": (("LoTLIP", 1),),
+    "alone, 5": (("alone", 5),),
+}
+
+
+def test_a_plot_of_curves_has_error_bars_a_legend_and_stars_for_what_stands_beside(tmp_path, monkeypatch):
+    import matplotlib.pyplot as plt
+
+    found = records(points=tuple(CURVES))
+    asides = {name: (Aside("text", "GFLOPs", places[0][1] * 2.0, drawn=True),) for name, places in CURVES.items()}
+    result = table(found, baseline="LiT, 3", places=CURVES, asides=asides, x_label="sentences")
+    figures = []
+    monkeypatch.setattr(plt, "close", figures.append)
+    plot(result, tmp_path / "plot.png")
+    monkeypatch.undo()
+    panel, *_ = figures[0].axes
+    means = {row.point: row.cells[0].value.mean for row in result.rows}
+    lit, lotlip, alone = panel.containers
+    for curve, names in (
+        (lit, ("LiT, 1", "LiT, 3")),
+        (lotlip, ("LoTLIP, 1", "LoTLIP, 3")),
+        (alone, ("LoTLIP, 3", "alone, 5")),
+    ):
+        assert curve.lines[0].get_xdata().tolist() == [CURVES[name][0][1] for name in names]
+        assert curve.lines[0].get_ydata().tolist() == [means[name] for name in names]
+        (bars,) = curve.lines[2]
+        heights = [top - bottom for (_, bottom), (_, top) in bars.get_segments()]
+        errors = {row.point: row.cells[0].shown_error for row in result.rows}
+        assert heights == pytest.approx([2 * errors[name] for name in names])
+        assert min(heights) > 0
+    assert [text.get_text() for text in panel.get_legend().get_texts()] == ["LiT", "LoTLIP", "alone"]
+    assert panel.get_xlabel() == "sentences"
+    stars = [line for axis in figures[0].axes for line in axis.lines if line.get_marker() == "*"]
+    assert len(stars) == 2  # a panel each
+    assert sorted(zip(*stars[0].get_data(), strict=True)) == [(1, 2), (3, 6), (5, 10)]
+    plt.close(figures[0])
+
+
+def test_what_stands_beside_a_row_has_a_column_and_no_difference():
+    asides = {"0": (Aside("text", "GFLOPs", 1.234), Aside("dci cut", "%", 0.0)), "2": (Aside("text", "GFLOPs", 20.0),)}
+    result = table(records(), asides=asides)
+    text = to_markdown(result)
+    assert "| text GFLOPs | dci cut % | long I→T | Δ |" in text
+    assert "| 0 (baseline) | 5 | 1.23 | 0 |" in text
+    assert "| 2 | 5 | 20 | – |" in text
+    assert "1.23" in printed(result)
+    rows = list(csv.DictReader(io.StringIO(to_csv(result))))
+    assert [(row["text, GFLOPs"], row["dci cut, %"]) for row in rows] == [("1.234", "0"), ("20", "")]
+
+
+def test_models_that_only_the_paper_has_stand_in_the_table_with_its_numbers_alone(tmp_path):
+    paper = PaperTable(
+        "T",
+        "S",
+        columns=("DCI", "COCO"),
+        measures=(("dci", "i2t_r1"), ("coco", "i2t_r1")),
+        rows={"0": (1.0, 2.0), "theirs": (33.25, math.nan)},
+        released=("theirs",),
+    )
+    result = table(records(), paper=paper)
+    assert [row.point for row in result.rows] == ["0", "2", "theirs"]
+    assert [cell.paper for cell in result.rows[2].cells] == [33.25, None]
+    assert "| theirs | 0 | – | – | 33.25 | – | – | – |" in to_markdown(result)
+    assert not any("theirs" in line for line in result.footer)
+    plain = table(records(), paper=replace(paper, released=()))
+    assert [row.cells for row in plain.rows] == [row.cells for row in result.rows[:2]]
+    assert plot(result, tmp_path / "plot.png").exists()
+
+
+def test_a_row_may_be_compared_with_another_one_than_the_baseline():
+    found = records(points=("0", "1", "2"))
+    usual, other = table(found), table(found, compared={"2": "1"})
+    differences = {row.point: row.cells[0].difference for row in other.rows}
+    means = {row.point: row.cells[0].value.mean for row in other.rows}
+    assert differences["0"] is None
+    assert differences["2"].mean == pytest.approx(means["2"] - means["1"])
+    assert differences["1"] == usual.rows[1].cells[0].difference
+    assert any(line.startswith("Δ: difference to '0'; of '2' to '1', paired") for line in other.footer)
+
+
+def test_a_curve_without_numbers_of_its_own_is_not_drawn(tmp_path, monkeypatch):
+    """The paper prints nothing for it but a point that another curve has too."""
+    import matplotlib.pyplot as plt
+
+    places = {"0": (("a", 0), ("b", 0)), "1": (("a", 1_920_000),), "mine": (("b", 3_000_000),)}
+    result = table(records(points=tuple(places)), places=places, paper=TABLE_3)
+    figures = []
+    monkeypatch.setattr(plt, "close", figures.append)
+    plot(result, tmp_path / "plot.png")
+    monkeypatch.undo()
+    ours, paper = figures[0].axes[0], figures[0].axes[2]
+    assert (len(ours.containers), len(paper.containers)) == (2, 1)
+    assert paper.get_legend() is None
+    assert [label.get_text() for label in ours.get_xticklabels()] == ["0", "1.92M", "3M"]
+    assert [text.xy[0] for text in paper.texts] == [3_000_000]  # "none"
+    plt.close(figures[0])

@@ -130,6 +130,30 @@ def test_other_rows_are_another_experiment(recipe, tmp_path, small_data, wordpie
     assert one != three
 
 
+def test_sets_of_pairs_are_evaluated_at_other_token_limits_too(recipe, pairs_folder):
+    recipe = recipe.with_evaluation(sets=(f"dci={pairs_folder}", f"val={pairs_folder}"), best="eval/val/i2t_r1")
+    before = offline(recipe)
+    prepared = offline(recipe.with_evaluation(token_limits=(8, 512)))
+    names = ["dci", "dci-short", "dci", "val", "val-short", "val"]
+    limited = [f"{name}@{limit}" for name in (*names[:3], "val-short") for limit in (8, 512)]  # `val` chooses
+    assert [one.name for one in prepared.sets] == [*names, *limited]
+    assert prepared.recipe_hash == before.recipe_hash
+    assert prepared.eval_hash != before.eval_hash
+    assert {one.texts.max_tokens for one in prepared.evaluations[:6]} == {30}
+    assert [one.texts.max_tokens for one in prepared.evaluations[6:8]] == [6, 510]  # two corner tokens
+    long = np.arange(2)
+    opened = (prepared.evaluations[0], *prepared.evaluations[6:8])
+    texts = [one.open().take(long, long)["texts"].to_pylist() for one in opened]
+    whole, cut, uncut = (max(len(ids) for row in found for ids in row) for found in texts)
+    assert cut <= 6 < whole == uncut
+
+
+@pytest.mark.parametrize(("limit", "message"), [(4, "leaves no room"), (513, "above the 512 positions")])
+def test_a_token_limit_of_evaluation_that_the_tower_cannot_read_is_refused(recipe, limit, message):
+    with pytest.raises(CornerstoneError, match=message):
+        offline(recipe.with_evaluation(sets=(recipe.data.train,), token_limits=(8, limit)))
+
+
 def test_evaluation_sets_have_a_hash_of_their_own(recipe, pairs_folder):
     without, with_sets = prepare(recipe, quiet), prepare(recipe.with_evaluation(sets=(pairs_folder,)), quiet)
     assert without.recipe_hash == with_sets.recipe_hash

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from tokenizers import Tokenizer
@@ -144,6 +145,12 @@ class TextFormat(ABC):
         """
         return [self._cut(ids) for ids in self.encode_uncut(texts)]
 
+    def with_limit(self, max_tokens: int) -> TextFormat:
+        """The same format with another limit."""
+        other = copy(self)
+        other.max_tokens = max_tokens
+        return other
+
     def encode_texts(self, texts: Iterable[str]) -> list[list[int]]:
         """`encode` of whole texts, split into sentences here."""
         return self.encode(sub_captions(text) for text in texts)
@@ -228,6 +235,10 @@ class TextInput:
         return (
             None if method.text_format is None else TextInput(method.text_format[0], tokenizer, method.text_format[1])
         )
+
+    def with_limit(self, max_tokens: int) -> TextInput:
+        """The same texts with another limit."""
+        return replace(self, max_tokens=max_tokens)
 
     def open(self) -> TextFormat:
         """The format, ready to encode."""

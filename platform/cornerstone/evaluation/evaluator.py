@@ -39,12 +39,12 @@ def evaluate(
     `batches` come with the place of their set; `texts` is the model's text format, for class prompts. `gather` collects the
     workers' values on every worker (all-gather); every worker returns the same results.
     """
-    judge = Model(model, texts, device)
+    judges = [Model(model, judged.limited(texts) if texts is not None else None, device) for judged in sets]
     collected = [judged.task.collected() for judged in sets]
     for place, batch in batches:
-        collected[place].add(batch, judge)
+        collected[place].add(batch, judges[place])
     results = []
-    for judged, parts in zip(sets, zip(*gather(collected), strict=True), strict=True):
+    for judged, judge, parts in zip(sets, judges, zip(*gather(collected), strict=True), strict=True):
         measured = judged.task.conclude(judged, parts, judge)
         results.append(Judged(judged.name, judged.task.name, measured, sum(part.left_out for part in parts)))
     return tuple(results)

@@ -15,6 +15,7 @@ from cornerstone.data.pairs.feature_store import FeatureKeys, FeatureType, Preci
 from cornerstone.data.pairs.image_input import ImageInput, StoredFeatures
 from cornerstone.data.shards import DataSet, Reader
 from cornerstone.data.storage import Location
+from cornerstone.data.texts import TextFormat
 from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation.evaluator import evaluate
 from cornerstone.evaluation.judged import Judged
@@ -64,15 +65,20 @@ def texts_cut(model: OpenedModel, sets: Sequence[EvaluationSet]) -> dict[str, tu
     """By the name of each set of pairs: how many of its texts are longer than the model reads, and how many it has."""
     form, counts = model.text_format, {}
     for judged in sets:
-        if form is None or judged.task.reads != "pairs" or not judged.view:
-            continue
-        reader, cut, total = Reader(data := DataSet.open(judged.folder, "pairs"), ["captions"]), 0, 0
-        for group in range(sum(len(shard.row_groups) for shard in data.manifest.shards)):
-            rows = reader.group(group)["captions"].to_pylist()
-            lengths = [len(i) for i in form.encode_uncut(t for row in rows for t in viewed(row or [], judged.view))]
-            cut, total = cut + sum(length > form.max_tokens for length in lengths), total + len(lengths)
-        counts[judged.name] = cut, total
+        if form is not None and judged.task.reads == "pairs" and judged.view:
+            lengths = text_lengths(judged, form)
+            counts[judged.name] = sum(length > form.max_tokens for length in lengths), len(lengths)
     return counts
+
+
+def text_lengths(judged: EvaluationSet, form: TextFormat) -> list[int]:
+    """Tokens of each text of a set of pairs before any limit, without those that a text tower adds."""
+    reader = Reader(data := DataSet.open(judged.folder, "pairs"), ["captions"])
+    lengths: list[int] = []
+    for group in range(sum(len(shard.row_groups) for shard in data.manifest.shards)):
+        rows = reader.group(group)["captions"].to_pylist()
+        lengths += (len(ids) for ids in form.encode_uncut(t for row in rows for t in viewed(row or [], judged.view)))
+    return lengths
 
 
 def trained_on(model: OpenedModel, sets: Sequence[EvaluationSet]) -> list[str]:

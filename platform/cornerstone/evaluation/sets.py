@@ -47,8 +47,13 @@ def metric_names(sets: Sequence[EvaluationSet]) -> list[str]:
 
 
 def eval_hash(sets: Sequence[EvaluationSet]) -> str:
-    """A digest of what is measured: each set's name, task, content and pool."""
-    return digest(sorted([s.name, s.task.name, s.content_hash, str(s.pool)] for s in sets))
+    """A digest of what is measured: each set's name, task, content, pool, and token limit if it has its own."""
+    return digest(
+        sorted(
+            [s.name, s.task.name, s.content_hash, str(s.pool), *([str(s.max_tokens)] if s.max_tokens else [])]
+            for s in sets
+        )
+    )
 
 
 def only_task(sets: Sequence[EvaluationSet], name: str) -> tuple[EvaluationSet, ...]:

@@ -51,6 +51,37 @@ def pretrained_bert(config: TextTowerConfig, vocab_size: int) -> tuple[BertModel
     return bert, {name: getattr(bert.config, name) for name in ("num_attention_heads", "hidden_act", "layer_norm_eps")}
 
 
+def bert_config(config: TextTowerConfig, vocab_size: int = 0) -> BertConfig:
+    """The architecture of a recipe's encoder; no weights are read. CornerstoneError if the name cannot be opened."""
+    if not config.name:
+        return _new(config, vocab_size)
+    return BertConfig.from_dict(_described_by_run(config) or _described_by_name(config))
+
+
+def bert_flops(
+    bert: BertConfig, tokens: int, width: int, corners: int = 0, *, masked: bool = True, extra: bool = True
+) -> int:
+    """Floating-point operations of one text's features by `CornerBert`'s split form: a multiplication and an addition are two.
+
+    Of L layers of width E, with I in the feed-forward, for n tokens with [CLS], m corners that are computed, S = m + n places,
+    R = 1 + m places that are read out, P of them pooled (R, or 1 without `extra`) to features of width D:
+
+        linears of attention    8 S E² in each of L - 1 layers, 4 (S + R) E² in the last one
+        feed-forward            4 S E I in each of L - 1 layers, 4 R E I in the last one
+        attention               4 E (n² + m S) in each of L - 1 layers, 4 E (n + m S) in the last one; without the mask
+                                4 E S² and 4 E R S
+        pooler, projection      2 P E² + 2 P E D
+
+    Embeddings, norms, activations and softmax are not counted, as is usual.
+    """
+    e, between, layers = bert.hidden_size, bert.intermediate_size, bert.num_hidden_layers
+    places, read, pooled = corners + tokens, 1 + corners, 1 + corners if extra else 1
+    seen, seen_last = (tokens**2, tokens) if masked else (tokens * places, places)
+    inner = 8 * places * e**2 + 4 * places * e * between + 4 * e * (seen + corners * places)
+    last = 4 * (places + read) * e**2 + 4 * read * e * between + 4 * e * (seen_last + corners * places)
+    return int((layers - 1) * inner + last + 2 * pooled * e * (e + width))
+
+
 def bert_from(described: Mapping[str, Any]) -> BertModel:
     """An encoder of the architecture that `BertConfig.to_dict` described; its weights are still to be loaded."""
     return BertModel(BertConfig.from_dict(dict(described)))
@@ -70,25 +101,32 @@ def _new(config: TextTowerConfig, vocab_size: int) -> BertConfig:
     )
 
 
-def _of_run(config: TextTowerConfig) -> BertModel | None:
-    """The text tower of a run's folder `model`; None if the name is not one."""
+def _described_by_run(config: TextTowerConfig) -> dict[str, Any] | None:
+    """The architecture of the text tower of a run's folder `model`; None if the name is not one."""
     place = Location.of(config.name) if "/" in config.name else None
     if place is None or not place.join("config.json").exists():
         return None
     build = json.loads(place.join("config.json").read_text()).get("build", {})
     described = build.get("text_tower", build.get("bert"))  # the second before version 3
-    if described is None or described.get("model_type") != "bert":
+    return None if described is None or described.get("model_type") != "bert" else dict(described)
+
+
+def _of_run(config: TextTowerConfig) -> BertModel | None:
+    """The text tower of a run's folder `model`; None if the name is not one."""
+    described = _described_by_run(config)
+    if described is None:
         return None
     dropout = {"hidden_dropout_prob": config.dropout, "attention_probs_dropout_prob": config.dropout}
     bert = bert_from({**described, **dropout})
-    tensors = safetensors.torch.load(place.join("model.safetensors").read_bytes())
+    tensors = safetensors.torch.load(Location.of(config.name).join("model.safetensors").read_bytes())
     bert.load_state_dict({n.removeprefix(_BERT): x for n, x in tensors.items() if n.startswith(_BERT)})
     return bert
 
 
-def _named(config: TextTowerConfig) -> BertModel:
+def _described_by_name(config: TextTowerConfig) -> dict[str, Any]:
+    """The architecture of a Hugging Face BERT. CornerstoneError if there is none of that name."""
     try:
-        described = BertConfig.get_config_dict(config.name)[0]
+        described: dict[str, Any] = BertConfig.get_config_dict(config.name)[0]
     except Exception as error:  # from a missing file to a hub that does not answer
         raise CornerstoneError(_cannot_load(config.name, error)) from error
     if described.get("model_type") != "bert":
@@ -96,6 +134,11 @@ def _named(config: TextTowerConfig) -> BertModel:
             f"The text tower {config.name!r} is a {described.get('model_type', 'model of unknown type')}, not a BERT: "
             f"name a BERT, for example bert-base-uncased (--recipe.method.text.name)."
         )
+    return described
+
+
+def _named(config: TextTowerConfig) -> BertModel:
+    _described_by_name(config)  # its refusals are clearer than those of the model's class
     dropout: dict[str, Any] = {"hidden_dropout_prob": config.dropout, "attention_probs_dropout_prob": config.dropout}
     try:
         return BertModel.from_pretrained(config.name, dtype=torch.float32, **dropout)

@@ -63,6 +63,11 @@ class ClipTextTransformer(TextTower):
             name: getattr(half.config, name) for name in ("num_attention_heads", "hidden_act", "layer_norm_eps")
         }
 
+    @classmethod
+    def most_tokens(cls, config: ClipText) -> int:
+        """As many as the token limit."""
+        return config.token_limit
+
     @property
     def reserved_tokens(self) -> int:
         """The trailing token."""

@@ -30,7 +30,7 @@ from transformers import BertModel
 from transformers.models.bert.modeling_bert import BertLayer  # its parts are called one by one, see `_run`
 
 from cornerstone.errors import CornerstoneError
-from cornerstone.models.bert import bert_from, build_bert, pretrained_bert
+from cornerstone.models.bert import bert_config, bert_flops, bert_from, build_bert, pretrained_bert
 from cornerstone.models.text_tower import TextFeatures, TextTower, in_buckets
 from cornerstone.recipes.towers import BertText, CornerText
 
@@ -88,6 +88,19 @@ class CornerBert(TextTower):
     def pretrained(cls, config: BertText, vocab_size: int) -> tuple[nn.Module, dict[str, Any]]:
         """The BERT that the recipe names."""
         return pretrained_bert(config, vocab_size)
+
+    @classmethod
+    def most_tokens(cls, config: BertText) -> int:
+        """BERT's."""
+        most: int = bert_config(config).max_position_embeddings
+        return most
+
+    @classmethod
+    def flops(cls, config: BertText, tokens: int, width: int) -> float:
+        """Of [CLS] alone, as retrieval reads it. Corners take their places, but are computed only without the mask."""
+        masked = not isinstance(config, CornerText) or config.corner_mask
+        m = 0 if masked else config.reserved_tokens
+        return bert_flops(bert_config(config), tokens - config.reserved_tokens, width, m, masked=masked, extra=False)
 
     @property
     def reserved_tokens(self) -> int:

@@ -28,7 +28,7 @@ from transformers import BertModel, Blip2QFormerConfig, Blip2QFormerModel
 from transformers.models.bert.modeling_bert import BertPredictionHeadTransform
 
 from cornerstone.errors import CornerstoneError
-from cornerstone.models.bert import build_bert, pretrained_bert
+from cornerstone.models.bert import bert_config, build_bert, pretrained_bert
 from cornerstone.models.text_tower import TextFeatures, TextTower
 from cornerstone.objectives.contrastive import at_least_fp32
 from cornerstone.recipes.blip2 import QFormerText
@@ -128,6 +128,12 @@ class QFormer(TextTower):
     def pretrained(cls, config: QFormerText, vocab_size: int) -> tuple[nn.Module, dict[str, Any]]:
         """The BERT that the recipe names."""
         return pretrained_bert(config, vocab_size)
+
+    @classmethod
+    def most_tokens(cls, config: QFormerText) -> int:
+        """The positions of the BERT that it begins with."""
+        most: int = bert_config(config).max_position_embeddings
+        return most
 
     @property
     def token_width(self) -> int:

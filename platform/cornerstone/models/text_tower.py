@@ -9,6 +9,7 @@ B texts, T their tokens, m extra features, M = 1 + m, E width inside, D width of
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Self
@@ -56,6 +57,19 @@ class TextTower(nn.Module, ABC):
         raise CornerstoneError(
             f"{cls.__name__} starts at random, but {config.name!r} is named: leave --recipe.method.text.name empty."
         )
+
+    @classmethod
+    def most_tokens(cls, config: Any) -> int | None:
+        """Most tokens that the tower of a recipe can read, those that it adds included; None: texts of any length."""
+        return None
+
+    @classmethod
+    def flops(cls, config: Any, tokens: int, width: int) -> float:
+        """Floating-point operations of the pooled feature of one text of so many tokens; NaN if no formula is known here.
+
+        `tokens` are the places of the token limit, reserved ones included; `width` is D.
+        """
+        return math.nan
 
     @property
     @abstractmethod

@@ -20,6 +20,7 @@ from cornerstone.recipes.pairs import PairData, Scenes
 from cornerstone.recipes.placement import Placement
 from cornerstone.recipes.presets import PRESETS, preset
 from cornerstone.recipes.recipe import Evaluation, Optimization, Recipe
+from cornerstone.recipes.siglip import SiglipConfig, SiglipLoss
 from cornerstone.recipes.towers import BertText, ClipText, CornerText, ImageTower, T5Text, TextTowerConfig
 
 __all__ = [
@@ -60,6 +61,8 @@ __all__ = [
     "Recipe",
     "SceneDocuments",
     "Scenes",
+    "SiglipConfig",
+    "SiglipLoss",
     "T5Text",
     "TextTowerConfig",
     "preset",

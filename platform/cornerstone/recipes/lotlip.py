@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 from cornerstone.errors import CornerstoneError
 from cornerstone.recipes.data import DataConfig
 from cornerstone.recipes.dual_encoder import DualEncoderConfig, needs_long_captions
+from cornerstone.recipes.pairs import PairData
 from cornerstone.recipes.recipe import Recipe
 from cornerstone.recipes.towers import CornerText, ImageTower
 
@@ -66,6 +67,22 @@ def with_sub_captions(recipe: Recipe, k: int) -> Recipe:
     """The same recipe with k sentences of a long caption; 0 trains on raw captions alone."""
     recipe = recipe if k else recipe.with_loss(long_weight=0.0)
     return recipe.with_data(sub_captions=k)
+
+
+def from_scratch(recipe: Recipe) -> Recipe:
+    """The same recipe with both towers at random weights and trained, its images encoded online.
+
+    The image tower of the built-in scenes has no name: it becomes a new one of its sizes. Raises CornerstoneError for another
+    method than LoTLIP.
+    """
+    method, data = recipe.method, recipe.data
+    if not isinstance(method, LotlipConfig) or not isinstance(data, PairData):
+        raise CornerstoneError(f"The method {method.kind!r} has no pretrained towers to leave out; expected lotlip.")
+    image = replace(method.image, pretrained=False, locked=False)
+    if not image.name:
+        image = replace(image, name="vit_tiny_patch16_224", width=128, layers=3, heads=8, position_std=1.0)
+        image = replace(image, patch=image.size // data.scenes.cells)
+    return recipe.with_data(features="online").with_method(image=image).with_text(name="")
 
 
 def with_long_loss_times(recipe: Recipe, factor: float) -> Recipe:

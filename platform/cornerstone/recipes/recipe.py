@@ -66,6 +66,9 @@ class Evaluation:
     """`[NAME=]DIR`; empty for the built-in scenes' own sets."""
     built_in: tuple[str, ...] = ()
     """Names of the built-in scenes' sets to evaluate on, if `sets` is empty; empty for all of them."""
+    token_limits: tuple[int, ...] = ()
+    """Evaluate each set of pairs at these token limits as well, under the name NAME@LIMIT. The model is trained at its own.
+    Each limit is one more pass over the sets in every evaluation. The set that chooses by `best` is left out."""
     every: int = 0
     """Steps between evaluations; 0 evaluates at the end alone."""
     best: str = ""

@@ -174,6 +174,10 @@ class CornerText(BertText):
         """One of each corner token; register tokens give none."""
         return 0 if self.registers else self.corner_tokens
 
+    def plain(self) -> BertText:
+        """The same BERT without learnable tokens, for methods that have none."""
+        return BertText(self.name, self.width, self.layers, self.heads, self.token_limit, self.dropout)
+
 
 @dataclass(frozen=True)
 class T5Text(CornerText):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -29,6 +30,9 @@ class PaperTable:
     aliases: Mapping[str, str] = field(default_factory=dict)
     stand_ins: Mapping[str, str] = field(default_factory=dict)
     stand_in_note: str = ""
+    released: tuple[str, ...] = ()
+    """Rows of models that the paper took as they were released: always shown, with the printed numbers, though no point trains
+    them."""
 
     def __post_init__(self) -> None:
         if len(self.measures) != len(self.columns) or any(len(row) != len(self.columns) for row in self.rows.values()):
@@ -53,9 +57,10 @@ class PaperTable:
         return [*self.notes, *([self.stand_in_note] if stand_in else [])]
 
     def value(self, point: str, column: str) -> float | None:
-        """The printed number; None if the paper has no such row."""
+        """The printed number; None if the paper has no such row, or leaves this cell of it empty (NaN)."""
         row = self.rows.get(point)
-        return None if row is None else row[self.columns.index(column)]
+        number = math.nan if row is None else row[self.columns.index(column)]
+        return None if math.isnan(number) else number
 
 
 def plain(name: str) -> str:

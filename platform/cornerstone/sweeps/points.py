@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 from cornerstone.errors import CornerstoneError, did_you_mean
 from cornerstone.recipes.recipe import Recipe
 from cornerstone.sweeps.paper_table import PaperTable
+from cornerstone.sweeps.table import Aside
+
+if TYPE_CHECKING:
+    from cornerstone.training.prepared import Prepared
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,26 @@ class FollowUp:
     """The row of the table in which its numbers stand, such as the point's; "" for one of its own, `POINT → NAME`."""
 
 
+class Place(NamedTuple):
+    """Where a row stands in the plot of a figure: on which curve, at which x."""
+
+    curve: str
+    x: float
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Another way to evaluate a point's trained model, with a row of its own; nothing is trained for it.
+
+    The point's recipe must evaluate at `token_limit` (`Evaluation.token_limits`). The row holds what was measured there, in
+    the columns of the same sets at the recipe's limit.
+    """
+
+    name: str
+    token_limit: int
+    places: tuple[Place, ...] = ()
+
+
 @dataclass(frozen=True)
 class Point:
     """One row of the table: its name, as the paper's row is named, and its recipe.
@@ -49,8 +74,19 @@ class Point:
     follow_ups: tuple[FollowUp, ...] = ()
     row: str = ""
     """The row of the table that it shares with other points of this `row`, which measure other things; "": one of its own."""
+    variants: tuple[Variant, ...] = ()
+    places: tuple[Place, ...] = ()
+    """Where it stands in the plot; without any, all rows of the sweep are one curve, or a line of categories."""
+    compared_with: str = ""
+    """The point whose row its own is compared with; "": the sweep's baseline."""
 
     def __post_init__(self) -> None:
+        measured = self.recipe.evaluation.token_limits
+        if unmeasured := [v.token_limit for v in self.variants if v.token_limit not in measured]:
+            raise CornerstoneError(
+                f"Point {self.name!r} has a variant at token limit {unmeasured[0]}, at which its recipe does not evaluate: "
+                f"add it to evaluation.token_limits (given: {', '.join(map(str, measured)) or 'none'})."
+            )
         if bool(self.candidates) != bool(self.chosen_by):
             missing, given = ("chosen_by", "candidates") if self.candidates else ("candidates", "chosen_by")
             raise CornerstoneError(f"Point {self.name!r} has {given} but no {missing}: give both or none of them.")
@@ -99,6 +135,10 @@ class Claim:
     measure: str = "long-text retrieval"
 
 
+Asides = Callable[["Prepared", int], Sequence[Aside]]
+"""Of what was prepared for a point, and a variant's token limit (0: the recipe's)."""
+
+
 @dataclass(frozen=True)
 class Sweep:
     """The points of one table or figure. `baseline` names the point that the others are compared with."""
@@ -109,6 +149,10 @@ class Sweep:
     notes: tuple[str, ...] = ()
     claim: Claim | None = None
     """What the table is to show; its verdict is printed below the table."""
+    asides: Asides | None = None
+    """What stands beside each row though no trial measures it."""
+    x_label: str = ""
+    """What the x axis of a plot with curves shows."""
 
     def __post_init__(self) -> None:
         names = [point.name for point in self.points]
@@ -121,7 +165,14 @@ class Sweep:
         for name in (self.claim.point, self.claim.control) if self.claim else ():
             if name not in names:
                 raise CornerstoneError(f"The claim names {name!r}, which is not a point{did_you_mean(name, names)}")
-        recorded = [row for p in self.points for row in (*p.rows, *(p.candidate_row(c.name) for c in p.candidates))]
+        for other in filter(None, (point.compared_with for point in self.points)):
+            if other not in names:
+                raise CornerstoneError(f"A point is compared with {other!r}, which is none{did_you_mean(other, names)}")
+        recorded = [
+            row
+            for p in self.points
+            for row in (*p.rows, *(p.candidate_row(c.name) for c in p.candidates), *(v.name for v in p.variants))
+        ]
         if twice := [row for row in recorded if recorded.count(row) > 1]:
             raise CornerstoneError(
                 f"Two trials of the sweep are named {twice[0]!r}: rename a point, a candidate or a follow-up."

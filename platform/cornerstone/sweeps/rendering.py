@@ -89,13 +89,16 @@ def to_markdown(table: ResultTable) -> str:
 
 
 def to_csv(table: ResultTable) -> str:
-    """One line per row; for each metric its mean, error, seeds, difference with interval and p-values, paper's number."""
+    """One line per row: asides; for each metric mean, error, seeds, difference with interval and p-values, paper's number."""
     kinds = ("", " se", " seeds", " diff", " diff_low", " diff_high", " p", " p_holm", " paper")
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["point", "seeds", "problem", *(c.metric + kind for c in table.named for kind in kinds)])
+    asides = [f"{label}, {unit}" for label, unit in table.aside_labels]
+    writer.writerow(["point", "seeds", "problem", *asides, *(c.metric + kind for c in table.named for kind in kinds)])
     for row in table.rows:
-        writer.writerow([row.point, row.seeds, row.problem, *(_plain(x) for cell in row.cells for x in _numbers(cell))])
+        beside = [table.aside(row.point, label) for label, _ in table.aside_labels]
+        numbers = [*beside, *(x for cell in row.cells for x in _numbers(cell))]
+        writer.writerow([row.point, row.seeds, row.problem, *map(_plain, numbers)])
     return stream.getvalue()
 
 
@@ -110,8 +113,16 @@ def _plain(number: float | None) -> str:
 
 
 def _groups(table: ResultTable) -> list[list[_Shown]]:
-    """The columns of each metric."""
-    return [_group(table, place, column) for place, column in enumerate(table.named)]
+    """The columns of each metric, and before them those of what no trial measures."""
+    asides = [[_aside(table, label, unit)] for label, unit in table.aside_labels]
+    return asides + [_group(table, place, column) for place, column in enumerate(table.named)]
+
+
+def _aside(table: ResultTable, label: str, unit: str) -> _Shown:
+    values = [table.aside(row.point, label) for row in table.rows]
+    return _Shown(
+        f"{label}\n{unit}", tuple(_NOTHING if math.isnan(value) else f"{value:.3g}" for value in values), "dim"
+    )
 
 
 def _group(table: ResultTable, place: int, column: Column) -> list[_Shown]:

@@ -15,10 +15,11 @@ from cornerstone.evaluation.judged import metric_name
 from cornerstone.evaluation.sets import EvaluationSet
 from cornerstone.runtime.home import home
 from cornerstone.sweeps.plot import plot
-from cornerstone.sweeps.points import Sweep
+from cornerstone.sweeps.points import Sweep, Variant
 from cornerstone.sweeps.rendering import to_csv, to_markdown, to_rich
 from cornerstone.sweeps.state import SweepState, TrialResult
-from cornerstone.sweeps.table import Column, ResultTable
+from cornerstone.sweeps.table import Aside, Column, ResultTable
+from cornerstone.sweeps.variants import not_in_rows
 from cornerstone.sweeps.verdict import MEASURES, verdict
 from cornerstone.tracking.mlflow_pages import command_path, compare_link, metric_link, run_link, server_command
 from cornerstone.tracking.mlflow_records import Records, translated
@@ -64,7 +65,9 @@ class Results:
         sets = list(dict.fromkeys(judged for ready in prepared.values() for judged in ready.sets))
         chosen_by = [ready.recipe.evaluation.best for ready in prepared.values()]
         chosen_by += [point.chosen_by for point in sweep.points if point.name in prepared]
-        columns = columns_of(sets, chosen_by) or columns_of(sets, ())  # a biased number is better than no number
+        in_columns = not_in_rows(sets, sweep.points)
+        # A biased number is better than no number.
+        columns = columns_of(in_columns, chosen_by) or columns_of(in_columns, ())
         own_notes = [note for ready in prepared.values() for note in self._notes(ready)]
         self.table = ResultTable(
             title=f"{experiment}: {_title(list(prepared.values()))}",
@@ -74,9 +77,13 @@ class Results:
             paper=sweep.paper,
             points=rows or list(prepared),
             baselines=_baselines(sweep),
+            compared=_compared(sweep),
             notes=list(dict.fromkeys([*sweep.notes, *notes, *own_notes])),
             warnings=list(dict.fromkeys(warning for ready in prepared.values() for warning in self._warnings(ready))),
             verdict=self._verdict(sweep, sets, {column.metric for column in columns}),
+            asides=_asides(sweep, prepared),
+            places={p.row or p.name: p.places for p in sweep.points} | {v.name: v.places for v in _variants(sweep)},
+            x_label=sweep.x_label,
         )
 
     def _warnings(self, prepared: Prepared) -> Iterator[str]:
@@ -150,7 +157,7 @@ class Results:
         if parent is None or records.experiment_id is None:
             return [("metrics", f"in the journals under {self.state.folder.uri.rpartition('/sweeps/')[0]}/runs")]
         found = (records.find("cornerstone.run", result.run) for result in self.results if result.run)
-        trials, experiment = [run for run in found if run], records.experiment_id
+        trials, experiment = list(dict.fromkeys(run for run in found if run)), records.experiment_id
         command = server_command(records.address)
         primary = self.table.named[:1]
         return [
@@ -185,6 +192,26 @@ def _title(prepared: Sequence[Prepared]) -> str:
     recipes = [ready.recipe for ready in prepared]
     parts = [f"{r.name}, {r.optimization.steps:,} steps × {r.optimization.batch_size:,}" for r in recipes]
     return "; ".join(dict.fromkeys(parts))
+
+
+def _variants(sweep: Sweep) -> list[Variant]:
+    return [variant for point in sweep.points for variant in point.variants]
+
+
+def _asides(sweep: Sweep, prepared: Mapping[str, Prepared]) -> dict[str, Sequence[Aside]]:
+    """What stands beside the rows of the points that were prepared, and of their variants."""
+    found: dict[str, Sequence[Aside]] = {}
+    for point in sweep.points:
+        if sweep.asides is not None and (ready := prepared.get(point.name)) is not None:
+            found[point.row or point.name] = sweep.asides(ready, 0)
+            found |= {variant.name: sweep.asides(ready, variant.token_limit) for variant in point.variants}
+    return found
+
+
+def _compared(sweep: Sweep) -> dict[str, str]:
+    """For each row that is not compared with the baseline, the row that it is compared with."""
+    rows = {point.name: point.row or point.name for point in sweep.points}
+    return {rows[point.name]: rows[point.compared_with] for point in sweep.points if point.compared_with}
 
 
 def _baselines(sweep: Sweep) -> dict[str, str]:

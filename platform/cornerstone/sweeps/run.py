@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import uuid
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from cornerstone.sweeps.points import Point, Sweep
 from cornerstone.sweeps.results import Results
 from cornerstone.sweeps.schedule import Planned, Schedule
 from cornerstone.sweeps.state import STOPPED, SweepState, TrialRecord, TrialResult, new_sweep_id
+from cornerstone.sweeps.variants import in_rows
 from cornerstone.tracking.mlflow_records import Records
 from cornerstone.training.job import Identity, Job
 from cornerstone.training.mlflow_run import git_commit
@@ -193,9 +193,10 @@ class SweepRun:
     def _show(self, records: Records, parent: str | None) -> None:
         results, rows = self.schedule.results(), self.schedule.rows
         described = {name: ready for name in rows if (ready := self._prepared_for(name)) is not None}
-        in_rows = [replace(result, point=rows[result.point]) for result in results]
-        of_table, notes = list(dict.fromkeys(rows.values())), self.schedule.notes()
-        shown = Results(self.name, self.state, self.sweep, described, in_rows, rows=of_table, notes=notes)
+        variants = [variant.name for point in self.points for variant in point.variants]
+        of_table, notes = list(dict.fromkeys([*rows.values(), *variants])), self.schedule.notes()
+        by_row = in_rows(results, rows, self.points)
+        shown = Results(self.name, self.state, self.sweep, described, by_row, rows=of_table, notes=notes)
         shown.show(self.console)
         shown.write()
         shown.record(records, parent)

@@ -62,6 +62,16 @@ class Column(NamedTuple):
     unit: str = "%"
 
 
+class Aside(NamedTuple):
+    """A number beside a row that no trial measures, such as the operations of a text."""
+
+    label: str
+    unit: str
+    value: float
+    drawn: bool = False
+    """Whether the plot has an axis for it."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """One row's metric. `adjusted` is the difference's p-value after Holm's correction, `paper` the printed number."""
@@ -101,8 +111,8 @@ class ResultTable:
     `columns` are (metric, label[, unit]); the first one is the primary metric. A row without a column's metric has an
     empty cell; several records of a row and seed bring different metrics. `points` gives the order of the rows and names
     those that are expected; without it they are in the order of the records. Each row is compared with `baseline`, or with
-    the row that `baselines` names for it. `notes` are printed below the table, `warnings` above it, and `verdict` between
-    the table and the notes.
+    the row that `baselines` (follow-ups) or `compared` names for it. `notes` are printed below the table, `warnings` above
+    it, and `verdict` between the table and the notes.
     """
 
     title: str
@@ -112,9 +122,15 @@ class ResultTable:
     paper: PaperTable | None = None
     points: Sequence[str] = ()
     baselines: Mapping[str, str] = field(default_factory=dict)
+    compared: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     warnings: Sequence[str] = ()
     verdict: Sequence[str] = ()
+    asides: Mapping[str, Sequence[Aside]] = field(default_factory=dict)
+    """By row."""
+    places: Mapping[str, Sequence[tuple[str, float]]] = field(default_factory=dict)
+    """For each row the curves of the plot on which it stands, and its x."""
+    x_label: str = ""
 
     @cached_property
     def named(self) -> list[Column]:
@@ -130,6 +146,7 @@ class ResultTable:
     def rows(self) -> list[Row]:
         """All rows, including those that failed or were not run."""
         names = list(dict.fromkeys([*self.points, *(record.point for record in self.records)]))
+        elsewhere = [name for name in (self.paper.released if self.paper else ()) if name not in names]
         differences = {(name, column): self._difference(name, column) for name in names for column in self.named}
         adjusted = self._adjusted(differences)
         rows = []
@@ -140,7 +157,16 @@ class ResultTable:
             cells = tuple(self._cell(name, c, differences[name, c], adjusted[name, c]) for c in self.named)
             problem = f"failed ({'; '.join(failed)})" if failed else "" if finished else "not run"
             rows.append(Row(name, finished, cells, problem))
-        return rows
+        return [*rows, *(Row(name, 0, tuple(self._printed(name, c) for c in self.named)) for name in elsewhere)]
+
+    @cached_property
+    def aside_labels(self) -> list[tuple[str, str]]:
+        """Label and unit of every aside, in the order of the rows."""
+        return list(dict.fromkeys((a.label, a.unit) for row in self.rows for a in self.asides.get(row.point, ())))
+
+    def aside(self, point: str, label: str) -> float:
+        """A row's aside; NaN if it has none of this label."""
+        return next((a.value for a in self.asides.get(point, ()) if a.label == label), math.nan)
 
     @cached_property
     def detectable(self) -> list[float]:
@@ -193,7 +219,7 @@ class ResultTable:
         return [record for record in self.records if record.point == point and not record.error]
 
     def _difference(self, point: str, column: Column) -> PairedDifference | None:
-        baseline = self.baselines.get(point, self.baseline)
+        baseline = self.baselines.get(point) or self.compared.get(point, self.baseline)
         if not baseline or point == baseline:
             return None
         found = paired_difference(self._values(point, column.metric), self._values(baseline, column.metric))
@@ -217,6 +243,12 @@ class ResultTable:
         paper = self.paper.value(point, printed) if self.paper is not None and printed is not None else None
         return Cell(value, difference, adjusted, paper, self._binomial(point, column, value))
 
+    def _printed(self, point: str, column: Column) -> Cell:
+        """A cell of a model that is not trained here."""
+        printed = self.paper_column(column.metric)
+        paper = self.paper.value(point, printed) if self.paper is not None and printed is not None else None
+        return Cell(estimate([]), paper=paper)
+
     def _binomial(self, point: str, column: Column, value: Estimate) -> float:
         if value.seeds != 1:
             return math.nan
@@ -228,8 +260,11 @@ class ResultTable:
         if not self.baseline:
             return []
         follow_ups = f" (follow-ups: to the same follow-up of {self.baseline!r})" if self.baselines else ""
+        present = {row.point for row in self.rows}
+        others = [f"of {row!r} to {other!r}" for row, other in self.compared.items() if row in present]
+        to = "; ".join([f"{self.baseline!r}{follow_ups}", *others])
         lines = [
-            f"Δ: difference to {self.baseline!r}{follow_ups}, paired over seeds. *: Holm-adjusted p < {LEVEL}; the first "
+            f"Δ: difference to {to}, paired over seeds. *: Holm-adjusted p < {LEVEL}; the first "
             f"column (the primary metric) is one family, all other columns are another."
         ]
         known = [f"{c.label} {d:.2f}" for c, d in zip(self.named, self.detectable, strict=True) if not math.isnan(d)]

@@ -6,6 +6,7 @@ points of a sweep: each data set, tokenizer, tower and feature store is opened, 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from cornerstone.data.documents.config import SpecialIds
@@ -99,6 +100,7 @@ class Preparer:
         sets = self.shared.once(("sets", named, task), lambda: open_sets(named, task))
         sets = _suited(recipe, sets)
         _check_best(recipe, sets)
+        sets = self._at_limits(recipe, sets)
         width, tower_digest = self.shared.tower(recipe.method.image_tower) if recipe.method.image_tower else (0, "")
         sources = kind(recipe, data, tokenizer, sets, self.shared)
         return Prepared(
@@ -143,6 +145,31 @@ class Preparer:
             if Location.of(text.name).exists():
                 content["text"] = found
         return content
+
+    def _at_limits(self, recipe: Recipe, sets: tuple[EvaluationSet, ...]) -> tuple[EvaluationSet, ...]:
+        """The sets, and those of pairs again at each token limit of the evaluation. CornerstoneError for an impossible one."""
+        if not (limits := recipe.evaluation.token_limits):
+            return sets
+        from cornerstone.evaluation.tasks.pair_task import PairTask
+        from cornerstone.recipes.method import imported
+
+        text = recipe.method.text_tower
+        if text is None:
+            raise CornerstoneError(
+                f"The method {recipe.method.kind!r} has no text tower, whose token limit the evaluation could change: leave "
+                f"out --recipe.evaluation.token-limits."
+            )
+        positions = self.shared.once(("positions", text), lambda: imported(text.implementation).most_tokens(text))
+        for limit in limits:
+            replace(text, token_limit=limit)  # refuses what is too short
+            if positions is not None and limit > positions:
+                raise CornerstoneError(
+                    f"The evaluation's token limit {limit} is above the {positions} positions of the text tower: lower "
+                    f"--recipe.evaluation.token-limits."
+                )
+        chooses = recipe.evaluation.best.removeprefix("eval/").rpartition("/")[0]
+        judged = [one for one in sets if isinstance(one.task, PairTask) and one.name != chooses]
+        return (*sets, *(one.at_limit(limit, text.reserved_tokens) for one in judged for limit in limits))
 
     def _vocab_size(self, tokenizer: str) -> int:
         if not tokenizer:

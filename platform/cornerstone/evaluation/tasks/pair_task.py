@@ -121,7 +121,7 @@ class PairTask(Task):
         if inputs.texts is None:
             raise CornerstoneError(f"{judged.name} is judged by its texts, but the method has no text tower.")
         images = inputs.images.for_evaluation(inputs.stores.get(judged.folder, ""))
-        return PairEvaluation(judged.folder, judged.rows, images, inputs.texts, judged.view)
+        return PairEvaluation(judged.folder, judged.rows, images, judged.limited(inputs.texts), judged.view)
 
     def collected(self) -> PairFeatures:
         """Features."""

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 
@@ -56,6 +56,14 @@ class EvaluationInputs:
     """Folders of stored features by the set's folder."""
 
 
+Limited = TypeVar("Limited", TextInput, TextFormat)
+
+
+def limited_name(name: str, token_limit: int) -> str:
+    """The name of a set that is read at a token limit of its own."""
+    return f"{name}@{token_limit}"
+
+
 class Judge(Protocol):
     """What judges with the weights of now."""
 
@@ -90,6 +98,16 @@ class EvaluationSet:
     prompts: tuple[str, ...] = ()
     worth: float = 0.0
     """Of built-in documents: nats that their images are worth to a reader of the text; 0 if it is not known."""
+    max_tokens: int = 0
+    """Most tokens of a text that are read of this set and its prompts; 0: as many as in training."""
+
+    def at_limit(self, token_limit: int, reserved: int) -> EvaluationSet:
+        """The set at another token limit, of which the tower fills `reserved` places itself: `NAME@LIMIT`."""
+        return replace(self, name=limited_name(self.name, token_limit), max_tokens=token_limit - reserved)
+
+    def limited(self, texts: Limited) -> Limited:
+        """A format, or what a source knows of its texts, with the set's own limit if it has one."""
+        return texts.with_limit(self.max_tokens) if self.max_tokens else texts
 
     def source(self, inputs: EvaluationInputs) -> Source[Batch]:
         """Its rows as a model reads them."""

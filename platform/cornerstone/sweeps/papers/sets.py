@@ -8,6 +8,9 @@ from __future__ import annotations
 ALIASES = {
     "sharegpt4v10k": "sv10k",
     "share4v10k": "sv10k",
+    "sharegpt4v1k": "sv1k",
+    "share4v1k": "sv1k",
+    "flickr": "flickr30k",
     "coco": "mscoco",
     "coco5k": "mscoco",
     "imagenet": "in1k",
