@@ -6,15 +6,15 @@ B rows of this worker, N of all workers, C of a chunk, D width.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup
 from torch.utils.checkpoint import checkpoint
 
-from cornerstone.objectives.gather import Sizes, gather, gather_sizes, gather_values, start_of, workers
+from cornerstone.objectives.gather import Sizes, gather, gather_sizes, gather_values, start_of, summed, workers
 
 _LOGITS = 2**22
 """Logits held at a time if no chunk is given: 16 MiB in fp32."""
@@ -47,8 +47,8 @@ def contrastive_loss(
     one included, as in torch's cross-entropy.
 
     Logits are computed in fp32 or, for float64 features, float64, `chunk` rows at a time against all columns (None:
-    what fits in 16 MiB); with more than one chunk they are computed again in the backward pass. Value and gradient are
-    exact.
+    what fits in 16 MiB), once for both directions; with more than one chunk they are computed again in the backward pass.
+    Value and gradient are exact.
     """
     with torch.autocast(image_BD.device.type, enabled=False):
         pairs = Pairs.of(image_BD, row_ids_B, valid_B, group, uneven)
@@ -71,7 +71,7 @@ class Side(NamedTuple):
     def of(local_BD: Tensor, valid_B: Tensor | None, group: ProcessGroup | None, sizes: Sizes = None) -> Side:
         """Gather a side. What masked rows hold, infinities too, does not reach the loss or a gradient."""
         local_BD = at_least_fp32(local_BD)
-        if valid_B is not None:
+        if valid_B is not None and not (valid_B.device.type == "cpu" and bool(valid_B.all())):
             local_BD = torch.where(valid_B.view(-1, *[1] * (local_BD.ndim - 1)), local_BD, 0)
         return Side(local_BD, gather(local_BD, group, sizes))
 
@@ -88,6 +88,7 @@ class Pairs(NamedTuple):
     valid_N: Tensor | None
     ids_N: Tensor | None
     sizes: Sizes = None
+    group: ProcessGroup | None = None
 
     @staticmethod
     def of(
@@ -100,14 +101,19 @@ class Pairs(NamedTuple):
         """Gather ids and masks; None means that all rows are valid, or that no two are the same."""
         sizes = gather_sizes(local_B, group) if uneven else None
         valid_N, ids_N = (None if x is None else gather_values(x, group, sizes) for x in (valid_B, row_ids_B))
-        return Pairs(start_of(len(local_B), group, sizes), workers(group), valid_N, ids_N, sizes)
+        if local_B.device.type == "cpu":  # masks cost more there, and to look at them does not wait for a device
+            valid_N = None if valid_N is None or bool(valid_N.all()) else valid_N
+            ids_N = None if ids_N is None or len(ids_N.unique()) == len(ids_N) else ids_N
+        return Pairs(start_of(len(local_B), group, sizes), workers(group), valid_N, ids_N, sizes, group)
 
     def loss(
         self, image: Side, text: Side, scale: Tensor | float, chunk: int | None, label_smoothing: float = 0.0
     ) -> Tensor:
         """The InfoNCE of one pair of sides; see `contrastive_loss`."""
-        of_rows = partial(self._of_rows, label_smoothing=label_smoothing)
-        total = self.sum_of(of_rows, image, text, scale, chunk) + self.sum_of(of_rows, text, image, scale, chunk)
+        rows_BD, columns_ND = image.local_BD, text.all_ND
+        size = chunk or max(1, _LOGITS // max(len(columns_ND), 1))
+        scale = torch.as_tensor(scale, dtype=rows_BD.dtype, device=rows_BD.device)
+        total: Tensor = _BothDirections.apply(rows_BD, columns_ND, scale, self, size, label_smoothing)  # type: ignore[no-untyped-call]
         return 0.5 * self.mean_of(total, image)
 
     def mean_of(self, total: Tensor, side: Side) -> Tensor:
@@ -130,38 +136,122 @@ class Pairs(NamedTuple):
                 sums.append(loss(*arguments))
         return torch.stack(sums).sum()
 
-    def _of_rows(
-        self, rows_CD: Tensor, columns_ND: Tensor, scale: Tensor | float, first: int, *, label_smoothing: float
-    ) -> Tensor:
-        if isinstance(scale, Tensor):
-            scale = scale.to(rows_CD.dtype)
-        return self.infonce((rows_CD * scale) @ columns_ND.T, first, label_smoothing)
-
-    def infonce(self, logits_CN: Tensor, first: int, label_smoothing: float = 0.0) -> Tensor:
+    def infonce(self, logits_CN: Tensor, first: int) -> Tensor:
         """Sum of −log softmax over the valid rows; a masked row keeps its own column, and adds 0."""
         own_C = torch.arange(first, first + len(logits_CN), device=logits_CN.device)
         positive_C = logits_CN.gather(1, own_C[:, None]).squeeze(1)
         ignored_CN = self.ignored(own_C)
-        if label_smoothing:
-            mean_C = logits_CN.mean(1) if ignored_CN is None else _mean_of_kept(logits_CN, ignored_CN)
-            positive_C = (1 - label_smoothing) * positive_C + label_smoothing * mean_C
         if ignored_CN is not None:
             logits_CN = logits_CN.masked_fill(ignored_CN, -torch.inf)
         losses_C = logits_CN.logsumexp(1) - positive_C
         return (losses_C if self.valid_N is None else torch.where(self.valid_N[own_C], losses_C, 0)).sum()
 
     def ignored(self, own_C: Tensor) -> Tensor | None:
-        """(C, N): the columns that are no negatives of a row, masked or the same row of the data; never its own."""
+        """(C, N): the columns that are no negatives of a row, masked or the same row of the data; never its own.
+
+        A masked row has no negatives, so that of square logits rows and columns are ignored alike.
+        """
         if self.valid_N is None and self.ids_N is None:
             return None
         ignored_CN = torch.zeros(len(own_C), 1, dtype=torch.bool, device=own_C.device)
         if self.valid_N is not None:
-            ignored_CN = ignored_CN | ~self.valid_N
+            ignored_CN = ignored_CN | ~self.valid_N | ~self.valid_N[own_C][:, None]
         if self.ids_N is not None:
             ignored_CN = ignored_CN | (self.ids_N[own_C][:, None] == self.ids_N)
         return ignored_CN.scatter(1, own_C[:, None], False)
 
 
-def _mean_of_kept(logits_CN: Tensor, ignored_CN: Tensor) -> Tensor:
-    kept_C = (~ignored_CN.expand_as(logits_CN)).sum(1)
-    return logits_CN.masked_fill(ignored_CN, 0).sum(1) / kept_C
+class _BothDirections(torch.autograd.Function):
+    """The sum of both directions' losses, of this worker's rows and of its columns, from one pass over its rows' logits.
+
+    A column's log-sum-exp over the rows of other workers is gathered. The gradient is that of all workers' sums together,
+    restricted to this worker's rows: what it says of the columns is summed over the workers by `gather`'s backward pass. So
+    every worker must weigh its value alike, as a mean over workers does.
+
+    With ε of label smoothing, v the valid rows (1 or 0) and K the columns that count, the gradient of logit (i, j) is
+
+        v_i (softmax_j − (1 − ε) δ_ij − ε / K_i) + v_j (softmax_i − (1 − ε) δ_ij − ε / K_j),    0 where it is ignored.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows_BD: Tensor, columns_ND: Tensor, scale: Tensor, pairs: Pairs, size: int, smoothing: float
+    ) -> Tensor:
+        count = len(columns_ND)
+        mine = slice(pairs.start, pairs.start + len(rows_BD))
+        row_B, positive_B, row_sum_B = (rows_BD.new_zeros(len(rows_BD)) for _ in range(3))
+        column_N, column_sum_N = rows_BD.new_full((count,), -torch.inf), rows_BD.new_zeros(count)
+        kept_B, kept_N = rows_BD.new_zeros(len(rows_BD)), rows_BD.new_zeros(count)
+        logits_CN = ignored_CN = None
+        for start in range(0, len(rows_BD), size):
+            part = slice(start, start + size)
+            logits_CN, ignored_CN, own_C = _logits(rows_BD[part], columns_ND, scale, pairs, start)
+            positive_B[part] = logits_CN.gather(1, own_C[:, None]).squeeze(1)
+            row_B[part] = logits_CN.logsumexp(1)
+            column_N = torch.logaddexp(column_N, logits_CN.logsumexp(0))
+            if smoothing:
+                counted_CN = logits_CN if ignored_CN is None else logits_CN.masked_fill(ignored_CN, 0)
+                counts_CN = torch.ones_like(counted_CN) if ignored_CN is None else (~ignored_CN).to(counted_CN.dtype)
+                row_sum_B[part], kept_B[part] = counted_CN.sum(1), counts_CN.sum(1)
+                column_sum_N, kept_N = column_sum_N + counted_CN.sum(0), kept_N + counts_CN.sum(0)
+        if pairs.workers > 1:
+            column_N = gather_values(column_N[None], pairs.group).logsumexp(0)
+            column_sum_N, kept_N = summed(column_sum_N, pairs.group), summed(kept_N, pairs.group)
+        targets_B = 2 * (1 - smoothing) * positive_B
+        if smoothing:
+            targets_B = targets_B + smoothing * (row_sum_B / kept_B + column_sum_N[mine] / kept_N[mine])
+        losses_B = row_B + column_N[mine] - targets_B
+        if pairs.valid_N is not None:
+            losses_B = torch.where(pairs.valid_N[mine], losses_B, 0)
+        ctx.pairs, ctx.size, ctx.smoothing = pairs, size, smoothing
+        held = (logits_CN,) if 0 < len(rows_BD) <= size else ()  # one chunk need not be computed again
+        ctx.save_for_backward(rows_BD, columns_ND, scale, row_B, column_N, kept_B, kept_N, *held)
+        return losses_B.sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+        rows_BD, columns_ND, scale, row_B, column_N, kept_B, kept_N, *held = ctx.saved_tensors
+        pairs, smoothing = ctx.pairs, ctx.smoothing
+        of_rows_BD, of_columns_ND, of_scale = torch.zeros_like(rows_BD), torch.zeros_like(columns_ND), 0.0 * scale
+        valid_N = None if pairs.valid_N is None else pairs.valid_N.to(rows_BD.dtype)
+        with torch.autocast(rows_BD.device.type, enabled=False):
+            for start in range(0, len(rows_BD), ctx.size):
+                part = slice(start, start + ctx.size)
+                rows_CD = rows_BD[part]
+                logits_CN, ignored_CN, own_C = _logits(rows_CD, columns_ND, scale, pairs, start, *held)
+                of_row_CN = (logits_CN - row_B[part, None]).exp_()
+                of_column_CN = logits_CN.sub(column_N).exp_() if held else logits_CN.sub_(column_N).exp_()
+                own = 2 * (1 - smoothing)
+                if smoothing:
+                    of_row_CN -= smoothing / kept_B[part, None]
+                    of_column_CN -= smoothing / kept_N
+                if valid_N is not None:
+                    of_row_CN *= valid_N[own_C, None]
+                    of_column_CN *= valid_N
+                both_CN = of_row_CN.add_(of_column_CN)
+                if smoothing and ignored_CN is not None:
+                    both_CN.masked_fill_(ignored_CN, 0)
+                own_C1 = own_C[:, None]
+                taken_C1 = both_CN.gather(1, own_C1) - own * (1.0 if valid_N is None else valid_N[own_C1])
+                both_CN.scatter_(1, own_C1, taken_C1)
+                pulled_CD = both_CN @ columns_ND
+                of_scale = of_scale + (pulled_CD * rows_CD).sum()
+                of_rows_BD[part] = pulled_CD.mul_(scale * gradient)
+                of_columns_ND.addmm_(both_CN.T, rows_CD * (scale * gradient))
+        return of_rows_BD, of_columns_ND, of_scale * gradient, None, None, None
+
+
+def _logits(
+    rows_CD: Tensor, columns_ND: Tensor, scale: Tensor, pairs: Pairs, start: int, held: Tensor | None = None
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Logits (C, N) of some rows, −∞ where they are ignored; where that is; and the place of each row's own column."""
+    first = pairs.start + start
+    own_C = torch.arange(first, first + len(rows_CD), device=rows_CD.device)
+    ignored_CN = pairs.ignored(own_C)
+    if held is not None:
+        return held, ignored_CN, own_C
+    logits_CN = (rows_CD * scale) @ columns_ND.T
+    if ignored_CN is not None:
+        logits_CN.masked_fill_(ignored_CN, -torch.inf)
+    return logits_CN, ignored_CN, own_C
