@@ -56,6 +56,20 @@ def test_a_table_knows_no_other_names_than_it_is_given():
     assert table.notes_beside(["eval/coco/top1"]) == []
 
 
+def test_two_tables_beside_each_other_have_the_columns_of_both():
+    both = lcl.TABLE_3.beside(lcl.TABLE_4)
+    assert both.columns == (*lcl.TABLE_3.columns, *lcl.TABLE_4.columns)
+    assert both.value("OpenCLIP, full", "IN-1k") == 86.2
+    assert both.value("OpenCLIP, full", "MME") == 1345.4
+    assert both.value("LCL LAION, full", "GQA") is None  # of Table 3 alone
+    assert both.value("LCL LAION, full", "COCO C") == 129.7
+    assert both.column("eval/coco/cider") == "COCO C"
+    assert both.column("eval/pope/f1") == "POPE"
+    assert both.column("eval/mme/perception") == "MME"
+    assert both.column("eval/pope/accuracy") is None
+    assert "GQA" in " ".join(both.notes_beside(["eval/conversations/accuracy"]))
+
+
 def test_names_are_written_as_they_are_compared():
     for names in (ALIASES, STAND_INS):
         assert all(plain(name) == name for pair in names.items() for name in pair)

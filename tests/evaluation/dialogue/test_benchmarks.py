@@ -202,7 +202,14 @@ def test_vizwiz_normalises_the_answer_alone(tmp_path):
 
 
 def test_scienceqa_without_a_hint_has_no_context(tmp_path):
-    row = {"question": "Which?", "choices": ["cat", "dog"], "answer": 0, "hint": "", "image": "image.png", "split": "test"}
+    row = {
+        "question": "Which?",
+        "choices": ["cat", "dog"],
+        "answer": 0,
+        "hint": "",
+        "image": "image.png",
+        "split": "test",
+    }
     (only,) = BENCHMARKS["scienceqa"].read([put(tmp_path / "problems.json", {"7": row})])
     assert only.prompt == "Which?\nA. cat\nB. dog" + LETTER
 
