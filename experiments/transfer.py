@@ -30,7 +30,7 @@ import tyro
 from cornerstone.recipes import Recipe
 from cornerstone.recipes.transfers import TRANSFER_TASKS, TransferTask
 from cornerstone.sweeps import Point, Sweep, Transfers, main
-from cornerstone.sweeps.papers.lcl import TABLE_3, TABLE_4
+from cornerstone.sweeps.papers.lcl import transfer_table
 from cornerstone.sweeps.transfers import CEILING, FLOOR, NOTES
 from cornerstone.transfer.towers import architecture_of, tower_recipe
 
@@ -73,7 +73,7 @@ def transfer(recipe: Recipe, options: Options = Options()) -> Sweep:
     architecture = architecture_of(image)
     points += options.points(FLOOR, options.tasks, architecture, frozen=True)
     points += options.points(CEILING, options.tasks, architecture, frozen=False)
-    return Sweep(points, baseline=FLOOR, paper=TABLE_3.beside(TABLE_4), notes=NOTES[1:])
+    return Sweep(points, baseline=FLOOR, paper=transfer_table(options.tasks), notes=NOTES[1:])
 
 
 if __name__ == "__main__":

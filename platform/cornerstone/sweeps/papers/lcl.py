@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cornerstone.sweeps.paper_table import PaperTable
 from cornerstone.sweeps.papers.sets import ALIASES
 
@@ -118,6 +120,14 @@ TABLE_4 = PaperTable(
     notes=("The last column has no header in the paper; by its values it is SEED-Bench's image part.",),
     trends=("LCL with MMC4 is above OpenCLIP on most benchmarks, frozen and full; full transfer is above frozen.",),
 )
+
+
+def transfer_table(tasks: Sequence[str]) -> PaperTable:
+    """What the paper prints of transfers to some tasks: Table 4 of dialogue, Table 3 of the others, or both."""
+    if set(tasks) == {"dialogue"}:
+        return TABLE_4
+    return TABLE_3.beside(TABLE_4) if "dialogue" in tasks else TABLE_3
+
 
 TABLE_5 = PaperTable(
     title="LCL, Table 5: pre-training data",
