@@ -18,7 +18,6 @@ recipe's learning rate unless --recipe.evaluation.best names the metric by which
 judge the points that they suit.
 """
 
-import re
 from dataclasses import replace
 
 from cornerstone.recipes import (
@@ -30,7 +29,6 @@ from cornerstone.recipes import (
     DocumentData,
     EmuConfig,
     FlamingoConfig,
-    ImageTower,
     LclConfig,
     MethodConfig,
     QFormerText,
@@ -50,7 +48,7 @@ def pretraining(recipe: Recipe, options: TransferOptions = TransferOptions()) ->
     if not isinstance(lcl := recipe.method, LclConfig) or not isinstance(documents := recipe.data, DocumentData):
         raise SystemExit("This experiment compares with LCL: give one of its presets, such as --preset scenes-lcl.")
     recipe = recipe.with_evaluation(skip_unsuited=True)
-    image, language, seen = lcl.image, lcl.language, patches(lcl.image)
+    image, language, seen = lcl.image, lcl.language, lcl.image.patches
     width, layers, heads = language.width, language.layers, language.heads
     on_documents: dict[str, MethodConfig] = {
         "LCL": lcl,
@@ -69,25 +67,12 @@ def pretraining(recipe: Recipe, options: TransferOptions = TransferOptions()) ->
     points = [Point.at_best_rate(name, replace(recipe, method=method)) for name, method in on_documents.items()]
     without = bool(documents.train and not documents.pairs)
     if not without:
-        points += [Point.at_best_rate(name, on_pairs(recipe, documents, method)) for name, method in pairwise.items()]
+        images = round(recipe.optimization.batch_size * documents.images_per_sequence)  # as many a step
+        recipe = recipe.with_optimization(batch_size=images)
+        on_pairs = {name: replace(recipe, method=one, data=documents.as_pairs()) for name, one in pairwise.items()}
+        points += [Point.at_best_rate(name, one) for name, one in on_pairs.items()]
     notes = (PSEUDO, WITHOUT_PAIRS) if without else (PSEUDO,)
     return with_transfers(Sweep(points, baseline="LCL", paper=TABLE_1, notes=notes), options)
-
-
-def on_pairs(recipe: Recipe, documents: DocumentData, method: MethodConfig) -> Recipe:
-    """The recipe with a method that reads the same documents as pairs, as many images a step."""
-    images = round(recipe.optimization.batch_size * documents.images_per_sequence)
-    return replace(recipe, method=method, data=documents.as_pairs()).with_optimization(batch_size=images)
-
-
-def patches(image: ImageTower) -> int:
-    """Patches of an image. Raises SystemExit if the tower's name does not tell a patch's side."""
-    named = re.search(r"patch(\d+)", image.name)
-    if not (image.patch or named):
-        raise SystemExit(
-            f"The side of a patch of {image.name} is not known: give it as --recipe.method.image.patch, in pixels."
-        )
-    return (image.size // (image.patch or int(named[1] if named else 0))) ** 2
 
 
 if __name__ == "__main__":

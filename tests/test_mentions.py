@@ -51,7 +51,7 @@ def loaded(name: str) -> ModuleType:
     return module
 
 
-TRANSFERS = ("lcl-classification", "lcl-caption")
+TRANSFERS = ("lcl-classification", "lcl-caption", "lcl-dialogue")
 
 
 @cache

@@ -20,6 +20,7 @@ from cornerstone.commands.features import FeaturesCommand
 from cornerstone.commands.inspect import StatsCommand, VerifyCommand
 from cornerstone.commands.models import TRAIN_HELP, EvaluateCommand, TrainCommand, TrainShortcuts
 from cornerstone.commands.pack import PackCommand
+from cornerstone.commands.questions import QuestionsCommand
 from cornerstone.commands.recaption import RecaptionCommand
 from cornerstone.commands.submit import SubmitCommand
 from cornerstone.commands.terminal import console
@@ -34,6 +35,7 @@ DataCommands = (
     | Annotated[DeriveCommand, subcommand("derive")]
     | Annotated[MixCommand, subcommand("mix")]
     | Annotated[PackCommand, subcommand("pack")]
+    | Annotated[QuestionsCommand, subcommand("questions")]
     | Annotated[VerifyCommand, subcommand("verify")]
     | Annotated[StatsCommand, subcommand("stats")]
 )
@@ -41,7 +43,7 @@ DataCommands = (
 
 @dataclass(frozen=True)
 class DataCommand:
-    """Make, import, derive, mix, pack, verify and count data sets."""
+    """Make, import, derive, mix, pack, verify and count data sets, and make evaluation sets of questions."""
 
     command: OmitArgPrefixes[OmitSubcommandPrefixes[DataCommands]]
 

@@ -142,11 +142,58 @@ def test_table_3_has_a_row_for_each_tower_and_mode(tiny_tower):
     assert all(rows[f"{row}: {task}"] == row for row in (*expected, FLOOR, CEILING) for task in TRANSFER_TASKS)
     for point in sweep.points:
         image = point.recipe.method.image_tower
-        assert image.locked == (point.row.endswith("frozen") or point.row == FLOOR)
+        aligned = point.name.endswith("dialogue")  # the first stage, which never trains the tower
+        assert image.locked == (aligned or point.row.endswith("frozen") or point.row == FLOOR)
         if point.row.startswith("mine"):
             assert image.name == tiny_tower
         if point.row in (FLOOR, CEILING):
             assert (image.name, image.pretrained, image.width, image.patch) == ("vit_tiny_patch16_224", False, 32, 8)
+
+
+def test_table_4_has_two_stages_the_second_on_the_model_of_the_first():
+    given = ["--tasks", "dialogue", "--models", "random:vit_tiny_patch16_224"]
+    own = ["--dialogue.train", "talks", "--dialogue.alignment", "pairs", "--dialogue.eval", "gqa", "pope"]
+    *_, sweep = defined(
+        "transfer", [*given, *own, "--dialogue.language-model", "vicuna", "--dialogue.alignment-steps", "9"]
+    )
+    found = {}
+    for point in sweep.points:
+        first, (after,) = point.recipe, point.follow_ups
+        second = after.recipe("/runs/one/model")
+        assert (first.method.stage, first.data.style, first.data.train) == ("projector", "plain", "pairs")
+        assert (second.method.stage, second.data.style, second.data.train) == ("instructions", "vicuna", "talks")
+        assert (second.method.projector, second.method.image.name) == ("/runs/one/model",) * 2
+        assert (first.evaluation.sets, second.evaluation.sets) == ((), ("gqa", "pope"))
+        assert {one.method.language_model for one in (first, second)} == {one.data.tokenizer for one in (first, second)}
+        steps = [(one.optimization.steps, one.optimization.batch_size) for one in (first, second)]
+        assert steps == [(9, 512), (5_198, 128)]
+        assert [one.optimization.learning_rate for one in (first, second)] == [1e-3, 2e-5]
+        assert point.rows == {point.name: point.row, f"{point.name} → dialogue": point.row}
+        found[point.row] = (second.method.frozen, second.method.tower_lr_factor)
+    name = "random:vit_tiny_patch16_224"
+    assert found == {
+        f"{name}, frozen": (True, 0.1),
+        f"{name}, full": (False, 1.0),
+        FLOOR: (True, 0.1),
+        CEILING: (False, 1.0),
+    }
+    assert sweep.paper.column("eval/conversations/accuracy") == sweep.paper.column("eval/gqa/accuracy") == "GQA"
+    assert sweep.paper.value("OpenCLIP, full", "GQA") == 58.6
+
+
+def test_a_pretraining_is_followed_by_both_stages():
+    *_, sweep = defined("transfer", ["--tasks", "dialogue", "--modes", "full"])
+    here = "LCL pre-trained here"
+    rows = (f"{here} → dialogue, full", f"{here} → dialogue, full → dialogue")
+    assert sweep.points[0].rows == {here: here, **dict.fromkeys(rows, f"{here}, full")}
+    (first,) = sweep.points[0].follow_ups
+    assert first.recipe("/runs/one/model").method.image.name == "/runs/one/model"
+    second = first.follow_ups[0].recipe("/runs/two/model").method
+    assert (second.image.name, second.projector, second.frozen, second.tower_lr_factor) == (
+        *["/runs/two/model"] * 2,
+        False,
+        0.1,
+    )
 
 
 def test_without_models_a_tower_is_pretrained_first():

@@ -110,7 +110,9 @@ def test_a_folder_that_no_task_can_judge_is_refused(write, tmp_path):
         open_sets((write(()),))
     manifest = Manifest.read(write())
     Manifest("features", "x", manifest.shards).write(Location.of(tmp_path))
-    with pytest.raises(CornerstoneError, match="holds features; an evaluation set is a folder of packing or of pairs"):
+    with pytest.raises(
+        CornerstoneError, match="holds features; an evaluation set is a folder of documents or of packing or of pairs"
+    ):
         open_sets((str(tmp_path),))
     with pytest.raises(CornerstoneError, match="No data set at"):
         open_sets((str(tmp_path / "nowhere"),))

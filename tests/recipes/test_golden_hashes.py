@@ -9,6 +9,7 @@ from pathlib import Path
 from cornerstone.hashing import as_json, declared_default, hashed_fields
 from cornerstone.recipes import (
     PRESETS,
+    ConversationData,
     DocumentData,
     DocumentPairs,
     LabelledData,
@@ -78,6 +79,7 @@ BUILT_IN = (
     PairData,
     DocumentData,
     LabelledData,
+    ConversationData,
     DocumentPairs,
     BertText,
     CornerText,

@@ -7,6 +7,8 @@ from cornerstone.sweeps.papers import lcl
 from cornerstone.sweeps.papers.lotlip import FIGURE_2, FIGURE_4, TABLE_2, TABLE_3, TABLE_8, TABLE_9
 from cornerstone.sweeps.papers.lotlip_zero_shot import SCALES, TABLES_10_11, zero_shot
 from cornerstone.sweeps.papers.sets import ALIASES, STAND_INS
+from cornerstone.sweeps.rendering import to_markdown
+from cornerstone.sweeps.table import ResultTable
 
 
 def test_table_3_as_printed():
@@ -54,6 +56,32 @@ def test_a_table_knows_no_other_names_than_it_is_given():
     assert table.column("eval/COCO/top1") == table.column("eval/short/top1") == "A"
     assert table.notes_beside(["eval/short/top1"]) == ["!"]
     assert table.notes_beside(["eval/coco/top1"]) == []
+
+
+def test_two_tables_beside_each_other_have_the_columns_of_both():
+    both = lcl.TABLE_3.beside(lcl.TABLE_4)
+    assert both.columns == (*lcl.TABLE_3.columns, *lcl.TABLE_4.columns)
+    assert both.value("OpenCLIP, full", "IN-1k") == 86.2
+    assert both.value("OpenCLIP, full", "MME") == 1345.4
+    assert both.value("LCL LAION, full", "GQA") is None  # of Table 3 alone
+    assert both.value("LCL LAION, full", "COCO C") == 129.7
+    assert both.column("eval/coco/cider") == "COCO C"
+    assert both.column("eval/pope/f1") == "POPE"
+    assert both.column("eval/mme/perception") == "MME"
+    assert both.column("eval/pope/accuracy") is None
+    assert lcl.transfer_table(("dialogue",)) == lcl.TABLE_4
+    assert lcl.transfer_table(("classification",)) == lcl.TABLE_3
+    assert lcl.transfer_table(("caption", "dialogue")).columns == both.columns
+    assert "GQA" in " ".join(both.notes_beside(["eval/conversations/accuracy"]))
+
+
+def test_what_one_of_two_tables_lacks_is_shown_as_nothing():
+    both = lcl.TABLE_3.beside(lcl.TABLE_4)
+    shown = to_markdown(ResultTable(title="T", records=[], columns=[("eval/mine/top1", "top-1")], paper=both))
+    assert "nan" not in shown.lower()
+    (row,) = [line for line in shown.splitlines() if line.startswith("| LCL LAION, full ")]
+    assert row.split("|")[2:4] == [" 86.10 ", " 61.90 "]
+    assert row.count("–") == len(lcl.TABLE_4.columns)
 
 
 def test_names_are_written_as_they_are_compared():

@@ -131,6 +131,20 @@ def test_follow_ups_start_from_the_model_of_their_seed():
     assert len(schedule.results()) == 8
 
 
+def test_a_follow_up_of_a_follow_up_starts_from_its_model():
+    chain = FollowUp("a", transfer().recipe, "0", (transfer("b"), transfer("c")))
+    schedule = Schedule([Point("0", RECIPE, follow_ups=(chain,))], 2)
+    assert schedule.rows == {"0": "0", "0 → a": "0", "0 → a → b": "0 → a → b", "0 → a → c": "0 → a → c"}
+    assert schedule.trials == 8
+    run(schedule)
+    assert run(schedule, errors={("0 → a"): ""}) == [("0 → a", 0), ("0 → a", 1)]
+    found = {(p.row, p.seed): p.recipe.method.image.name for p in schedule.ready()}
+    assert found == {(f"0 → a → {n}", s): f"/models/run-0 → a-{s}/tower" for s in (0, 1) for n in "bc"}
+    run(schedule)
+    assert schedule.ready() == []
+    assert len(schedule.results()) == 8
+
+
 def test_follow_ups_of_a_point_with_candidates_start_from_the_chosen_one():
     schedule = Schedule([tuned(follow_ups=(transfer(),))], 2)
     run(schedule, {"2 (low)": 1.0, "2 (middle)": 0.0, "2 (high)": 2.0})

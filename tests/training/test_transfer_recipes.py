@@ -15,12 +15,14 @@ from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation.evaluator import evaluate
 from cornerstone.evaluation.judged import chance_of, metrics_of
 from cornerstone.inference.saved_model import load, save_model
-from cornerstone.recipes import ImageTower, LabelledScenes, Placement, Scenes
+from cornerstone.recipes import CausalText, ImageTower, LabelledScenes, Placement, SceneConversations, Scenes
 from cornerstone.recipes.transfers import (
     TRANSFER_TASKS,
+    DialogueData,
     TaskData,
     from_run,
     from_scratch_like,
+    stages,
     transfer_recipe,
 )
 from cornerstone.training.build import build_method, build_tower
@@ -31,10 +33,12 @@ from cornerstone.training.prepare import Preparer
 from cornerstone.training.schedule import learning_rate
 
 TOWER = ImageTower(
-    "vit_base_patch16_224", False, False, 32, "none", width=32, layers=1, heads=2, patch=8, drop_path=0.1
+    "vit_base_patch16_224", False, False, 32, "none", width=32, layers=2, heads=2, patch=8, drop_path=0.1
 )
 LABELLED = LabelledScenes(images=192, test_images=96)
 PAIRS = Scenes(pairs=64, evaluation_images=32)
+TALKS = SceneConversations(conversations=64, test=16)
+SCENES = {"classification": LABELLED, "dialogue": TALKS}
 
 
 def quiet(text: str) -> None:
@@ -51,7 +55,7 @@ def preparer(tmp_path_factory):
 def small(task, tower=TOWER, frozen=True, **schedule):
     data = TaskData(**({"steps": 3, "batch_size": 8} | schedule))
     recipe = transfer_recipe(task, from_scratch_like(tower), frozen, data)
-    return recipe.with_data(scenes=LABELLED if task == "classification" else PAIRS)
+    return recipe.with_data(scenes=SCENES.get(task, PAIRS))
 
 
 def trained(prepared, tower=None):
@@ -85,9 +89,78 @@ def test_each_task_trains_and_is_judged_by_its_own_task(preparer, task, frozen):
         "classification": {"eval/class/top1", "eval/class/top5"},
         "retrieval": {f"eval/short/{way}_r{k}" for way in ("i2t", "t2i") for k in (1, 5)},
         "caption": {f"eval/short/{name}" for name in ("cider", "rouge_l", "bleu1", "bleu2", "bleu3", "bleu4")},
+        "dialogue": {"eval/conversations/accuracy"},
     }[task]
     assert expected <= set(metrics_of(judged))
-    assert {one.set for one in judged} == {"class" if task == "classification" else "short"}
+    named = {"classification": "class", "dialogue": "conversations"}
+    assert {one.set for one in judged} == {named.get(task, "short")}
+
+
+def test_dialogue_goes_on_with_the_projector_and_the_tower_of_its_first_stage(preparer, tmp_path):
+    data = DialogueData(steps=40, batch_size=16, learning_rate=5e-3, alignment_steps=4, alignment_batch_size=8)
+    first, second = (stage.recipe for stage in stages("dialogue"))
+    scratch = from_scratch_like(TOWER)
+    prepared = preparer.prepare(first(scratch, False, data, "").with_data(scenes=TALKS))
+    assert prepared.sets == ()
+    tower = build_tower(prepared)
+    drawn = build_method(prepared, tower).state_dict()
+    aligned, _ = trained(prepared, tower)
+    moved = {n for n, value in aligned.state_dict().items() if not torch.equal(value, drawn[n])}
+    assert moved == {n for n in drawn if n.startswith("projector.")}
+    model = str(tmp_path / "model")
+    save_model(model, aligned, recipe={}, tokenizer_json=prepared.tokenizer, image_tower=tower)
+
+    followed = preparer.prepare(second(scratch, False, data, model).with_data(scenes=TALKS))
+    begun, started = build_method(followed, build_tower(followed)), aligned.state_dict()
+    assert all(torch.equal(value, started[n]) for n, value in begun.state_dict().items() if not n.startswith("visual."))
+    assert all(torch.equal(x, tower.state_dict()[n]) for n, x in begun.image_tower.state_dict().items())
+    without = followed.recipe.with_method(projector="")
+    assert preparer.prepare(without).recipe_hash != followed.recipe_hash
+    module, (judged,) = trained(followed)
+    assert judged.measured.counts == {"questions": 48}
+    weights = dict(module.named_parameters())
+    changed = {n for n, value in begun.named_parameters() if not torch.equal(value, weights[n])}
+    assert {n.partition(".")[0] for n in changed} == {"projector", "language", "visual"}
+    last = [n for n in weights if n.startswith(("visual.model.blocks.1.", "visual.model.norm."))]
+    assert last
+    assert not changed & set(last)  # what is not read is not trained
+    save_model(tmp_path / "second" / "model", module, recipe={}, tokenizer_json=prepared.tokenizer)
+    given = ["--data", followed.sets[0].folder, "--json", str(tmp_path / "found.json")]
+    cli.main(["evaluate", str(tmp_path / "second"), "--task", "conversations", *given])
+    found = json.loads((tmp_path / "found.json").read_text())["eval/conversations-validation/accuracy"]
+    assert found == pytest.approx(judged.measured.metrics["accuracy"])
+    assert found > 0
+
+
+def test_the_first_stage_of_dialogue_learns_pairs(preparer):
+    """As LLaVA's 558,000 are imported: a caption each, and no question."""
+    folder = preparer.prepare(small("caption")).recipe.data.train
+    data = DialogueData(train="talks", alignment=folder, alignment_steps=2, alignment_batch_size=8)
+    (first, _) = stages("dialogue")
+    recipe = first.recipe(from_scratch_like(TOWER), False, data, "").with_method(
+        token_limit=64, language=CausalText(32, 1, 2, 128)
+    )
+    prepared = preparer.prepare(replace(recipe, precision="fp32"))
+    assert prepared.train.kind == "pairs"
+    trained(prepared)
+
+
+def test_the_language_model_is_named_by_its_weights_not_its_place(preparer, tmp_path):
+    from cornerstone.models.language_model import LanguageModel
+
+    words = preparer.prepare(small("dialogue")).vocab_size
+    hashes = []
+    for place, seed in (("a", 1), ("b", 1), ("c", 2)):
+        language = LanguageModel.from_scratch(CausalText(32, 1, 2, 256), words, seed, 2, 3)
+        language.model.save_pretrained(tmp_path / place)
+        recipe = small("dialogue").with_method(language_model=str(tmp_path / place))
+        prepared = preparer.prepare(recipe)
+        hashes.append(prepared.recipe_hash)
+        built = build_method(prepared, build_tower(prepared)).language.state_dict()
+        assert all(torch.equal(value, language.state_dict()[name]) for name, value in built.items())
+    assert hashes[0] == hashes[1] != hashes[2]
+    with pytest.raises(CornerstoneError, match="trains the projector alone"):
+        recipe.with_method(stage="projector", frozen=False)
 
 
 def test_a_classifier_learns_the_classes_of_its_images(preparer):
@@ -179,11 +252,13 @@ def test_the_papers_schedule_is_that_of_ones_own_data():
         "classification": (14_000, 8_192, 1e-4),
         "retrieval": (5_000, 16_384, 1e-3),
         "caption": (20_000, 512, 1e-4),
+        "dialogue": (5_198, 128, 1e-3),  # of a new language model
     }
     assert {task: recipe.optimization.warmup_steps for task, recipe in found.items()} == {
         "classification": 1_500,
         "retrieval": 500,
         "caption": 1_000,
+        "dialogue": 156,
     }
 
 

@@ -58,7 +58,7 @@ def show_results(results: Iterable[Judged], path: str) -> None:
 
     results = list(results)
     metrics, queries, chance = metrics_of(results), queries_of(results), chance_of(results)
-    details: dict[str, dict[str, float]] = {}
+    details: dict[str, dict[str, float | None]] = {}
     table = Table(box=None)
     table.add_column("metric")
     for header in ("value", "95 % interval", "queries", "by chance"):
@@ -68,8 +68,8 @@ def show_results(results: Iterable[Judged], path: str) -> None:
             table.add_row(name, _shown(name, value))
             continue
         low, high = wilson(value, queries[name])
-        details[name] = {"queries": queries[name], "low": low, "high": high, "chance": chance[name]}
-        between, lucky = f"{low:.2f} to {high:.2f}", f"{chance[name]:.3g} %"
+        details[name] = {"queries": queries[name], "low": low, "high": high, "chance": chance.get(name)}
+        between, lucky = f"{low:.2f} to {high:.2f}", f"{chance[name]:.3g} %" if name in chance else "–"
         table.add_row(name, f"{value:.2f} %", between, f"{queries[name]:,}", lucky)
     console.print(table)
     if path:

@@ -34,17 +34,18 @@ class Mixture:
     weights: tuple[Fraction, ...]
 
     @staticmethod
-    def open(folder: Location | str, kind: Kind = "pairs") -> Mixture:
-        """Open a folder of shards, or a mixture of such folders.
+    def open(folder: Location | str, kind: Kind = "pairs", *others: Kind) -> Mixture:
+        """Open a folder of shards of one of some kinds, or a mixture of such folders.
 
         Raises CornerstoneError as `Manifest.read` does, and if a member is of another kind or has changed since mixing.
         """
         location = Location.of(folder)
         manifest = Manifest.read(location)
         if manifest.kind != "mixture":
-            manifest.require(kind, location)
+            if manifest.kind not in others:
+                manifest.require(kind, location)
             return Mixture(location, manifest, (DataSet(location, manifest),), (Fraction(1),))
-        opened = [(Mixture.open(member.data, kind), member) for member in manifest.members]
+        opened = [(Mixture.open(member.data, kind, *others), member) for member in manifest.members]
         for found, member in opened:
             if found.manifest.content_hash != member.content:
                 raise CornerstoneError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import uuid
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from pyarrow import fs
 
 from cornerstone.errors import CornerstoneError
 
+_CHUNK = 4 << 20
+"""Bytes hashed at a time."""
 PART = ".part-"
 """Part of the temporary name of a file that is still being written."""
 
@@ -122,6 +125,14 @@ class Location:
         """The whole file."""
         with self.open_input() as file:
             return bytes(file.read())
+
+    def sha256(self) -> str:
+        """Of the file's content, as hexadecimal digits."""
+        digest = hashlib.sha256()
+        with self.open_input() as stream:
+            while chunk := stream.read(_CHUNK):
+                digest.update(chunk)
+        return digest.hexdigest()
 
     def read_text(self) -> str:
         """The whole file as UTF-8."""

@@ -29,7 +29,6 @@ from cornerstone.data.shards import DataSet
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
 
-_CHUNK = 4 << 20  # bytes hashed at a time
 _BESIDE = (FILE, "quarantine.jsonl", "tokenizer.json")  # files that the manifest does not list but that are expected
 _REPEATS_NAMED = 20
 Row = dict[str, Any]
@@ -164,21 +163,13 @@ def _look(task: _Task) -> _Seen:
     if found.size != shard.bytes:
         tell("other size", f"{found.size:,} bytes, {FILE} says {shard.bytes:,}")
     try:
-        if found.size == shard.bytes and (digest := _sha256(source)) != shard.sha256:
+        if found.size == shard.bytes and (digest := source.sha256()) != shard.sha256:
             tell("other bytes", f"SHA-256 {digest[:16]}…, {FILE} says {shard.sha256[:16]}…")
         with source.open_input() as stream:
             _look_inside(pq.ParquetFile(stream), task, seen, tell)
     except (OSError, pa.ArrowException) as error:
         tell("unreadable shard", f"not a complete Parquet file, truncated or damaged ({_first_line(error)})")
     return seen
-
-
-def _sha256(file: Location) -> str:
-    digest = hashlib.sha256()
-    with file.open_input() as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _look_inside(file: pq.ParquetFile, task: _Task, seen: _Seen, tell: Callable[..., None]) -> None:

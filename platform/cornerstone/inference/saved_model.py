@@ -156,7 +156,7 @@ def save_model(
     tensors = dict(model.state_dict() if state is None else state)
     if tower is not None and not any(name.startswith(VISUAL) for name in tensors):
         tensors |= {VISUAL + name: value for name, value in tower.state_dict().items()}
-    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    tensors = _apart({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
     described = {
         "version": _VERSION,
         "method": as_json(config),
@@ -172,6 +172,16 @@ def save_model(
     place.join(TOKENIZER).write_text(tokenizer_json)
     place.join(RECIPE).write_text(json.dumps(recipe, indent=1) + "\n")
     place.join(CONFIG).write_text(json.dumps(described, indent=1) + "\n")
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of which no two share memory, as those of an embedding that is the head too: safetensors refuses these."""
+    seen = set[int]()
+    found: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        found[name] = value.clone() if value.numel() and value.data_ptr() in seen else value
+        seen.add(value.data_ptr())
+    return found
 
 
 def load(path: Location | str, device: torch.device | str = "cpu") -> SavedModel:

@@ -6,9 +6,11 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
+from cornerstone.data.conversations.chat import SYSTEM
 from cornerstone.data.derive import MIN_SIMILARITY, derive
 from cornerstone.data.documents import PackingConfig, PackingKeys
 from cornerstone.data.documents.config import Rule
@@ -17,12 +19,13 @@ from cornerstone.data.mixture import write_mixture
 from cornerstone.data.parallel import map_here
 from cornerstone.data.scenes.sets import EVALUATION_SETS
 from cornerstone.data.scenes.tokenizer import texts_of, train_wordpiece
-from cornerstone.data.scenes.write import write_documents, write_evaluation_sets, write_scenes
+from cornerstone.data.scenes.write import write_conversations, write_documents, write_evaluation_sets, write_scenes
 from cornerstone.data.shards import DataSet
 from cornerstone.data.storage import Location
 from cornerstone.data.texts import FILE as TOKENIZER
 from cornerstone.hashing import digest
 from cornerstone.jobs.packing import write_packing
+from cornerstone.recipes.conversations import SceneConversations
 from cornerstone.recipes.documents import SceneDocuments
 from cornerstone.recipes.labelled import LabelledScenes
 from cornerstone.recipes.pairs import Scenes
@@ -45,11 +48,11 @@ def prepare_scenes(scenes: Scenes, image_size: int, say: Say, *, tower: bool = T
     """Write the parts that are missing, one after another, the pretrained tower if it is asked for. Parts are reused."""
     root = home().join("scenes")
     world: dict[str, Any] = {"seed": scenes.seed, "image_size": image_size, **scenes.world}
-    rewrites: dict[str, Any] = {"rewrites": True} if scenes.rewrites else {}
-    train = root.join(f"train-{digest({'pairs': scenes.pairs, **world, **rewrites})}")
+    texts: dict[str, Any] = {name: True for name in ("rewrites", "short") if getattr(scenes, name)}
+    train = root.join(f"train-{digest({'pairs': scenes.pairs, **world, **texts})}")
     if not train.join(MANIFEST).exists():
         with timed(say, f"scenes: drawing and captioning {scenes.pairs:,} images of {image_size} px"):
-            write_scenes(train, pairs=scenes.pairs, **world, **rewrites)
+            write_scenes(train, pairs=scenes.pairs, **world, **texts)
     if not train.join(TOKENIZER).exists():
         with timed(say, "scenes: training a WordPiece vocabulary on their captions"):
             train.join(TOKENIZER).write_text(train_wordpiece(texts_of(DataSet.open(train))))
@@ -74,6 +77,25 @@ def prepare_labelled(scenes: LabelledScenes, image_size: int, say: Say) -> Built
         with timed(say, f"scenes: writing {scenes.images:,} labelled images, and {scenes.test_images:,} to test on"):
             write_evaluation_sets(folder, sets=missing, **world)
     return BuiltInScenes(folder.join("labelled").uri, (folder.join("class").uri,), "")
+
+
+def prepare_conversations(scenes: SceneConversations, image_size: int, say: Say) -> BuiltInScenes:
+    """Write the conversations that are missing, to learn from and to ask. They have no image tower."""
+    world: dict[str, Any] = {"seed": scenes.seed, "image_size": image_size}
+    world |= {"cells": scenes.cells} if scenes.cells != 3 else {}
+    numbers = {"conversations": scenes.conversations, "conversations-validation": scenes.test}
+    found = {}
+    for name, rows in numbers.items():
+        found[name] = folder = home().join("scenes", f"{name}-{digest({'conversations': rows, **world})}")
+        if not folder.join(MANIFEST).exists():
+            with timed(say, f"scenes: writing {rows:,} {name} with images of {image_size} px"):
+                write_conversations(folder, conversations=rows, set=name, **world)
+    train = found["conversations"]
+    if not train.join(TOKENIZER).exists():
+        around = repeat(f"{SYSTEM} USER: ASSISTANT:", scenes.conversations)
+        with timed(say, "scenes: training a WordPiece vocabulary on the conversations"):
+            train.join(TOKENIZER).write_text(train_wordpiece(chain(texts_of(DataSet.open(train)), around)))
+    return BuiltInScenes(train.uri, (f"conversations={found['conversations-validation'].uri}",), "")
 
 
 def prepare_documents(scenes: SceneDocuments, image_size: int, say: Say) -> BuiltInScenes:

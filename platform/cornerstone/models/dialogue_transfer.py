@@ -11,13 +11,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from cornerstone.data.conversations.batch import ConversationBatch
+from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
-from cornerstone.models.image_tower import TimmTower
+from cornerstone.models.image_tower import TimmTower, without_last_layer
 from cornerstone.models.language_model import LanguageModel
 from cornerstone.models.method import Group, Inputs, Losses, Method, grouped
 from cornerstone.models.tower_holder import TowerHolder
@@ -41,10 +43,16 @@ class DialogueTransfer(TowerHolder, Method[ConversationBatch, Features]):
 
     def __init__(self, config: DialogueTransferConfig, inputs: Inputs, seed: int = 0) -> None:
         super().__init__()
-        if inputs.image_tower is None or inputs.language_model is None:
-            raise CornerstoneError("Transfer to dialogue needs an image tower and a language model.")
-        self.config, self.inputs, self.language = config, inputs, inputs.language_model
+        if inputs.image_tower is None:
+            raise CornerstoneError("Transfer to dialogue needs an image tower, whose patches are read.")
+        self.config, self.inputs = config, inputs
+        brought = inputs.language_model
+        self.language = (
+            LanguageModel.from_scratch(config.language, inputs.vocab_size, seed) if brought is None else brought
+        )
         self.hold(inputs.image_tower, config.frozen)
+        whole = inputs.image_tower
+        self._read = (whole if config.patches == "last" else without_last_layer(whole),)  # in a tuple: see `hold`
         inside: int = inputs.image_tower.model.num_features  # type: ignore[assignment]
         width = self.language.width
         with torch.random.fork_rng(devices=[]):
@@ -53,14 +61,19 @@ class DialogueTransfer(TowerHolder, Method[ConversationBatch, Features]):
 
     @classmethod
     def build(cls, config: Any, inputs: Inputs, seed: int) -> Self:
-        """The module to train."""
-        return cls(config, inputs, seed)
+        """The module to train, of the recipe's stage."""
+        made = cls(config, inputs, seed)
+        if config.projector:
+            made.projector.load_state_dict(_saved_projector(config.projector))
+        made.learn(config.stage)
+        return made
 
     def learn(self, stage: Stage) -> None:
-        """What the steps from now on change: the projector alone, or all but a frozen tower."""
+        """What the steps from now on change: the projector alone, or all but a frozen tower and what is not read of it."""
         self.language.requires_grad_(stage == "instructions")
         if self.visual is not None:
-            self.visual.requires_grad_(stage == "instructions")
+            self.visual.requires_grad_(False)
+            self._read[0].requires_grad_(stage == "instructions")
 
     def forward(self, batch: ConversationBatch) -> Features:
         """The losses of the learnt tokens."""
@@ -99,8 +112,7 @@ class DialogueTransfer(TowerHolder, Method[ConversationBatch, Features]):
         """(B, P, V) from images (B, 3, S, S), or from patches."""
         if image.ndim == 3:
             return image
-        tower = self.image_tower
-        assert tower is not None, "refused when it was built"
+        (tower,) = self._read
         learnt = self.visual is not None and any(parameter.requires_grad for parameter in tower.parameters())
         with torch.set_grad_enabled(torch.is_grad_enabled() and learnt):
             found: Tensor = tower(image).patches
@@ -144,3 +156,15 @@ class DialogueTransfer(TowerHolder, Method[ConversationBatch, Features]):
         width = image_tower.width if image_tower is not None else 0
         language = LanguageModel.rebuilt(described["language_model"])
         return cls(config, Inputs(described["vocab_size"], width, image_tower, language_model=language))
+
+
+def _saved_projector(model: str) -> dict[str, Tensor]:
+    """The projector's weights in the folder of a saved model. CornerstoneError if it has none."""
+    place, begins = Location.of(model), "projector."
+    if not place.join("model.safetensors").exists():
+        raise CornerstoneError(f"No model of the first stage at {place}: give a run's folder `model`.")
+    tensors = safetensors.torch.load(place.join("model.safetensors").read_bytes())
+    found = {name.removeprefix(begins): value for name, value in tensors.items() if name.startswith(begins)}
+    if not found:
+        raise CornerstoneError(f"The model at {place} has no projector: it is no transfer to dialogue.")
+    return found

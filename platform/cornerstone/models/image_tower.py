@@ -5,6 +5,7 @@ B images, S pixels a side, P patches, V width inside, W width of the pooled feat
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping
@@ -87,6 +88,21 @@ class TimmTower(nn.Module):
         tower = TimmTower(model, described["size"], described["arguments"], described.get("projection", 0))
         tower.mean, tower.std = tuple(described["mean"]), tuple(described["std"])
         return tower
+
+
+def without_last_layer(tower: TimmTower) -> TimmTower:
+    """The tower whose patches are those before its last layer and its last norm, as LLaVA reads CLIP's. Weights are shared.
+
+    Raises CornerstoneError for a tower of one layer, or without a list of them.
+    """
+    blocks: Any = getattr(tower.model, "blocks", None)
+    if blocks is None or len(blocks) < 2:
+        raise CornerstoneError("The tower has no second-last layer to read patches from: give --patches last.")
+    model: Any = copy.copy(tower.model)
+    model._modules = {**tower.model._modules, "blocks": blocks[:-1], "norm": nn.Identity()}
+    shorter = TimmTower(model, tower.size, tower.arguments)
+    shorter.mean, shorter.std = tower.mean, tower.std
+    return shorter
 
 
 def build_image_tower(config: ImageTower, seed: int = 0) -> TimmTower:

@@ -3,6 +3,7 @@
 from cornerstone.recipes.beit3 import Beit3Config
 from cornerstone.recipes.blip2 import Blip2Config, Blip2Loss, QFormerText
 from cornerstone.recipes.coca import CocaConfig, CocaLoss
+from cornerstone.recipes.conversations import ConversationData, SceneConversations
 from cornerstone.recipes.data import DataConfig
 from cornerstone.recipes.documents import DocumentData, DocumentPairs, SceneDocuments
 from cornerstone.recipes.dual_encoder import DualEncoderConfig
@@ -33,6 +34,7 @@ __all__ = [
     "ClipText",
     "CocaConfig",
     "CocaLoss",
+    "ConversationData",
     "CornerText",
     "DataConfig",
     "DocumentData",
@@ -59,6 +61,7 @@ __all__ = [
     "Placement",
     "QFormerText",
     "Recipe",
+    "SceneConversations",
     "SceneDocuments",
     "Scenes",
     "SiglipConfig",

@@ -60,6 +60,11 @@ class MethodConfig:
         tower = self.text_tower
         return None if tower is None else (tower.format, tower.token_limit - tower.reserved_tokens)
 
+    @property
+    def weights(self) -> dict[str, str]:
+        """Of weights that are read from elsewhere, those of the towers not counted: by their field, a name or a folder."""
+        return {}
+
     def chance_loss(self, batch_size: int) -> float | None:
         """The loss of a model that cannot tell the rows of a batch apart; None if it has no such value."""
         return None

@@ -27,6 +27,15 @@ class Scenes:
     max_objects: int = 7
     rewrites: bool = False
     """Four rewrites of each raw caption, for `rewrites` of the data."""
+    short: bool = False
+    """Five short captions of each image, without errors, as those of the evaluation set `short`, in place of a raw one, which
+    may name nothing, and three long ones."""
+
+    def __post_init__(self) -> None:
+        if self.short and self.rewrites:
+            raise CornerstoneError(
+                "Short captions have no rewrites: set --recipe.data.scenes.no-short, or --recipe.data.scenes.no-rewrites."
+            )
 
     @property
     def world(self) -> dict[str, int]:

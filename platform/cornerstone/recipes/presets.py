@@ -309,6 +309,16 @@ def lcl_caption() -> Recipe:
     return _named(paper_recipe("caption", ImageTower(pooling="none")), "lcl-caption")
 
 
+def lcl_dialogue() -> Recipe:
+    """LCL's transfer to dialogue: LLaVA-1.5's second stage with Vicuna, 5,198 steps (appendix).
+
+    `--recipe.method.stage projector --recipe.data.style plain` is the first one, whose model `--recipe.method.projector` names.
+    """
+    recipe = paper_recipe("dialogue", ImageTower(pooling="none")).with_optimization(learning_rate=2e-5)
+    vicuna = "lmsys/vicuna-7b-v1.5"
+    return _named(recipe.with_method(language_model=vicuna).with_data(tokenizer=vicuna), "lcl-dialogue")
+
+
 PRESETS: dict[str, Callable[[], Recipe]] = {
     "smoke": smoke,
     "scenes": scenes,
@@ -338,6 +348,7 @@ PRESETS: dict[str, Callable[[], Recipe]] = {
     "lcl-retrieval": lcl_retrieval,
     "lcl-classification": lcl_classification,
     "lcl-caption": lcl_caption,
+    "lcl-dialogue": lcl_dialogue,
 }
 
 

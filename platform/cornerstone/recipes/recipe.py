@@ -151,9 +151,9 @@ class Recipe:
     def hash(self, content: dict[str, str]) -> str:
         """12 hexadecimal digits that identify the experiment.
 
-        `content` holds the digests of what paths stand for: data, tokenizer, and the method's towers by their field's name
-        (`image`, `text`). Seed, paths and evaluation sets are not in it, nor is a field at its declared default
-        (`hashing.hashed_fields`).
+        `content` holds the digests of what paths stand for: data, tokenizer, the method's towers by their field's name
+        (`image`, `text`), and other weights that it begins with (`MethodConfig.weights`). Seed, paths and evaluation sets are
+        not in it, nor is a field at its declared default (`hashing.hashed_fields`).
         """
         plain = hashed_fields(self)
         for name in self.data.without_effect():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -62,6 +63,17 @@ class ImageTower:
                 f"Projection {self.projection}, layer scale {self.layer_scale}: expected 0 or more "
                 f"(--recipe.method.image.projection, --recipe.method.image.layer-scale)."
             )
+
+    @property
+    def patches(self) -> int:
+        """Patches of an image. Raises CornerstoneError if neither `patch` nor the name tells a patch's side."""
+        named = re.search(r"patch(\d+)", self.name)
+        side = self.patch or int(named[1] if named else 0)
+        if not side:
+            raise CornerstoneError(
+                f"The side of a patch of {self.name} is not known: give it as --recipe.method.image.patch, in pixels."
+            )
+        return (self.size // side) ** 2
 
     @property
     def sizes(self) -> dict[str, int]:

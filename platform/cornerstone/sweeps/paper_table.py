@@ -38,6 +38,26 @@ class PaperTable:
         if len(self.measures) != len(self.columns) or any(len(row) != len(self.columns) for row in self.rows.values()):
             raise ValueError(f"{self.title}: {len(self.columns)} columns, but another number of measures or of cells.")
 
+    def beside(self, other: PaperTable) -> PaperTable:
+        """Both tables as one, with the columns of both and the rows of either: they measure other things of the same rows."""
+
+        def cells(table: PaperTable, row: str) -> tuple[float, ...]:
+            return table.rows.get(row, (math.nan,) * len(table.columns))
+
+        stand_in_notes = (self.stand_in_note, other.stand_in_note)
+        return PaperTable(
+            f"{self.title}; {other.title}",
+            f"{self.source}; {other.source}",
+            (*self.columns, *other.columns),
+            (*self.measures, *other.measures),
+            {row: cells(self, row) + cells(other, row) for row in {**self.rows, **other.rows}},
+            (*self.notes, *other.notes),
+            (*self.trends, *other.trends),
+            {**self.aliases, **other.aliases},
+            {**self.stand_ins, **other.stand_ins},
+            " ".join(note for note in stand_in_notes if note),
+        )
+
     @property
     def has_numbers(self) -> bool:
         """Whether the paper prints numbers."""

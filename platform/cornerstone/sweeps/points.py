@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -34,6 +34,8 @@ class FollowUp:
     recipe: Callable[[str], Recipe]
     row: str = ""
     """The row of the table in which its numbers stand, such as the point's; "" for one of its own, `POINT → NAME`."""
+    follow_ups: tuple[FollowUp, ...] = ()
+    """Runs that start from its own model, recorded as `POINT → NAME → NAME`."""
 
 
 class Place(NamedTuple):
@@ -95,9 +97,20 @@ class Point:
         """The name under which a candidate's trial is recorded."""
         return f"{self.name} ({candidate})"
 
-    def follow_up_row(self, follow_up: str) -> str:
-        """The name under which a follow-up's trial is recorded."""
-        return f"{self.name} → {follow_up}"
+    def follow_up_row(self, *follow_ups: str) -> str:
+        """The name under which a follow-up's trial is recorded, given those that it follows, and itself."""
+        return " → ".join((self.name, *follow_ups))
+
+    @property
+    def all_follow_ups(self) -> dict[str, FollowUp]:
+        """Those of the point and those of follow-ups, by the names of their trials, each after what it follows."""
+
+        def below(follow_ups: tuple[FollowUp, ...], *names: str) -> Iterator[tuple[str, FollowUp]]:
+            for one in follow_ups:
+                yield self.follow_up_row(*names, one.name), one
+                yield from below(one.follow_ups, *names, one.name)
+
+        return dict(below(self.follow_ups))
 
     @staticmethod
     def at_best_rate(name: str, recipe: Recipe) -> Point:
@@ -115,7 +128,7 @@ class Point:
     @property
     def rows(self) -> dict[str, str]:
         """For the name of each of its trials, its own first, the row of the table in which the numbers stand."""
-        follow_ups = {self.follow_up_row(one.name): one.row for one in self.follow_ups}
+        follow_ups = {name: one.row for name, one in self.all_follow_ups.items()}
         return {name: row or name for name, row in {self.name: self.row, **follow_ups}.items()}
 
 

@@ -183,7 +183,8 @@ def _apart(table: ResultTable) -> bool:
 
 def _paper_rows(paper: PaperTable, table: ResultTable) -> tuple[list[str], list[list[str]]]:
     points = [row.point for row in table.rows if row.point in paper.rows] or list(paper.rows)
-    return ["point", *paper.columns], [[point, *(f"{x:.2f}" for x in paper.rows[point])] for point in points]
+    cells = {point: (_NOTHING if math.isnan(x) else f"{x:.2f}" for x in paper.rows[point]) for point in points}
+    return ["point", *paper.columns], [[point, *cells[point]] for point in points]
 
 
 def _paper_rich(paper: PaperTable, table: ResultTable) -> Table:

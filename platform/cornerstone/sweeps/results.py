@@ -218,8 +218,8 @@ def _baselines(sweep: Sweep) -> dict[str, str]:
     """For each row of a follow-up that of the same follow-up of the baseline, which it is compared with."""
     baseline = next((point for point in sweep.points if point.name == sweep.baseline), None)
     return {
-        point.follow_up_row(follow_up.name): baseline.follow_up_row(follow_up.name)
+        name: baseline.name + name.removeprefix(point.name)
         for point in sweep.points
-        for follow_up in point.follow_ups
+        for name, follow_up in point.all_follow_ups.items()
         if baseline is not None and not follow_up.row
     }

@@ -227,7 +227,7 @@ class SweepRun:
         optimizations = [point.recipe.optimization for point in self.points]
         sizes = list(dict.fromkeys(f"{o.steps:,} steps × {o.batch_size:,} rows" for o in optimizations))
         more = sum(max(len(point.candidates) - 1, 0) for point in self.points)
-        follow_ups = sum(len(point.follow_ups) for point in self.points) * self.options.seeds
+        follow_ups = sum(len(point.all_follow_ups) for point in self.points) * self.options.seeds
         terms = [
             f"{len(self.points)} points × {self.options.seeds} seeds",
             *([f"{more} more candidates"] if more else []),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from cornerstone.errors import CornerstoneError
 from cornerstone.recipes.recipe import Recipe
-from cornerstone.sweeps.points import Candidate, Point
+from cornerstone.sweeps.points import Candidate, FollowUp, Point
 from cornerstone.sweeps.state import TrialResult
 
 
@@ -109,15 +109,20 @@ class Schedule:
             yield Planned(point, point.name, seed, _seeded(point.recipe, seed))
         elif chosen := self._choice(point):
             yield Planned(point, point.name, seed, _seeded(chosen.recipe, seed))
-        parent = self._result(point, point.name, seed)
+        yield from self._following(point, point.name, point.follow_ups, seed)
+
+    def _following(self, point: Point, before: str, follow_ups: Sequence[FollowUp], seed: int) -> Iterator[Planned]:
+        """What starts from the model of the trial `before`, as far as it has ended."""
+        parent = self._result(point, before, seed)
         if parent is None or not parent.finished:
             return
-        for follow_up in point.follow_ups:
-            row = point.follow_up_row(follow_up.name)
+        for follow_up in follow_ups:
+            row = f"{before} → {follow_up.name}"
             try:
                 yield Planned(point, row, seed, _seeded(follow_up.recipe(parent.model), seed))
             except CornerstoneError as error:  # one follow-up that cannot be made does not stop the sweep
                 self._results[row, seed] = TrialResult(row, seed, "", error=str(error))
+            yield from self._following(point, row, follow_up.follow_ups, seed)
 
     def _result(self, point: Point, row: str, seed: int) -> TrialResult | None:
         if row != point.name or seed or not point.candidates:

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from cornerstone.errors import CornerstoneError
 from cornerstone.recipes.towers import ImageTower
-from cornerstone.recipes.transfers import TaskData, TransferTask, from_run, from_scratch_like, transfer_recipe
+from cornerstone.recipes.transfers import (
+    DialogueData,
+    Stage,
+    TaskData,
+    TransferTask,
+    from_run,
+    from_scratch_like,
+    stages,
+)
 from cornerstone.sweeps.points import FollowUp, Point, Sweep
 
 FLOOR, CEILING = "random tower (floor)", "from scratch (ceiling)"
@@ -15,7 +24,8 @@ NOTES = (
     f"Transfer: heads on the frozen tower of each point, with the seed of its pre-training. {FLOOR!r}: the same heads on "
     f"random weights. {CEILING!r}: the same architecture trained on the task alone, the tower too.",
     "All heads of a task are trained alike, at one learning rate, which is chosen for no method. Where the ceiling is not "
-    "above the floor, the steps are too few for the task to tell towers apart (--classification.steps and the like).",
+    "above the floor, the steps are too few for the task to tell towers apart (--classification.steps and the like). So it is "
+    "with retrieval, captions and dialogue of built-in scenes at their usual steps (docs/results.md).",
 )
 
 
@@ -26,6 +36,7 @@ class Transfers:
     classification: TaskData = field(default_factory=TaskData)
     retrieval: TaskData = field(default_factory=TaskData)
     caption: TaskData = field(default_factory=TaskData)
+    dialogue: DialogueData = field(default_factory=DialogueData)
 
     def data_of(self, task: TransferTask) -> TaskData:
         """The task's own."""
@@ -34,14 +45,30 @@ class Transfers:
 
     def points(self, row: str, tasks: Sequence[TransferTask], tower: ImageTower, frozen: bool) -> list[Point]:
         """A point a task for a tower that is there, all in one row of the table."""
-        return [
-            Point(f"{row}: {task}", transfer_recipe(task, tower, frozen, self.data_of(task)), row=row) for task in tasks
-        ]
+        found = []
+        for task in tasks:
+            first, *later = stages(task)
+            recipe, data = first.recipe(tower, frozen, self.data_of(task), ""), self.data_of(task)
+            found.append(Point(f"{row}: {task}", recipe, follow_ups=_later(later, tower, frozen, data, row), row=row))
+        return found
 
     def follow_up(self, task: TransferTask, tower: ImageTower, frozen: bool, row: str, name: str = "") -> FollowUp:
         """The task on the tower of a trial's model, which was trained as `tower`; its numbers stand in the row `row`."""
+        first, *later = stages(task)
         data = self.data_of(task)
-        return FollowUp(name or task, lambda model: transfer_recipe(task, from_run(model, tower), frozen, data), row)
+        following = _later(later, from_run("", tower), frozen, data, row)
+        return FollowUp(
+            name or task, lambda model: first.recipe(from_run(model, tower), frozen, data, ""), row, following
+        )
+
+
+def _later(later: Sequence[Stage], tower: ImageTower, frozen: bool, data: TaskData, row: str) -> tuple[FollowUp, ...]:
+    """The later stages of a transfer, each after the one before."""
+    follow_ups: tuple[FollowUp, ...] = ()
+    for stage in reversed(later):
+        make = partial(stage.recipe, tower, frozen, data)
+        follow_ups = (FollowUp(stage.name, make, row, follow_ups),)
+    return follow_ups
 
 
 @dataclass(frozen=True)

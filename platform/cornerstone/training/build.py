@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from cornerstone.inference.language_models import load_language_model
 from cornerstone.models.image_tower import TimmTower, build_image_tower
 from cornerstone.models.method import Inputs, Method
 from cornerstone.recipes.method import implementation_of
@@ -42,12 +43,14 @@ def unsharded(tower: TimmTower | None, prepared: Prepared) -> TimmTower | None:
 def build_method(prepared: Prepared, tower: TimmTower | None, buckets: int = 1) -> Method[Any, Any]:
     """The module to train, initialised from the recipe's seed. `buckets` is a matter of speed: see `length_buckets`."""
     config = prepared.recipe.method
+    brought = config.weights.get("language_model")
     inputs = Inputs(
         vocab_size=prepared.vocab_size,
         image_width=prepared.image_width,
         image_tower=tower,
         special_ids=prepared.special_ids,
         length_buckets=buckets,
+        language_model=load_language_model(brought) if brought else None,
     )
     method: Method[Any, Any] = implementation_of(config).build(config, inputs, prepared.recipe.seed)
     return method

@@ -22,7 +22,7 @@ from cornerstone.training.shared import Shared
 class DocumentSources:
     """The sources of a recipe that is trained on packed documents."""
 
-    manifest_kind: ClassVar[Kind] = "packing"
+    manifest_kinds: ClassVar[tuple[Kind, ...]] = ("packing",)
     reads_texts: ClassVar[bool] = True
     stored_features = False
 

@@ -28,7 +28,7 @@ def resolved_options(options: RunOptions) -> tuple[Recipe, Placement]:
 def _rows(recipe: Recipe) -> int:
     """Rows of an epoch."""
     if recipe.data.train:
-        data = Mixture.open(recipe.data.train, KINDS[recipe.data.kind].manifest_kind)
+        data = Mixture.open(recipe.data.train, *KINDS[recipe.data.kind].manifest_kinds)
         return Plan(data.parts, recipe.optimization.batch_size, recipe.seed, recipe.data.limit_rows).rows
     pairs = recipe.data.scenes.pairs if isinstance(recipe.data, PairData) else 0
     return min(pairs, recipe.data.limit_rows or pairs)

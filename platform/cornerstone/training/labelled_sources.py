@@ -20,7 +20,7 @@ from cornerstone.training.shared import Shared
 class LabelledSources:
     """The sources of a recipe that is trained on labelled images."""
 
-    manifest_kind: ClassVar[Kind] = "pairs"
+    manifest_kinds: ClassVar[tuple[Kind, ...]] = ("pairs",)
     reads_texts: ClassVar[bool] = False
     stored_features = False
 

@@ -32,7 +32,7 @@ from cornerstone.training.shared import Shared
 class PairSources:
     """The sources of a recipe that is trained on pairs."""
 
-    manifest_kind: ClassVar[Kind] = "pairs"
+    manifest_kinds: ClassVar[tuple[Kind, ...]] = ("pairs",)
     reads_texts: ClassVar[bool] = True
 
     def __init__(

@@ -20,11 +20,13 @@ from cornerstone.data.texts import plain_tokenizer, vocabulary_size
 from cornerstone.errors import CornerstoneError, did_you_mean
 from cornerstone.evaluation.sets import EvaluationSet, metric_names, open_sets
 from cornerstone.hashing import content_digest
+from cornerstone.recipes.conversations import ConversationData
 from cornerstone.recipes.documents import DocumentData
 from cornerstone.recipes.labelled import LabelledData
 from cornerstone.recipes.pairs import PairData
 from cornerstone.recipes.recipe import Recipe
 from cornerstone.runtime.tokenizer import load_tokenizer
+from cornerstone.training.conversation_sources import ConversationSources
 from cornerstone.training.document_sources import DocumentSources
 from cornerstone.training.labelled_sources import LabelledSources
 from cornerstone.training.pair_sources import PairSources
@@ -39,8 +41,8 @@ if TYPE_CHECKING:
 class Sources(Protocol):
     """How one kind of data becomes sources; made for one recipe."""
 
-    manifest_kind: ClassVar[Kind]
-    """What the manifest of a training folder must say that it holds."""
+    manifest_kinds: ClassVar[tuple[Kind, ...]]
+    """What the manifest of a training folder may say that it holds."""
     reads_texts: ClassVar[bool]
     """Whether a tokenizer is needed."""
 
@@ -74,6 +76,7 @@ KINDS: dict[str, type[Sources]] = {
     PairData.kind: PairSources,
     DocumentData.kind: DocumentSources,
     LabelledData.kind: LabelledSources,
+    ConversationData.kind: ConversationSources,
 }
 """What makes the sources of each kind of data."""
 
@@ -92,7 +95,7 @@ class Preparer:
         recipe = resolved(recipe, self.shared)
         kind = KINDS[recipe.data.kind]
         data = self.shared.once(
-            ("data", recipe.data.train, recipe.data.kind), lambda: Mixture.open(recipe.data.train, kind.manifest_kind)
+            ("data", recipe.data.train, recipe.data.kind), lambda: Mixture.open(recipe.data.train, *kind.manifest_kinds)
         )
         _check_batch(recipe, data)
         tokenizer = self._tokenizer(recipe, data) if kind.reads_texts else ""
@@ -137,6 +140,7 @@ class Preparer:
             content["tokenizer"] = content_digest(tokenizer)
         if tower_digest:
             content["image"] = tower_digest
+        content |= {name: self.shared.weights(named) for name, named in recipe.method.weights.items()}
         text = recipe.method.text_tower
         if (
             text is not None and text.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from cornerstone.data.shards import DataSet
@@ -10,11 +11,13 @@ from cornerstone.errors import CornerstoneError, did_you_mean
 from cornerstone.evaluation.sets import split_name
 from cornerstone.jobs.built_in_scenes import (
     BuiltInScenes,
+    prepare_conversations,
     prepare_document_pairs,
     prepare_documents,
     prepare_labelled,
     prepare_scenes,
 )
+from cornerstone.recipes.conversations import ConversationData
 from cornerstone.recipes.documents import DocumentData, DocumentPairs, SceneDocuments
 from cornerstone.recipes.labelled import LabelledData
 from cornerstone.recipes.pairs import PairData
@@ -44,6 +47,8 @@ def _with_absolute_names(recipe: Recipe) -> Recipe:
         recipe = recipe.with_image(name=absolute(image.name))
     if text is not None and _is_folder(text.name):
         recipe = recipe.with_text(name=absolute(text.name))
+    if folders := {part: absolute(name) for part, name in recipe.method.weights.items() if _is_folder(name)}:
+        recipe = recipe.with_method(**folders)
     sets = tuple(f"{name}={folder}" if name else folder for name, folder in map(split_name, recipe.evaluation.sets))
     return recipe.with_evaluation(sets=sets)
 
@@ -58,6 +63,8 @@ def _with_scenes(recipe: Recipe, shared: Shared) -> Recipe:
         return _with_scene_documents(recipe, data, shared)
     if isinstance(data, LabelledData) and image is not None and image.name:
         return _with_labelled_scenes(recipe, data, image.size, shared)
+    if isinstance(data, ConversationData) and not data.tokenizer and image is not None and image.name:
+        return _with_conversation_scenes(recipe, data, image.size, shared)
     if isinstance(data, DocumentPairs) and not data.tokenizer and image is not None and image.name:
         return _with_document_pairs(recipe, data.documents, image.size, shared)
     if not isinstance(data, PairData) or image is None or (image.name and data.tokenizer):
@@ -82,6 +89,13 @@ def _with_scene_documents(recipe: Recipe, data: DocumentData, shared: Shared) ->
 def _with_labelled_scenes(recipe: Recipe, data: LabelledData, size: int, shared: Shared) -> Recipe:
     key = ("labelled scenes", data.scenes, size)
     return _with(recipe, shared.once(key, lambda: prepare_labelled(data.scenes, size, shared.say)))
+
+
+def _with_conversation_scenes(recipe: Recipe, data: ConversationData, size: int, shared: Shared) -> Recipe:
+    """Captions alone answer no question, so that the first stage is not judged by answers."""
+    key = ("conversation scenes", data.scenes, size)
+    built_in = shared.once(key, lambda: prepare_conversations(data.scenes, size, shared.say))
+    return _with(recipe, built_in if data.style == "vicuna" else replace(built_in, sets=()))
 
 
 def _with(recipe: Recipe, built_in: BuiltInScenes) -> Recipe:

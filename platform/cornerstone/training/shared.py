@@ -34,6 +34,14 @@ class Shared:
         """Length of an image tower's feature, and a digest of its weights ("" if it starts at random and is trained)."""
         return self.once(("image tower", config), lambda: describe_tower(config, self.say))
 
+    def weights(self, name: str) -> str:
+        """A digest of the weights in a folder; of a hub's, their name."""
+        place = Location.of(name)
+        if not place.exists():
+            return content_digest(name)
+        files = sorted(one for one in place.files() if one.endswith((".safetensors", ".bin")))
+        return self.once(("weights", name), lambda: content_digest(*(place.join(one).sha256() for one in files)))
+
     def text_tower(self, config: TextTowerConfig, vocab_size: int) -> str:
         """A digest of the weights of a text tower that is read from a folder."""
         return self.once(("text tower", config.name, vocab_size), lambda: digest_of_text_tower(config, vocab_size))

@@ -29,6 +29,7 @@ from cornerstone.data.source import Ints
 from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation.dialogue import Scored
 from cornerstone.models.dialogue_transfer import DialogueTransfer
+from cornerstone.models.image_tower import without_last_layer
 from cornerstone.models.method import Inputs
 from cornerstone.recipes.dialogue_transfer import DialogueTransferConfig
 from cornerstone.transfer.answering import Judged, answered, judged, write_answers
@@ -39,7 +40,7 @@ from cornerstone.transfer.options import Options, Paper
 from cornerstone.transfer.patches import held_patches, pixels
 from cornerstone.transfer.result import Result, Row, few_seeds
 from cornerstone.transfer.subjects import Subject, compared, subjects
-from cornerstone.transfer.towers import patch_count, without_last_layer
+from cornerstone.transfer.towers import patch_count
 
 ALIGNMENT = Paper(1_091, 512, warmup=30, rows=558_128, learning_rates=(1e-3,))
 """The first stage: LLaVA's 558,000 pairs, once."""
@@ -225,7 +226,9 @@ def _fit(
     options: Options,
 ) -> DialogueTransfer:
     tower = copy.deepcopy(subject.tower)
-    config = DialogueTransferConfig(frozen=not subject.full, tower_lr_factor=subject.factor)
+    config = DialogueTransferConfig(
+        frozen=not subject.full, tower_lr_factor=subject.factor, patches="last"
+    )  # see `_cut`
     inputs = Inputs(language.vocab_size, tower.width, tower, language_model=language.make(seed))
     module = DialogueTransfer.build(config, inputs, seed).to(options.device)
     module.learn("projector")

@@ -7,20 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from cornerstone.data.storage import Location
 from cornerstone.data.texts import FILE as TOKENIZER
 from cornerstone.data.texts import plain_tokenizer, special_ids, vocabulary_size
 from cornerstone.errors import CornerstoneError
+from cornerstone.inference.language_models import load_language_model
 from cornerstone.models.attention_pooling import usual_heads
-from cornerstone.models.language_model import LanguageModel, without_dropout
-from cornerstone.runtime.hub import hub_answers
+from cornerstone.models.language_model import LanguageModel
+from cornerstone.recipes.language import CausalText
 from cornerstone.runtime.tokenizer import load_tokenizer
 from cornerstone.transfer.options import Options
 
-CAUSAL = ("ForCausalLM", "LMHeadModel")
-"""How the architectures of causal language models end, as their configurations name them."""
 FROM_SCRATCH = (
     "The language model begins at random weights and is trained with the head; the paper's is a pretrained one "
     "(--language-model)."
@@ -64,33 +61,16 @@ def open_language(options: Options, beside: Location, positions: int) -> Languag
     words, (first, last) = vocabulary_size(tokenizer), special_ids(tokenizer)
 
     def make(seed: int) -> LanguageModel:
-        from transformers import OPTConfig, OPTForCausalLM
-
         width = options.text_width
-        config = OPTConfig(
-            vocab_size=words,
-            hidden_size=width,
-            word_embed_proj_dim=width,
-            num_hidden_layers=options.text_layers,
-            num_attention_heads=usual_heads(width),
-            ffn_dim=4 * width,
-            max_position_embeddings=positions,
-            dropout=0.0,
-            attention_dropout=0.0,
-            pad_token_id=None,
-            bos_token_id=first,
-            eos_token_id=last,
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return LanguageModel(OPTForCausalLM(config))
+        config = CausalText(width, options.text_layers, usual_heads(width), positions)
+        return LanguageModel.from_scratch(config, words, seed, first, last)
 
     return Language(text, first, last, words, make, notes=(FROM_SCRATCH,))
 
 
 def _pretrained(name: str, options: Options, positions: int) -> Language:
     text = load_tokenizer(options.tokenizer or name)
-    model = LanguageModel(_loaded(name), f"The language model {name}")
+    model = load_language_model(name)
     if model.positions is not None and model.positions < positions:
         raise CornerstoneError(
             f"The language model {name} has {model.positions:,} positions, but {positions:,} are asked for: give a smaller "
@@ -122,45 +102,3 @@ def _one(token: Any) -> int | None:
     """Of several tokens that end a text, the first."""
     found = token[0] if isinstance(token, list | tuple) else token
     return None if found is None else int(found)
-
-
-def _loaded(name: str) -> Any:
-    """Its weights. CornerstoneError if it cannot be loaded, is not causal, or lacks some of them."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    local = Location.of(name).exists()
-    offline = local or not hub_answers()
-    try:
-        config = AutoConfig.from_pretrained(name, local_files_only=offline)
-    except Exception as error:  # a missing file, a network error and others
-        raise CornerstoneError(f"Cannot load the language model {name!r}: {_first(error)} {_ELSEWHERE}") from error
-    named = list(getattr(config, "architectures", None) or ())
-    if config.is_encoder_decoder or not any(one.endswith(CAUSAL) for one in named):
-        raise CornerstoneError(
-            f"{name} is no causal language model (its architecture is {', '.join(named) or config.model_type}): expected one "
-            f"that ends in {' or '.join(CAUSAL)}, such as lmsys/vicuna-7b-v1.5 (--language-model)."
-        )
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            name,
-            config=without_dropout(config),
-            local_files_only=offline,
-            output_loading_info=True,
-            dtype=torch.float32,
-        )
-        model, loading = loaded
-    except Exception as error:  # as above, and weights that do not fit
-        raise CornerstoneError(f"Cannot load the language model {name!r}: {_first(error)} {_ELSEWHERE}") from error
-    if missing := sorted(loading["missing_keys"]):
-        raise CornerstoneError(
-            f"The weights of the language model {name} lack {len(missing)} that it needs, {missing[0]} among them."
-        )
-    return model
-
-
-_ELSEWHERE = "Without access to the Hugging Face hub, name a folder (--language-model)."
-
-
-def _first(error: Exception) -> str:
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return line if line.endswith(".") else line + "."

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from typing import Any
-
-from torch import nn
 
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
@@ -86,21 +83,6 @@ def patch_count(tower: TimmTower) -> int:
     """Patches of an image."""
     patch: Any = tower.model.patch_embed
     return (tower.size // int(patch.patch_size[0])) * (tower.size // int(patch.patch_size[1]))
-
-
-def without_last_layer(tower: TimmTower) -> TimmTower:
-    """The tower whose patches are those before its last layer and its last norm, as LLaVA reads CLIP's.
-
-    CornerstoneError for a tower of one layer, or without a list of them.
-    """
-    model: Any = copy.deepcopy(tower.model)
-    blocks = getattr(model, "blocks", None)
-    if blocks is None or len(blocks) < 2:
-        raise CornerstoneError("The tower has no second-last layer to read patches from: give --patches last.")
-    model.blocks, model.norm = blocks[:-1], nn.Identity()
-    shorter = TimmTower(model, tower.size, tower.arguments)
-    shorter.mean, shorter.std = tower.mean, tower.std
-    return shorter
 
 
 def random_like(tower: TimmTower, seed: int) -> TimmTower:

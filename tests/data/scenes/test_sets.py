@@ -13,6 +13,7 @@ from cornerstone.data.scenes.sets import EVALUATION_SETS, SETS, lookalikes, mani
 from cornerstone.data.scenes.texts import RAW_FORMS
 from cornerstone.data.scenes.world import COLOUR_NAMES, NOUNS, SHAPES, ScenesSpec, colour_of, shape_of
 from cornerstone.errors import CornerstoneError
+from cornerstone.recipes import Scenes
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -37,6 +38,7 @@ def test_rows_are_their_own_and_labels_are_the_salient_objects(name):
                 *[(f"rewrite-{n}", "rewrite") for n in (1, 2, 3, 4)],
             ],
         ),
+        ("scenes-short", [("short", "raw")] * 5),
         ("long-human", [("human", "long")]),
         ("long-captioner", [("C", "long")]),
         ("validation", [("C", "long")]),
@@ -48,6 +50,14 @@ def test_rows_are_their_own_and_labels_are_the_salient_objects(name):
 def test_every_set_has_the_texts_that_it_is_for(name, captions):
     for i in range(5):
         assert [(c.source, c.role) for c in pair(ScenesSpec(set=name), i).captions] == captions
+
+
+def test_short_captions_to_learn_from_are_written_as_those_of_the_test_about_other_images():
+    trained, tested = ([pair(ScenesSpec(set=name), i) for i in range(50)] for name in ("scenes-short", "short"))
+    assert not {row.image for row in trained} & {row.image for row in tested}
+    assert "scenes-short" not in EVALUATION_SETS
+    with pytest.raises(CornerstoneError, match="Short captions have no rewrites"):
+        Scenes(short=True, rewrites=True)
 
 
 def test_rewrites_know_what_the_raw_caption_says_and_no_more():
@@ -117,6 +127,7 @@ def test_manifests_say_what_a_set_is_for():
     assert tasks == {
         "scenes": (),
         "scenes-rewrites": (),
+        "scenes-short": (),
         "long-human": ("retrieval",),
         "long-captioner": ("retrieval",),
         "short": ("retrieval",),

@@ -11,6 +11,7 @@ import pytest
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation.dialogue import BENCHMARKS, benchmark
+from cornerstone.evaluation.dialogue.open_answers import soft_accuracy, vizwiz_accuracy
 from cornerstone.evaluation.dialogue.yes_no import COGNITION, PERCEPTION
 
 SHORT = "\nAnswer the question using a single word or phrase."
@@ -156,7 +157,7 @@ def test_the_prompts_and_images_of_open_questions(tmp_path):
 
 def test_the_prompts_of_lettered_questions(tmp_path):
     (only,) = read("scienceqa", tmp_path / "sqa")
-    assert only.prompt == "Look.\nWhich?\nA. cat\nB. dog\nC. fox" + LETTER
+    assert only.prompt == "Context: Look.\nWhich?\nA. cat\nB. dog\nC. fox" + LETTER
     assert only.image == "test/4/image.png"
     (only,) = read("seed", tmp_path / "seed")
     assert only.prompt == "Which?\nA. cat\nB. dog\nC. fox\nD. owl" + LETTER
@@ -181,6 +182,36 @@ def test_vizwiz_counts_what_is_called_unanswerable(tmp_path):
     found = scored("vizwiz", tmp_path, lambda one: "Unanswerable")
     assert found.metrics["accuracy"] == 50
     assert (found.metrics["called_unanswerable"], found.metrics["unanswerable"]) == (100, 50)
+
+
+def test_vizwiz_normalises_the_answer_alone(tmp_path):
+    """As VizWiz's own evaluation: people's answers stand as they are, even if all ten agree, which VQA's does otherwise."""
+    cases = [
+        ("Coca-Cola.", ["coca-cola"] * 10, 0.0, 1.0),
+        ("The soup", ["soup"] * 10, 1.0, 0.0),
+        ("two", ["2"] * 2 + ["two"] * 8, (2 * 1 / 3 + 8 * 2 / 3) / 10, (2 * 1 / 3 + 8 * 2 / 3) / 10),
+        ("coca-cola", ["coca-cola"] * 9 + ["pepsi"], 0.0, 1.0),
+        ("green\ntea", ["green tea"] * 3 + ["tea"] * 7, (3 * 2 / 3 + 7) / 10, (3 * 2 / 3 + 7) / 10),
+    ]
+    for said, people_said, vizwiz_s, vqa_s in cases:
+        assert vizwiz_accuracy(said.lower().rstrip("."), people_said) == pytest.approx(vizwiz_s), said
+        assert soft_accuracy(said.lower().rstrip("."), people_said) == pytest.approx(vqa_s), said
+    rows = [{"image": "V.jpg", "question": "?", "answers": people(*["coca-cola"] * 10)}]
+    questions = BENCHMARKS["vizwiz"].read([put(tmp_path / "val.json", rows)])
+    assert BENCHMARKS["vizwiz"].score(questions, {"V.jpg": "coca-cola"}).metrics["accuracy"] == 0
+
+
+def test_scienceqa_without_a_hint_has_no_context(tmp_path):
+    row = {
+        "question": "Which?",
+        "choices": ["cat", "dog"],
+        "answer": 0,
+        "hint": "",
+        "image": "image.png",
+        "split": "test",
+    }
+    (only,) = BENCHMARKS["scienceqa"].read([put(tmp_path / "problems.json", {"7": row})])
+    assert only.prompt == "Which?\nA. cat\nB. dog" + LETTER
 
 
 def test_pope_by_hand(tmp_path):

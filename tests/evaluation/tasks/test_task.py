@@ -15,6 +15,7 @@ import cornerstone.sweeps as sweeps
 from cornerstone.data.images import Transform
 from cornerstone.data.pairs.image_input import DecodedImages
 from cornerstone.data.pairs.views import Wanted
+from cornerstone.evaluation.dialogue import BENCHMARKS
 from cornerstone.evaluation.evaluator import evaluate
 from cornerstone.evaluation.judged import metrics_of, queries_of
 from cornerstone.evaluation.ranking import Measured, cosine
@@ -35,6 +36,7 @@ def test_every_task_is_registered_under_its_name():
             "probe",
             "classifier",
             "caption",
+            *BENCHMARKS,
         ]
     )
     assert [str(task) for task in TASKS.values()] == list(TASKS)
@@ -51,10 +53,12 @@ def test_metrics_have_names_and_labels_of_their_own():
 
 @pytest.mark.parametrize("package", [evaluation, sweeps])
 def test_no_other_module_names_a_task(package):
+    """But for benchmarks of dialogue, which have a registry of their own and are columns of papers."""
+    named = "|".join(f"['\"]{name}['\"]" for name in TASKS if name not in BENCHMARKS)
     folder = Path(package.__file__).parent
     for path in folder.rglob("*.py"):
         if path.parent.name != "tasks":
-            assert not re.search("|".join(f"['\"]{name}['\"]" for name in TASKS), path.read_text()), path
+            assert not re.search(named, path.read_text()), path
 
 
 class Swap(PairTask):

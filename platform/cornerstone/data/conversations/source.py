@@ -42,10 +42,10 @@ class ConversationSource:
     seed: int = 0
 
     @staticmethod
-    def of(data: DataSet, images: ImageInput, chat: Chat) -> ConversationSource:
+    def of(data: DataSet, images: ImageInput, chat: Chat, seed: int = 0) -> ConversationSource:
         """All rows of a folder."""
         parts = (Part(tuple(shard.row_groups for shard in data.manifest.shards)),)
-        return ConversationSource(data.location.uri, data.manifest.kind, parts, images, chat)
+        return ConversationSource(data.location.uri, data.manifest.kind, parts, images, chat, seed)
 
     @property
     def rows(self) -> int:
@@ -131,7 +131,7 @@ def _of_pair(row: Row, seed: int, epoch: int, number: int) -> Told:
     return (Turn("human", "", image=True), Turn("gpt", told[drawn])), row["image"]
 
 
-READERS: dict[str, tuple[str, Callable[[Row, int, int, int], Told]]] = {
+READERS: dict[Kind, tuple[str, Callable[[Row, int, int, int], Told]]] = {
     "documents": ("segments", _of_document),
     "pairs": ("captions", _of_pair),
 }

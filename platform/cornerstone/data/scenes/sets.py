@@ -4,6 +4,7 @@
 |---|---|---|
 | `scenes` | a raw caption (`alt`), long captions by A, B and C | training |
 | `scenes-rewrites` | the same rows, each with four rewrites of its raw caption | training |
+| `scenes-short` | five raw captions, as `short` (like LAION-COCO) | training |
 | `long-human` | every fact, no errors, half the sentences by templates not seen in training (like DCI, IIW) | retrieval |
 | `long-captioner`, `validation` | captioner C (like ShareGPT4V) | retrieval |
 | `short` | five, each with the salient object, another one and their relation (like COCO) | retrieval |
@@ -121,6 +122,7 @@ class SetKind:
 SETS = {
     "scenes": SetKind(_training),
     "scenes-rewrites": SetKind(_rewritten),
+    "scenes-short": SetKind(_short),
     "long-human": SetKind(_described(HUMAN), (RETRIEVAL,)),
     "long-captioner": SetKind(_described(C), (RETRIEVAL,)),
     "short": SetKind(_short, (RETRIEVAL,)),
@@ -130,7 +132,7 @@ SETS = {
     "probe": SetKind(_class, (PROBE,)),
     "labelled": SetKind(_class, (CLASSIFICATION,)),
 }
-TRAINING_SETS = ("scenes", "scenes-rewrites")
+TRAINING_SETS = ("scenes", "scenes-rewrites", "scenes-short")
 EVALUATION_SETS = tuple(name for name in SETS if name not in (*TRAINING_SETS, "probe", "labelled"))
 """Those that models of images and texts are evaluated on; `probe` is for image towers alone, `labelled` trains classifiers."""
 

@@ -34,19 +34,22 @@ def write_scenes(
     pairs: int,
     seed: int = 0,
     rewrites: bool = False,
+    short: bool = False,
     workers: int | None = None,
     progress: OnProgress | None = None,
     **world: Any,
 ) -> Manifest:
     """Write the training pairs `scenes` into a new folder: one raw and three long captions per image.
 
-    With `rewrites` they are `scenes-rewrites`: the same, and four rewrites of each raw caption.
+    With `rewrites` they are `scenes-rewrites`: the same, and four rewrites of each raw caption. With `short` they are
+    `scenes-short`: other images, each with five raw captions as those of the evaluation set `short`.
     `world` are fields of `ScenesSpec` (image_size, cells, min_objects, max_objects, sentences, rows_per_shard).
     `workers` processes share the shards (None: one per CPU); they import the caller's main module, which therefore needs
     `if __name__ == "__main__"`. `progress` gets the rows done and all rows after each shard. Equal arguments give equal
     bytes for any number of workers. Raises CornerstoneError if the folder already holds a data set.
     """
-    spec = ScenesSpec(set="scenes-rewrites" if rewrites else "scenes", rows=pairs, seed=seed, **world)
+    name = "scenes-short" if short else "scenes-rewrites" if rewrites else "scenes"
+    spec = ScenesSpec(set=name, rows=pairs, seed=seed, **world)
     return _write_all([(Location.of(out), spec)], workers, progress)[0]
 
 

@@ -34,7 +34,7 @@ def scienceqa(files: Sequence[Location]) -> list[Question]:
     """ScienceQA, test split with an image.
 
     `problems.json`: {id: {question, choices, answer (number of the choice), hint, image (null without one), split, subject}};
-    images lie in `test/ID/image.png`.
+    images lie in `test/ID/image.png`. Prompts are those of LLaVA-1.5's own file of questions, `llava_test_CQM-A.json`.
     """
     (place,) = files
     found = read_json(place)
@@ -43,7 +43,7 @@ def scienceqa(files: Sequence[Location]) -> list[Question]:
     questions = [
         Question(
             key,
-            options_prompt(row["question"], row["choices"], row.get("hint") or ""),
+            options_prompt(row["question"], row["choices"], _context(row.get("hint") or "")),
             f"test/{key}/{row['image']}",
             (LETTERS[row["answer"]], len(row["choices"])),
             str(row.get("subject", "")),
@@ -54,6 +54,10 @@ def scienceqa(files: Sequence[Location]) -> list[Question]:
     if not questions:
         raise CornerstoneError(f"{place} has no question of the test split with an image.")
     return questions
+
+
+def _context(hint: str) -> str:
+    return f"Context: {hint}" if hint else ""
 
 
 def seed_bench(files: Sequence[Location]) -> list[Question]:

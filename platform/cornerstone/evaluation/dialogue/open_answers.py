@@ -6,7 +6,7 @@ A = 10 people who answered.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -95,11 +95,17 @@ def gqa(files: Sequence[Location]) -> list[Question]:
     ]
 
 
-def soft_accuracy(answer: str | None, given: Sequence[str]) -> float:
-    """VQA's accuracy, 0 to 1: the mean over the A people left out in turn of min(1, those of the others who agree / 3).
+def agreement(answer: str, theirs: Sequence[str]) -> float:
+    """0 to 1: the mean over the A people left out in turn of min(1, those of the others who gave the same answer / 3)."""
+    same = Counter(theirs)[answer]
+    left_out = [same - (one == answer) for one in theirs]
+    return sum(min(1.0, agreeing / 3) for agreeing in left_out) / len(theirs)
 
-    As in its evaluation, texts are normalised only where people disagree, and of theirs the punctuation alone; otherwise line
-    ends are replaced.
+
+def soft_accuracy(answer: str | None, given: Sequence[str]) -> float:
+    """VQA's accuracy: `agreement`, with texts normalised only where people disagree, and of theirs the punctuation alone.
+
+    Otherwise line ends are replaced.
     """
     if answer is None:
         return 0.0
@@ -107,24 +113,36 @@ def soft_accuracy(answer: str | None, given: Sequence[str]) -> float:
     theirs = [one.replace("\n", " ").replace("\t", " ").strip() for one in given]
     if len(set(theirs)) > 1:
         plain, theirs = normalised(plain), [without_punctuation(one) for one in theirs]
-    same = Counter(theirs)[plain]
-    left_out = [same - (one == plain) for one in theirs]
-    return sum(min(1.0, agreeing / 3) for agreeing in left_out) / len(theirs)
+    return agreement(plain, theirs)
+
+
+def vizwiz_accuracy(answer: str | None, given: Sequence[str]) -> float:
+    """VizWiz's accuracy: `agreement`, with the answer normalised always, and what people said compared as it stands.
+
+    So nobody can agree with a person who wrote a hyphen, even if all ten did.
+    """
+    return 0.0 if answer is None else agreement(normalised(answer), given)
 
 
 def score_vqa(questions: Sequence[Question], answers: Answers) -> Scored:
-    """Soft accuracy: of all, and by the kinds of answers that the file names."""
-    right_Q = np.array([100 * soft_accuracy(_cleaned(answers[one.key]), one.truth) for one in questions])
-    return Scored({"accuracy": mean(right_Q), **by_kind(questions, right_Q)}, right_Q)
+    """VQA's accuracy: of all, and by the kinds of answers that the file names."""
+    return _scored(questions, answers, soft_accuracy)
 
 
 def score_vizwiz(questions: Sequence[Question], answers: Answers) -> Scored:
-    """Soft accuracy, and the share of questions that are called unanswerable, by the model and by most people."""
-    scored = score_vqa(questions, answers)
+    """VizWiz's accuracy, and the share of questions that are called unanswerable, by the model and by most people."""
+    scored = _scored(questions, answers, vizwiz_accuracy)
     said = [normalised(_cleaned(answers[one.key]) or "") == UNANSWERABLE for one in questions]
     true = [Counter(map(normalised, one.truth)).most_common(1)[0][0] == UNANSWERABLE for one in questions]
     shares = {"called_unanswerable": 100 * float(np.mean(said)), "unanswerable": 100 * float(np.mean(true))}
     return Scored({**scored.metrics, **shares}, scored.right_Q)
+
+
+def _scored(
+    questions: Sequence[Question], answers: Answers, accuracy: Callable[[str | None, Sequence[str]], float]
+) -> Scored:
+    right_Q = np.array([100 * accuracy(_cleaned(answers[one.key]), one.truth) for one in questions])
+    return Scored({"accuracy": mean(right_Q), **by_kind(questions, right_Q)}, right_Q)
 
 
 def score_exact(questions: Sequence[Question], answers: Answers) -> Scored:

@@ -4,6 +4,7 @@ from cornerstone.errors import CornerstoneError, did_you_mean
 from cornerstone.evaluation.tasks.caption import Captioning
 from cornerstone.evaluation.tasks.classification import Classification
 from cornerstone.evaluation.tasks.classifier import Classified
+from cornerstone.evaluation.tasks.dialogue import DIALOGUES
 from cornerstone.evaluation.tasks.interleaved import Interleaved
 from cornerstone.evaluation.tasks.lookalike import Lookalike
 from cornerstone.evaluation.tasks.probe import Probe
@@ -12,7 +13,10 @@ from cornerstone.evaluation.tasks.task import Contents, EvaluationInputs, Evalua
 
 TASKS: dict[str, Task] = {
     task.name: task
-    for task in (Retrieval(), Classification(), Lookalike(), Interleaved(), Probe(), Classified(), Captioning())
+    for task in (
+        *(Retrieval(), Classification(), Lookalike(), Interleaved(), Probe(), Classified(), Captioning()),
+        *DIALOGUES,
+    )
 }
 """In the order in which a folder's sets are listed."""
 

@@ -126,10 +126,10 @@ class Collected(ABC):
 
 
 class Task(ABC):
-    """A way to judge a model on a set. Instances hold no state, are equal by class, and are pickled with the sets."""
+    """A way to judge a model on a set. Instances are equal by class and fields, and are pickled with the sets."""
 
-    name: ClassVar[str]
-    metrics: ClassVar[tuple[Metric, ...]]
+    name: str
+    metrics: tuple[Metric, ...]
     """Every metric that `conclude` gives; the first one is the primary metric."""
     reads: ClassVar[Kind]
     """What the folder of a set must hold."""
