@@ -32,6 +32,7 @@ class Trial:
     run: str = ""
     queries: Mapping[str, int] = field(default_factory=dict)
     chance: Mapping[str, float] = field(default_factory=dict)
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def trial(point, value, seed=0, **fields):

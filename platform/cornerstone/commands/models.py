@@ -73,7 +73,8 @@ class EvaluateCommand:
     device: str = "auto"
     """Where the model computes: auto (a GPU if there is one), cpu, cuda, cuda:1."""
     json: str = ""
-    """Write the metrics to this file; under `details` the number of queries, 95 % interval and chance of each."""
+    """Write the metrics to this file; under `details` of each the number of queries, 95 % interval, chance, split, prompts and the
+    hash of the data."""
 
     def run(self) -> None:
         """Evaluate, and print the metrics."""
@@ -106,4 +107,4 @@ class EvaluateCommand:
             if cut:
                 most = model.text_input.max_tokens if model.text_input else 0
                 say(f"{name}: {cut:,} of {total:,} texts are cut to {most} tokens ({100 * cut / total:.1f} %)")
-        show_results(evaluate_model(model, sets, show, features=self.features), self.json)
+        show_results(evaluate_model(model, sets, show, features=self.features), sets, self.json)

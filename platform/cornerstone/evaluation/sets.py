@@ -93,6 +93,7 @@ def _set(data: DataSet, name: str, task: Task, view: View) -> EvaluationSet:
         manifest.classes,
         manifest.prompts,
         task.worth(data),
+        manifest.split,
     )
 
 

@@ -307,6 +307,11 @@ class Records:
         """The description on the run's page, cut at the length that MLflow allows."""
         self.tag(run_id, {"mlflow.note.content": markdown[:LONGEST_NOTE]})
 
+    def json(self, run_id: str | None, content: Mapping[str, Any], name: str) -> None:
+        """Log JSON values as a file; nothing if there are none."""
+        if run_id is not None and content:
+            self._try(lambda: self._mlflow.log_dict(run_id, dict(content), name))
+
     def artifact(self, run_id: str | None, path: Path) -> None:
         """Upload a file."""
         if run_id is not None:

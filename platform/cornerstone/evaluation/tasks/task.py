@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -90,6 +90,19 @@ class EvaluationSet:
     prompts: tuple[str, ...] = ()
     worth: float = 0.0
     """Of built-in documents: nats that their images are worth to a reader of the text; 0 if it is not known."""
+    split: str = ""
+    """Which rows of its origin it holds (`Manifest.split`)."""
+
+    def described(self) -> dict[str, Any]:
+        """What was measured, as JSON values: the content's hash, the split, the pool, the prompts and the texts."""
+        return {
+            "data": self.content_hash,
+            "split": self.split,
+            "rows": self.rows,
+            "pool": self.pool,
+            "prompts": list(self.task.prompts(self)),
+            "texts": [asdict(wanted) for wanted in self.view],
+        }
 
     def source(self, inputs: EvaluationInputs) -> Source[Batch]:
         """Its rows as a model reads them."""
@@ -148,6 +161,10 @@ class Task(ABC):
     @abstractmethod
     def conclude(self, judged: EvaluationSet, parts: Sequence[Any], judge: Judge) -> Measured:
         """All of `metrics`, and each query's result, from what the workers collected."""
+
+    def prompts(self, judged: EvaluationSet) -> tuple[str, ...]:
+        """The prompts that it puts the set's class names in; none if it reads no class names."""
+        return ()
 
     def notes(self, judged: EvaluationSet) -> tuple[str, ...]:
         """What a reader of a table has to know about this set's numbers."""
