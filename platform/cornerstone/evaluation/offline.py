@@ -69,7 +69,8 @@ def texts_cut(model: OpenedModel, sets: Sequence[EvaluationSet]) -> dict[str, tu
         reader, cut, total = Reader(data := DataSet.open(judged.folder, "pairs"), ["captions"]), 0, 0
         for group in range(sum(len(shard.row_groups) for shard in data.manifest.shards)):
             rows = reader.group(group)["captions"].to_pylist()
-            lengths = [len(i) for i in form.encode_uncut(t for row in rows for t in viewed(row or [], judged.view))]
+            texts = (text.sentences for row in rows for text in viewed(row or [], judged.view))
+            lengths = [len(ids) for ids in form.encode_uncut(texts)]
             cut, total = cut + sum(length > form.max_tokens for length in lengths), total + len(lengths)
         counts[judged.name] = cut, total
     return counts

@@ -65,7 +65,7 @@ class Evaluation:
     sets: tuple[str, ...] = ()
     """`[NAME=]DIR`; empty for the built-in scenes' own sets."""
     built_in: tuple[str, ...] = ()
-    """Names of the built-in scenes' sets to evaluate on, if `sets` is empty; empty for all of them."""
+    """Names of the built-in scenes' sets to evaluate on, if `sets` is empty; empty for all but sentence-swap."""
     every: int = 0
     """Steps between evaluations; 0 evaluates at the end alone."""
     best: str = ""

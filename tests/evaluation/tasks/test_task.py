@@ -31,6 +31,7 @@ def test_every_task_is_registered_under_its_name():
             "retrieval",
             "classification",
             "lookalike",
+            "sentence-swap",
             "interleaved",
             "probe",
             "classifier",

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from cornerstone.data.mixture import MixtureReader
-from cornerstone.data.pairs.drawing import Sentences, TextDraws, viewed
+from cornerstone.data.pairs.drawing import Sentences, TextDraws, Viewed, viewed
 from cornerstone.data.pairs.image_input import ImageInput, image_field, row_bytes
 from cornerstone.data.pairs.views import View
 from cornerstone.data.shards import DataSet
@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     from cornerstone.data.pairs.batch import EvaluationBatch, PairBatch
 
 _IDS = pa.list_(pa.int32())
+_ABOUT = pa.list_(
+    pa.struct(
+        [pa.field("part", pa.int32()), pa.field("source", pa.string()), pa.field("sentences", pa.list_(pa.int64()))]
+    )
+)
+"""`views.About` of every text of a row."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +158,7 @@ class _EvaluationRows:
                 pa.field("group", pa.string()),
                 pa.field("texts", pa.list_(_IDS)),
                 pa.field("keys", pa.list_(pa.int64())),  # equal for texts that are the same before the token limit
+                pa.field("about", _ABOUT),
             ]
         )
 
@@ -159,10 +166,10 @@ class _EvaluationRows:
         """Each row with every text that is judged and the fixed crop."""
         table, places = self._pairs.read(rows)
         image, valid, reasons = self._pairs.columns(table, places, rows, epochs, None)
-        texts: list[list[Sentences]] = [[] for _ in rows]
+        texts: list[list[Viewed]] = [[] for _ in rows]
         for i, place in enumerate(places.tolist()):
-            texts[place] = viewed(table["captions"][i].as_py() or [], self._view)
-        ids = iter(self._format.encode([sentences for row in texts for sentences in row]))
+            texts[place] = viewed(table["captions"][i].as_py() or [], self._view, int(rows[place]))
+        ids = iter(self._format.encode([text.sentences for row in texts for text in row]))
         labels, groups = np.full(len(rows), -1, dtype=np.int32), np.full(len(rows), "", dtype=object)
         labels[places] = table["label"].fill_null(-1).to_numpy()
         groups[places] = table["group"].fill_null("").to_numpy()
@@ -170,7 +177,8 @@ class _EvaluationRows:
             *(pa.array(rows), pa.array(epochs), pa.array(valid), _bad(reasons), image),
             *(pa.array(labels), pa.array(groups, pa.string())),
             pa.array([[next(ids) for _ in row] for row in texts], pa.list_(_IDS)),
-            pa.array([[_key(sentences) for sentences in row] for row in texts], pa.list_(pa.int64())),
+            pa.array([[_key(text.sentences) for text in row] for row in texts], pa.list_(pa.int64())),
+            pa.array([[_about(text) for text in row] for row in texts], _ABOUT),
         ]
         return pa.Table.from_arrays(columns, schema=self._schema)
 
@@ -183,3 +191,7 @@ def _key(sentences: Sentences) -> int:
     """The same number for the same text, in every process."""
     text = "\x1f".join(sentences).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little", signed=True)
+
+
+def _about(text: Viewed) -> dict[str, object]:
+    return {"part": text.part, "source": text.source, "sentences": [_key([one]) for one in text.sentences]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,20 @@ class Wanted:
     """Every caption of that role; False takes the first one alone, "" if there is none."""
     sentences: int = 0
     """The first so many sentences of each; 0 for the whole text."""
+    shuffled: bool = False
+    """The sentences in another order, which belongs to the row: texts of a row with equally many sentences have the same."""
 
 
 View = tuple[Wanted, ...]
 """The texts of a row, in this order; an empty view wants none."""
+
+
+class About(NamedTuple):
+    """What is known of a text besides its tokens."""
+
+    part: int
+    """Which of the view's captions it is one of."""
+    source: str
+    """Its author or field."""
+    sentences: tuple[int, ...]
+    """A number for each sentence, before the token limit; equal for equal sentences."""

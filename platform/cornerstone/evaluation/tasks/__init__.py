@@ -8,11 +8,15 @@ from cornerstone.evaluation.tasks.interleaved import Interleaved
 from cornerstone.evaluation.tasks.lookalike import Lookalike
 from cornerstone.evaluation.tasks.probe import Probe
 from cornerstone.evaluation.tasks.retrieval import Retrieval
+from cornerstone.evaluation.tasks.sentence_swap import SentenceSwap
 from cornerstone.evaluation.tasks.task import Contents, EvaluationInputs, EvaluationSet, Metric, Task
 
 TASKS: dict[str, Task] = {
     task.name: task
-    for task in (Retrieval(), Classification(), Lookalike(), Interleaved(), Probe(), Classified(), Captioning())
+    for task in (
+        *(Retrieval(), Classification(), Lookalike(), SentenceSwap()),
+        *(Interleaved(), Probe(), Classified(), Captioning()),
+    )
 }
 """In the order in which a folder's sets are listed."""
 

@@ -125,7 +125,7 @@ class Task(ABC):
 
     name: ClassVar[str]
     metrics: ClassVar[tuple[Metric, ...]]
-    """Every metric that `conclude` gives; the first one is the primary metric."""
+    """Every metric that `conclude` may give; the first one is the primary metric."""
     reads: ClassVar[Kind]
     """What the folder of a set must hold."""
 
@@ -160,7 +160,7 @@ class Task(ABC):
 
     @abstractmethod
     def conclude(self, judged: EvaluationSet, parts: Sequence[Any], judge: Judge) -> Measured:
-        """All of `metrics`, and each query's result, from what the workers collected."""
+        """All of `metrics` for which the set has queries, and each query's result, from what the workers collected."""
 
     def prompts(self, judged: EvaluationSet) -> tuple[str, ...]:
         """The prompts that it puts the set's class names in; none if it reads no class names."""
