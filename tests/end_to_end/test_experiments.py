@@ -31,6 +31,7 @@ DEFINE = {
     "compare_losses": "losses",
     "compare_pretraining": "pretraining",
     "compare_pretraining_data": "pretraining_data",
+    "probe_overshadowing": "overshadowing",
     "transfer": "transfer",
 }
 
@@ -263,6 +264,16 @@ def test_without_models_a_tower_is_pretrained_first():
     assert first.recipe == preset("scenes-lcl")
     assert options.tasks == ("retrieval",)
     assert "seeds=3" in (REPOSITORY / "experiments" / "transfer.py").read_text()
+
+
+def test_figure_1_asks_for_the_set_that_shows_it():
+    recipe = preset("scenes")
+    points = {p.name: p.recipe for p in experiment("probe_overshadowing").overshadowing(recipe).points}
+    assert list(points) == ["LiT, short only", "LiT + long", "LoTLIP"]
+    assert all("sentence-swap" in one.evaluation.built_in for one in points.values())
+    assert all(one.evaluation.best.split("/")[1] in one.evaluation.built_in for one in points.values())
+    assert [one.data.sub_captions for one in points.values()] == [0, 3, 3]
+    assert [one.method.text_tower.reserved_tokens for one in points.values()] == [0, 0, 2]
 
 
 def test_table_2_compares_ways_to_learn_from_long_texts_over_the_same_towers():
