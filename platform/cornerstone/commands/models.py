@@ -82,14 +82,16 @@ class EvaluateCommand:
 
         from cornerstone.commands.terminal import show_results
         from cornerstone.evaluation.offline import evaluate_model, stores_in_home, texts_cut, trained_on
-        from cornerstone.evaluation.sets import only_task, open_sets
+        from cornerstone.evaluation.sets import only_task, open_sets, requested_sets
         from cornerstone.inference.load import load
         from cornerstone.runtime.device import device_named
 
-        found, model = open_sets(self.data), load(self.model, device_named(self.device))
+        open_sets(self.data)  # a wrong folder costs no loading of the model
+        model = load(self.model, device_named(self.device))
         if self.task == model.judged_by:  # a task that no folder names
-            found = open_sets(self.data, self.task)
-        sets = only_task(found, self.task)
+            sets = only_task(open_sets(self.data, self.task), self.task)
+        else:
+            sets = requested_sets(self.data, self.task)
         if names := trained_on(model, sets):
             say(
                 f"Leakage: the model was trained on the rows of {', '.join(names)}: these numbers say nothing of new ones."

@@ -41,7 +41,7 @@ _CHANGED = {
 }
 """What makes the one kind of the other."""
 RETRIEVAL, CLASSIFICATION, LOOKALIKE, PROBE = "retrieval", "classification", "lookalike", "probe"
-SENTENCE_SWAP = "sentence-swap"
+SENTENCE_SWAP, ATTENTION = "sentence-swap", "attention"
 """Names of evaluation tasks, which importers and the built-in scenes write into manifests. They are checked when a data set
 is opened for evaluation, not here."""
 

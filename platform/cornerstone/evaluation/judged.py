@@ -79,15 +79,14 @@ def details_of(
     The `value`; the number of `queries`, `low` and `high` of the 95 % interval, `chance`, where it has them; the `task`; and
     what the set is: `data` (the hash of its content), `split`, `prompts`, `texts` (`EvaluationSet.described`).
     """
+    of = {metric_name(judged.name, metric.name): judged for judged in sets for metric in judged.task.metrics}
     details: dict[str, dict[str, Any]] = {}
-    for judged in sets:
-        for name in (metric_name(judged.name, metric.name) for metric in judged.task.metrics):
-            if name in metrics:
-                measured: dict[str, Any] = {"value": metrics[name]}
-                measured |= {"queries": queries[name]} if name in queries else {}
-                measured |= dict(zip(("low", "high"), intervals.get(name, ()), strict=False))
-                measured |= {"chance": chance[name]} if name in chance else {}
-                details[name] = {**measured, "task": judged.task.name, **judged.described()}
+    for name in filter(of.__contains__, metrics):
+        measured: dict[str, Any] = {"value": metrics[name]}
+        measured |= {"queries": queries[name]} if name in queries else {}
+        measured |= dict(zip(("low", "high"), intervals.get(name, ()), strict=False))
+        measured |= {"chance": chance[name]} if name in chance else {}
+        details[name] = {**measured, "task": of[name].task.name, **of[name].described()}
     return details
 
 

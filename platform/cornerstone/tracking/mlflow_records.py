@@ -20,6 +20,7 @@ from urllib.parse import unquote
 
 from filelock import FileLock
 
+from cornerstone.errors import CornerstoneError
 from cornerstone.hashing import digest
 from cornerstone.runtime.home import home
 from cornerstone.tracking.address import VARIABLE, Address, redacted, tracking_address
@@ -136,6 +137,17 @@ def _is_unreachable(error: BaseException | None) -> bool:
 
 class Deleted(Exception):
     """The experiment of that name is deleted."""
+
+
+def log_file(address: Address, run_id: str, path: Path) -> None:
+    """Log a file to a run that somebody named. CornerstoneError if there is no such run, or no server."""
+    try:
+        _client(address).log_artifact(run_id, str(path))
+    except Exception as error:  # whatever a store or its client raises
+        raise CornerstoneError(
+            f"MLflow at {address} did not take {path.name} for the run {run_id!r} ({_first_line(error)}). Check {VARIABLE} and the "
+            f"run's id; the file itself is written."
+        ) from error
 
 
 class Records:

@@ -32,6 +32,7 @@ def test_every_task_is_registered_under_its_name():
             "classification",
             "lookalike",
             "sentence-swap",
+            "attention",
             "interleaved",
             "probe",
             "classifier",

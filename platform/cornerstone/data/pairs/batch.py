@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cornerstone.data.batch import RowBatch, pad, row_fields, shared, tensor, whole
-from cornerstone.data.pairs.views import About
+from cornerstone.data.pairs.views import About, Box
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,13 @@ class EvaluationBatch(RowBatch):
     """(B, 3, S, S) uint8 pixels, or (B, W) float32 stored features."""
     text_about: tuple[About, ...] = ()
     """What is known of each text (N)."""
+    boxes: tuple[tuple[Box, ...], ...] = ()
+    """Of each row what its first text mentions; empty unless the source was asked for it."""
 
     def rows(self, start: int, stop: int) -> Self:
         """The rows start..stop-1 with their texts."""
-        of_row = {name: getattr(self, name)[start:stop] for name in ("row", "valid", "label", "image", "group")}
+        per_row = ("row", "valid", "label", "image", "group", "boxes")
+        of_row = {name: getattr(self, name)[start:stop] for name in per_row}
         mine = torch.isin(self.text_row, of_row["row"])
         names = ("text_ids", "text_length", "text_row", "text_place", "text_key")
         about = tuple(about for about, kept in zip(self.text_about, mine.tolist(), strict=True) if kept)
@@ -112,6 +115,7 @@ def evaluation_batch(step: int, table: pa.Table, image_shape: tuple[int, ...]) -
             for row in table["about"].to_pylist()
             for one in row
         ),
+        boxes=tuple(tuple(Box(*b[:4], bool(b[4])) for b in row) for row in table["boxes"].to_pylist()),
     )
 
 

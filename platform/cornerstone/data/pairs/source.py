@@ -17,10 +17,10 @@ import pyarrow as pa
 from cornerstone.data.mixture import MixtureReader
 from cornerstone.data.pairs.drawing import Sentences, TextDraws, Viewed, viewed
 from cornerstone.data.pairs.image_input import ImageInput, image_field, row_bytes
-from cornerstone.data.pairs.views import View
+from cornerstone.data.pairs.views import Box, Boxes, View
 from cornerstone.data.shards import DataSet
 from cornerstone.data.source import BAD, MASKED, ROW_FIELDS, Ints, Part, Rows
-from cornerstone.data.texts import TextInput
+from cornerstone.data.texts import SEPARATOR, TextInput
 
 if TYPE_CHECKING:
     from cornerstone.data.pairs.batch import EvaluationBatch, PairBatch
@@ -32,6 +32,8 @@ _ABOUT = pa.list_(
     )
 )
 """`views.About` of every text of a row."""
+_BOXES = pa.list_(pa.list_(pa.float32()))
+"""`views.Box` of what a row's first text mentions."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ class PairEvaluation:
     images: ImageInput
     texts: TextInput
     view: View
+    boxes: Boxes | None = None
+    """Gives the boxes of what a row's first text mentions, for a task that asks where a model looks."""
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -148,8 +152,9 @@ class _TrainingRows:
 
 class _EvaluationRows:
     def __init__(self, source: PairEvaluation) -> None:
-        self._pairs = _Pairs((source.folder,), ("label", "group"), source.images)
-        self._format, self._view = source.texts.open(), source.view
+        columns = ("label", "group", *(("extra", "width") if source.boxes else ()))
+        self._pairs = _Pairs((source.folder,), columns, source.images)
+        self._format, self._view, self._boxes = source.texts.open(), source.view, source.boxes
         self._schema = pa.schema(
             [
                 *ROW_FIELDS,
@@ -159,6 +164,7 @@ class _EvaluationRows:
                 pa.field("texts", pa.list_(_IDS)),
                 pa.field("keys", pa.list_(pa.int64())),  # equal for texts that are the same before the token limit
                 pa.field("about", _ABOUT),
+                pa.field("boxes", _BOXES),
             ]
         )
 
@@ -179,8 +185,18 @@ class _EvaluationRows:
             pa.array([[next(ids) for _ in row] for row in texts], pa.list_(_IDS)),
             pa.array([[_key(text.sentences) for text in row] for row in texts], pa.list_(pa.int64())),
             pa.array([[_about(text) for text in row] for row in texts], _ABOUT),
+            pa.array(self._boxes_of(table, places, texts), _BOXES),
         ]
         return pa.Table.from_arrays(columns, schema=self._schema)
+
+
+    def _boxes_of(self, table: pa.Table, places: Ints, texts: list[list[Viewed]]) -> list[list[Box]]:
+        boxes: list[list[Box]] = [[] for _ in texts]
+        for i, place in enumerate(places.tolist()) if self._boxes else ():
+            if self._boxes and (extra := table["extra"][i].as_py()) and texts[place]:
+                text, width = SEPARATOR.join(texts[place][0].sentences), table["width"][i].as_py()
+                boxes[place] = self._boxes(extra, text, width)
+        return boxes
 
 
 def _bad(reasons: list[str]) -> pa.Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -33,3 +34,18 @@ class About(NamedTuple):
     """Its author or field."""
     sentences: tuple[int, ...]
     """A number for each sentence, before the token limit; equal for equal sentences."""
+
+
+class Box(NamedTuple):
+    """Where an object is in an image, as shares of its width and height."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    salient: bool = False
+
+
+Boxes = Callable[[str, str, int], list[Box]]
+"""From a row's `extra`, a text and the image's width in pixels: the boxes of the objects that the text mentions. A function of a module, so that it can be
+pickled."""

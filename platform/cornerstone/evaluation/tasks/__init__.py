@@ -1,6 +1,7 @@
 """The evaluation tasks by name, one module each. A new task is a module here and an entry in `TASKS`."""
 
 from cornerstone.errors import CornerstoneError, did_you_mean
+from cornerstone.evaluation.tasks.attention import Attention
 from cornerstone.evaluation.tasks.caption import Captioning
 from cornerstone.evaluation.tasks.classification import Classification
 from cornerstone.evaluation.tasks.classifier import Classified
@@ -14,7 +15,7 @@ from cornerstone.evaluation.tasks.task import Contents, EvaluationInputs, Evalua
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        *(Retrieval(), Classification(), Lookalike(), SentenceSwap()),
+        *(Retrieval(), Classification(), Lookalike(), SentenceSwap(), Attention()),
         *(Interleaved(), Probe(), Classified(), Captioning()),
     )
 }

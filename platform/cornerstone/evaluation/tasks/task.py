@@ -41,6 +41,8 @@ class Contents:
     """The roles of its captions."""
     labelled: bool
     """Whether its rows have labels and its manifest names their classes."""
+    scenes: bool = False
+    """Whether its rows are built-in scenes, which say where objects are."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,10 @@ class Task(ABC):
     def applies(self, contents: Contents) -> bool:
         """Whether a folder of the kind that it reads is judged by this task if its manifest names no tasks."""
         return False
+
+    def on_request(self, contents: Contents) -> bool:
+        """Whether a folder that is for other tasks can be judged by it too, if a command names it."""
+        return self.applies(contents)
 
     @abstractmethod
     def refusal(self, method: type) -> str:
