@@ -10,7 +10,7 @@
 Expect (the paper draws it, without numbers): trained on short texts alone, a model tells a false sentence about the salient
 object, and hardly one about another object (chance: 50 %), wherever the sentences stand; with long texts it tells both. The set
 sentence-swap compares each text with the same one in which one sentence is false; 'shuffled' is the same with the sentences in
-another order, so that salience and place are apart. Own foils: `cornerstone data import pairs-jsonl .. --long FIELD --foil FIELD`.
+another order, so that salience and place are apart. Own foils: `cornerstone data import FORMAT SRC --long FIELD --foil FIELD`.
 """
 
 from cornerstone.recipes import Recipe

@@ -39,7 +39,21 @@ def exits(capsys, *arguments):
 def test_two_models_beside_each_other(folder, pictures, tmp_path, capsys):
     out = tmp_path / "new" / "maps.png"
     texts = ("a red bus", "the sea is calm " * 60)
-    main(["attention", folder, f"second={folder}", "--images", *pictures, "--texts", *texts, "--out", str(out), "--device", "cpu"])
+    main(
+        [
+            "attention",
+            folder,
+            f"second={folder}",
+            "--images",
+            *pictures,
+            "--texts",
+            *texts,
+            "--out",
+            str(out),
+            "--device",
+            "cpu",
+        ]
+    )
     with Image.open(out) as found:
         assert found.width > found.height > 400
         assert len(np.unique(np.asarray(found.convert("RGB")).reshape(-1, 3), axis=0)) > 1000
@@ -49,7 +63,9 @@ def test_two_models_beside_each_other(folder, pictures, tmp_path, capsys):
 def test_rows_of_scenes_have_boxes(folder, tmp_path, monkeypatch):
     write_evaluation_sets(tmp_path / "sets", images=3, sets=["long-human"], workers=1)
     seen = []
-    monkeypatch.setattr("cornerstone.evaluation.attention_picture.draw_attention", lambda *a, **k: seen.append(a) or a[2])
+    monkeypatch.setattr(
+        "cornerstone.evaluation.attention_picture.draw_attention", lambda *a, **k: seen.append(a) or a[2]
+    )
     data = str(tmp_path / "sets" / "long-human")
     main(["attention", folder, "--data", data, "--rows", "2", "--out", str(tmp_path / "x.png"), "--device", "cpu"])
     ((rows, names, _),) = seen
@@ -90,7 +106,18 @@ def test_what_is_wrong_is_said(folder, pictures, tmp_path, capsys):
 def test_the_picture_goes_to_the_named_run_or_server(folder, pictures, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    ask = ["attention", folder, "--images", pictures[0], "--texts", "a cat", "--out", str(tmp_path / "x.png"), "--device", "cpu"]
+    ask = [
+        "attention",
+        folder,
+        "--images",
+        pictures[0],
+        "--texts",
+        "a cat",
+        "--out",
+        str(tmp_path / "x.png"),
+        "--device",
+        "cpu",
+    ]
     main(ask)
     (run,) = client.search_runs([client.get_experiment_by_name("attention").experiment_id])
     assert [one.path for one in client.list_artifacts(run.info.run_id)] == ["x.png"]

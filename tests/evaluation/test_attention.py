@@ -92,7 +92,9 @@ def test_clip_of_transformers_and_of_open_clip(tmp_path):
     ours, model = cornerstone.load(folder), open_clip.create_model(f"local-dir:{folder}").eval()
     model.visual.output_tokens = True
     _, tokens = model.visual(images())
-    torch.testing.assert_close(normalize(tokens @ model.visual.proj, dim=-1), ours.encode_patches(images()), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        normalize(tokens @ model.visual.proj, dim=-1), ours.encode_patches(images()), rtol=0, atol=1e-5
+    )
 
 
 def test_models_without_patches_in_the_space_of_texts_say_so(tmp_path):
@@ -140,8 +142,6 @@ def test_only_what_is_mentioned_has_a_box():
     assert boxes_of(row.extra, f"a {second}x", 64) == boxes_of("{}", second, 64) == []
 
 
-
-
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scenes")
@@ -181,7 +181,7 @@ def test_the_task_on_scenes_has_intervals_and_the_area_as_chance(scenes, model):
 
 
 def rows(scenes):
-    spec = ScenesSpec(**{**json.loads((scenes / "long-human" / "manifest.json").read_text())["source"]["scenes"]})
+    spec = ScenesSpec(**json.loads((scenes / "long-human" / "manifest.json").read_text())["source"]["scenes"])
     return [pair(spec, i) for i in range(12)]
 
 

@@ -48,7 +48,7 @@ def results(found, recipe=RECIPE, features="", sets=SETS):
 
 
 def prepared(recipe=RECIPE, sets=SETS, features=""):
-    return SimpleNamespace(recipe=recipe, sets=sets, stored_features=bool(features))
+    return SimpleNamespace(recipe=recipe, sets=sets, stored_features=bool(features), overlaps=())
 
 
 @pytest.fixture(autouse=True)

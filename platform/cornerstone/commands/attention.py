@@ -26,7 +26,7 @@ class AttentionCommand:
     """Draw attention maps: the cosine of a text with each patch of an image, for several models side by side."""
 
     models: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[NAME=]MODEL..")]
-    """Runs' folders or their `model`, or released models (open_clip:NAME/TAG, hf:NAME, a folder); NAME stands above its column."""
+    """Runs' folders, or released models (open_clip:NAME/TAG, hf:NAME, a folder); NAME stands above the model's column."""
     out: str
     """The PNG file to write."""
     images: tuple[str, ...] = ()
@@ -41,8 +41,8 @@ class AttentionCommand:
     scale: Literal["common", "each"] = "common"
     """common: equal colours are equal cosines; each: every map from its own lowest to its highest cosine."""
     mlflow_run: str = ""
-    """Log the picture to this MLflow run, by its id. Without it, if MLFLOW_TRACKING_URI names a server or store, to a new run of
-    the experiment `attention`."""
+    """Log the picture to this MLflow run, by its id. Without it, if MLFLOW_TRACKING_URI names a server or store, to a new run
+    of the experiment `attention`."""
     device: str = "auto"
     """Where the models compute: auto (a GPU if there is one), cpu, cuda, cuda:1."""
 
@@ -61,7 +61,9 @@ class AttentionCommand:
             name, model_name = _named(given)
             model = load(model_name, device_named(self.device))
             pixels = [model.pixels(image) for image, _, _ in pairs]
-            maps.append(attention_maps(*_features(model, [image for image, _, _ in pairs], [text for _, text, _ in pairs])))
+            maps.append(
+                attention_maps(*_features(model, [image for image, _, _ in pairs], [text for _, text, _ in pairs]))
+            )
             seen, names = seen or pixels, [*names, name]
         shown = [
             Shown(pixels.transpose(1, 2, 0), text, tuple(one[i].cpu() for one in maps), tuple(boxes))
@@ -133,7 +135,9 @@ def _rows_of(folder: str, count: int) -> list[tuple[bytes, str, list[Box]]]:
         if text := texts.get("long") or texts.get("raw"):
             found.append((row["image"], text, boxes_of(row["extra"] or "{}", text, row["width"])))
     if not found:
-        raise CornerstoneError(f"The first {count} rows of {folder} have no caption: name another folder, or raise --rows.")
+        raise CornerstoneError(
+            f"The first {count} rows of {folder} have no caption: name another folder, or raise --rows."
+        )
     return found
 
 

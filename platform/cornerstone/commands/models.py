@@ -73,7 +73,7 @@ class EvaluateCommand:
     device: str = "auto"
     """Where the model computes: auto (a GPU if there is one), cpu, cuda, cuda:1."""
     json: str = ""
-    """Write the metrics to this file; under `details` of each the number of queries, 95 % interval, chance, split, prompts and the
+    """Write the metrics to this file; under `details` of each the number of queries, 95 % interval, chance, split, prompts and
     hash of the data."""
 
     def run(self) -> None:
@@ -81,7 +81,7 @@ class EvaluateCommand:
         from rich.progress import track
 
         from cornerstone.commands.terminal import show_results
-        from cornerstone.evaluation.offline import evaluate_model, stores_in_home, texts_cut, trained_on
+        from cornerstone.evaluation.offline import evaluate_model, overlaps, stores_in_home, texts_cut
         from cornerstone.evaluation.sets import only_task, open_sets, requested_sets
         from cornerstone.inference.load import load
         from cornerstone.runtime.device import device_named
@@ -92,10 +92,8 @@ class EvaluateCommand:
             sets = only_task(open_sets(self.data, self.task), self.task)
         else:
             sets = requested_sets(self.data, self.task)
-        if names := trained_on(model, sets):
-            say(
-                f"Leakage: the model was trained on the rows of {', '.join(names)}: these numbers say nothing of new ones."
-            )
+        for warning in overlaps(model, sets):
+            say(warning)
         if not self.features and (stores := stores_in_home(model, sets)):
             say(
                 "This model's run was evaluated on stored features, which are rounded: from images the numbers differ a "

@@ -52,8 +52,10 @@ def show_results(results: Sequence[Judged], sets: Sequence[EvaluationSet], path:
     """Print each metric with its 95 % interval, its queries and what a random choice would reach; below it, of what sets.
 
     The interval's queries are drawn by image or group, since those of one image are not independent. With a path, the metrics
-    are written to a JSON file, the rest under `details`: also every prompt, the split and the hash of the data.
+    are written to a JSON file, the rest under `details`: also every prompt, the split and the hash of the data. Of several sets
+    with long texts the average is shown too, as LoTLIP's Table 4 does.
     """
+    from cornerstone.evaluation.averages import LONG_TEXTS, average, averaged, long_text_retrieval
     from cornerstone.evaluation.judged import chance_of, details_of, intervals_of, metrics_of, queries_of
 
     metrics = metrics_of(results)
@@ -64,10 +66,16 @@ def show_results(results: Sequence[Judged], sets: Sequence[EvaluationSet], path:
         table.add_column(header, justify="right")
     for name, value in metrics.items():
         of = details.get(name, {})
-        between = f"{of['low']:.2f} to {of['high']:.2f}" if "low" in of else ""
+        ends = f"{of['low']:.2f} to {of['high']:.2f}" if "low" in of else ""
         queries = f"{of['queries']:,}" if "queries" in of else ""
         lucky = f"{of['chance']:.3g} %" if "chance" in of else ""
-        table.add_row(name, _shown(name, value), between, queries, lucky)
+        table.add_row(name, _shown(name, value), ends, queries, lucky)
+    names = long_text_retrieval(sets)
+    between = {name: (of["low"], of["high"]) for name, of in details.items() if "low" in of}
+    if averaged(names) and (mean := average(names, metrics, between)) is not None and mean.interval is not None:
+        metrics, (low, high) = {**metrics, LONG_TEXTS: mean.value}, mean.interval
+        details[LONG_TEXTS] = {"value": mean.value, "low": low, "high": high, "mean of": names}
+        table.add_row(LONG_TEXTS, f"{mean.value:.2f} %", f"{low:.2f} to {high:.2f}")
     console.print(table)
     for judged in sets:
         say(_measured_on(judged))

@@ -85,7 +85,7 @@ def draw_attention(
 
 
 def _image_and_text(panel: Any, row: Shown) -> None:
-    """The image in the left part of the panel, the text wrapped beside it, so that rows of long texts stay as high as the maps."""
+    """The image in the upper part of the panel, and the wrapped text below it: a row stays as high as its maps."""
     panel.axis("off")
     picture = panel.inset_axes((0.0, 0.46, 0.54 / 1.45, 0.54))
     _frameless(picture)
@@ -93,7 +93,9 @@ def _image_and_text(panel: Any, row: Shown) -> None:
     lines = textwrap.wrap(row.text, _CAPTION_LETTERS)
     if len(lines) > _CAPTION_LINES:
         lines = [*lines[: _CAPTION_LINES - 1], lines[_CAPTION_LINES - 1][: _CAPTION_LETTERS - 2] + " …"]
-    panel.text(0.0, 0.43, "\n".join(lines), fontsize=6.5, va="top", ha="left", transform=panel.transAxes, linespacing=1.25)
+    panel.text(
+        0.0, 0.43, "\n".join(lines), fontsize=6.5, va="top", ha="left", transform=panel.transAxes, linespacing=1.25
+    )
 
 
 def _map(panel: Any, row: Shown, map_GG: Tensor, limits: tuple[float, float] | None) -> Any:

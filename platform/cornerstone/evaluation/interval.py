@@ -1,4 +1,4 @@
-"""95 % intervals of a measure over its queries, which are drawn by cluster: queries of one image or group are not independent."""
+"""95 % intervals of a measure over its queries, drawn by cluster: those of one image or group are not independent."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from cornerstone.data.pairs.views import View
 from cornerstone.data.shards import DataSet, Reader
 from cornerstone.data.storage import absolute
+from cornerstone.data.texts import CLEANED_FORMATS
 from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation.judged import metric_name
 from cornerstone.evaluation.tasks import TASKS, Contents, EvaluationSet, Task, task_named
@@ -48,8 +49,14 @@ def metric_names(sets: Sequence[EvaluationSet]) -> list[str]:
 
 
 def eval_hash(sets: Sequence[EvaluationSet]) -> str:
-    """A digest of what is measured: each set's name, task, content and pool."""
-    return digest(sorted([s.name, s.task.name, s.content_hash, str(s.pool)] for s in sets))
+    """A digest of what is measured: each set's name, task, content and pool, and whether its texts are cleaned."""
+    cleaned = {True: ["cleaned"], False: []}
+    return digest(
+        sorted(
+            [s.name, s.task.name, s.content_hash, str(s.pool), *cleaned[any(wanted.cleaned for wanted in s.view)]]
+            for s in sets
+        )
+    )
 
 
 def only_task(sets: Sequence[EvaluationSet], name: str) -> tuple[EvaluationSet, ...]:
@@ -70,7 +77,9 @@ def requested_sets(named: Sequence[str], name: str) -> tuple[EvaluationSet, ...]
     task, found = task_named(name), open_sets(named)
     if not any(one.task == task for one in found):
         asked = [(label, DataSet.open(folder)) for label, folder in map(split_name, named)]
-        fits = [one for one in asked if one[1].manifest.kind == task.reads == "pairs" and task.on_request(_contents(one[1]))]
+        fits = [
+            one for one in asked if one[1].manifest.kind == task.reads == "pairs" and task.on_request(_contents(one[1]))
+        ]
         found = tuple(one for label, data in fits for one in _sets_of(data, label, name)) or found
     return only_task(found, name)
 
@@ -117,4 +126,5 @@ def _contents(data: DataSet) -> Contents:
     roles = frozenset(c["role"] for captions in table["captions"].to_pylist() for c in captions or [])
     extra = json.loads(table["extra"][0].as_py() or "{}")
     scenes = isinstance(extra, dict) and "things" in (extra.get("scene") or {})
-    return Contents(roles, bool(data.manifest.classes) and table["label"].null_count < table.num_rows, scenes)
+    labelled = bool(data.manifest.classes) and table["label"].null_count < table.num_rows
+    return Contents(roles, labelled, scenes, data.manifest.source.get("format") in CLEANED_FORMATS)

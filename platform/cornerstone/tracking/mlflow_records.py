@@ -145,8 +145,8 @@ def log_file(address: Address, run_id: str, path: Path) -> None:
         _client(address).log_artifact(run_id, str(path))
     except Exception as error:  # whatever a store or its client raises
         raise CornerstoneError(
-            f"MLflow at {address} did not take {path.name} for the run {run_id!r} ({_first_line(error)}). Check {VARIABLE} and the "
-            f"run's id; the file itself is written."
+            f"MLflow at {address} did not take {path.name} for the run {run_id!r} ({_first_line(error)}). Check {VARIABLE} and "
+            f"the run's id; the file itself is written."
         ) from error
 
 

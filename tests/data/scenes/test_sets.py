@@ -121,7 +121,9 @@ def test_each_foil_differs_from_the_text_in_one_value_of_one_sentence():
         assert [c.source for c in foils].count("salient") <= 1
         salient_first += foils[0].source == "salient"
     assert 80 < salient_first < 97
-    assert values[1] + values[2] > 0.85 * values.total()  # a word, or colour and shape; else a number's plural or a place
+    assert (
+        values[1] + values[2] > 0.85 * values.total()
+    )  # a word, or colour and shape; else a number's plural or a place
     assert "sentence-swap" not in EVALUATION_SETS  # a recipe must ask for it
 
 

@@ -100,7 +100,14 @@ def test_a_foil_that_is_no_single_sentence_counts_without_a_place():
 
 
 def test_a_row_without_a_text_or_a_foil_is_left_out():
-    texts = [(0, 0, "long", [1]), (1, 1, "x", [1]), (2, 0, "long", [1]), (2, 1, "x", [2]), (2, 2, "l", [1]), (2, 3, "x", [2])]
+    texts = [
+        (0, 0, "long", [1]),
+        (1, 1, "x", [1]),
+        (2, 0, "long", [1]),
+        (2, 1, "x", [2]),
+        (2, 2, "l", [1]),
+        (2, 3, "x", [2]),
+    ]
     found = TASK.judge(SET, encoded(features(3), texts), None)
     assert found.cluster["swap"].tolist() == [2]
     assert "shuffled" not in found.metrics  # one sentence has no other order

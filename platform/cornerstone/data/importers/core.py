@@ -101,7 +101,9 @@ class Sample:
     key: str
     image: bytes
     fields: dict[str, Any]
-    label: int | None = None  # the number of its class, if the source has numbers; otherwise the label field has the name
+    label: int | None = (
+        None  # the number of its class, if the source has numbers; otherwise the label field has the name
+    )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from cornerstone.data import draws
 from cornerstone.data.pairs.views import View
 from cornerstone.data.source import Ints
-from cornerstone.data.texts import sub_captions
+from cornerstone.data.texts import clean, sub_captions
 
 Captions = Sequence[dict[str, str]]
 """The captions of a row as its shard holds them: source, role, text."""
@@ -74,7 +74,7 @@ def viewed(captions: Captions, view: View, row: int = 0) -> list[Viewed]:
     for part, wanted in enumerate(view):
         found = [(c["source"], c["text"]) for c in captions if c["role"] == wanted.role]
         for source, text in found if wanted.every else [next(iter(found), ("", ""))]:
-            sentences = sub_captions(text)[: wanted.sentences or None]
+            sentences = sub_captions(clean(text) if wanted.cleaned else text)[: wanted.sentences or None]
             if wanted.shuffled:
                 order = draws.permutation(len(sentences), _SHUFFLE_SEED, "sentences", row)
                 sentences = [sentences[i].removesuffix(".") for i in order.tolist()]

@@ -189,7 +189,6 @@ class _EvaluationRows:
         ]
         return pa.Table.from_arrays(columns, schema=self._schema)
 
-
     def _boxes_of(self, table: pa.Table, places: Ints, texts: list[list[Viewed]]) -> list[list[Box]]:
         boxes: list[list[Box]] = [[] for _ in texts]
         for i, place in enumerate(places.tolist()) if self._boxes else ():

@@ -17,6 +17,8 @@ class Wanted:
     """Every caption of that role; False takes the first one alone, "" if there is none."""
     sentences: int = 0
     """The first so many sentences of each; 0 for the whole text."""
+    cleaned: bool = False
+    """Cleaned first (`texts.clean`)."""
     shuffled: bool = False
     """The sentences in another order, which belongs to the row: texts of a row with equally many sentences have the same."""
 
@@ -47,5 +49,5 @@ class Box(NamedTuple):
 
 
 Boxes = Callable[[str, str, int], list[Box]]
-"""From a row's `extra`, a text and the image's width in pixels: the boxes of the objects that the text mentions. A function of a module, so that it can be
-pickled."""
+"""From a row's `extra`, a text and the image's width in pixels: the boxes of the objects that the text mentions. A function of
+a module, so that it can be pickled."""

@@ -13,7 +13,8 @@ from cornerstone.data.scenes.world import COLOUR_NAMES, NOUNS, SHAPES, Scene, Th
 def boxes_of(extra: str, text: str, size: int) -> list[Box]:
     """The boxes of the objects that a text mentions, by noun or by colour and shape, the salient one first.
 
-    `size` is the side of the row's image in pixels, on which places depend a little. [] for a row that shows no scene. Whether what the text says of an object is true does not matter.
+    `size` is the side of the row's image in pixels, on which places depend a little. [] for a row that shows no scene. Whether
+    what the text says of an object is true does not matter.
     """
     described = json.loads(extra).get("scene")
     if not described:

@@ -77,7 +77,7 @@ class Energies(Collected):
 
 @dataclass(frozen=True)
 class Attention(Task):
-    """The share of a map's energy in the boxes of mentioned objects: of all, the salient one, the others; chance: their area."""
+    """The share of a map's energy in the boxes of mentioned objects: all, the salient one, the others; chance: their area."""
 
     name = ATTENTION
     reads: ClassVar[Kind] = "pairs"
@@ -93,7 +93,11 @@ class Attention(Task):
 
     def refusal(self, method: type) -> str:
         """It needs patches in the space of texts."""
-        return "" if issubclass(method, PatchEncoder) else "does not compare patches with texts, so it has no attention maps"
+        return (
+            ""
+            if issubclass(method, PatchEncoder)
+            else "does not compare patches with texts, so it has no attention maps"
+        )
 
     def views(self, contents: Contents) -> dict[str, View]:
         """One set: the first long caption of each row, or the first raw one."""
@@ -103,8 +107,8 @@ class Attention(Task):
         """The rows' images, texts and boxes."""
         if isinstance(inputs.images, StoredFeatures):
             raise CornerstoneError(
-                f"{judged.name} asks where the model looks, but stored features stand for its images here, which have no patches: "
-                f"set --recipe.data.features online, or evaluate the saved model (`cornerstone evaluate RUN --task {self.name} "
+                f"{judged.name} asks where the model looks, but stored features stand for its images here, which have no "
+                f"patches: set --recipe.data.features online, or evaluate the saved model (`cornerstone evaluate RUN --task {self.name} "
                 f"--data {judged.folder}`, without --features)."
             )
         if inputs.texts is None:
@@ -128,8 +132,8 @@ class Attention(Task):
                 result.chance[metric.name] = float(chance.double().mean())
         if not result.metrics:
             raise CornerstoneError(
-                f"No row of {judged.name!r} has a text that mentions an object whose place is known: only the built-in scenes say "
-                f"where objects are."
+                f"No row of {judged.name!r} has a text that mentions an object whose place is known: only the built-in scenes "
+                f"say where objects are."
             )
         result.counts["images"] = len(result.scores[self.metrics[0].name])
         return result
@@ -137,6 +141,6 @@ class Attention(Task):
     def notes(self, judged: EvaluationSet) -> tuple[str, ...]:
         """What is measured."""
         return (
-            f"{judged.name}: the share of the attention map's energy (the cosine of each patch with the text, above the image's "
-            f"lowest) in the boxes of the objects that the text mentions; by chance it is the boxes' share of the area.",
+            f"{judged.name}: the share of the attention map's energy (the cosine of each patch with the text, above the "
+            f"image's lowest) in the boxes of the objects that the text mentions; by chance it is the boxes' share of the area.",
         )

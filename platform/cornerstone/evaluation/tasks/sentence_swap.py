@@ -46,8 +46,8 @@ class Swapped(NamedTuple):
 class SentenceSwap(PairTask):
     """How often an image is nearer to its text than to the same text with one false sentence; ties count as wrong.
 
-    A row has a long caption (the first one is taken; without any the first raw one) and foils: captions of the role `foil`, each
-    the same text with one other sentence. A foil whose source begins with `salient` is about the salient object. Metrics for
+    A row has a long caption (the first one is taken; in a set without any the first raw one) and foils: captions of the role
+    `foil`, each the same text with one other sentence. A foil whose source begins with `salient` is about the salient object. Metrics for
     which a set has no foils are left out.
     """
 
@@ -80,8 +80,8 @@ class SentenceSwap(PairTask):
     def notes(self, judged: EvaluationSet) -> tuple[str, ...]:
         """What is compared."""
         return (
-            f"{judged.name}: how often an image is nearer to its text than to the same text with one sentence made false, by that "
-            f"sentence's place and salience; 'shuffled': both with their sentences in another order. A sentence that the token "
+            f"{judged.name}: how often an image is nearer to its text than to the same text with one sentence made false, by "
+            f"that sentence's place and salience; 'shuffled': both with their sentences in another order. A sentence that the token "
             f"limit cuts off makes a tie, which is wrong, so its share can be below the {CHANCE:.0f} % of chance.",
         )
 
@@ -169,7 +169,8 @@ def nearer(encoded: Encoded, owner_F: Tensor, true_F: Tensor, foil_F: Tensor) ->
     image_ND, text_TD = normalised(encoded.image_ND), normalised(encoded.text_TD)
     parts: Iterator[tuple[Tensor, ...]] = zip(*(x.split(CHUNK) for x in (owner_F, true_F, foil_F)), strict=True)
     gaps = [
-        _each(encoded.similarity, image_ND[owner], text_TD[true]) - _each(encoded.similarity, image_ND[owner], text_TD[foil])
+        _each(encoded.similarity, image_ND[owner], text_TD[true])
+        - _each(encoded.similarity, image_ND[owner], text_TD[foil])
         for owner, true, foil in parts
     ]
     return torch.cat(gaps).cpu() if gaps else torch.zeros(0)

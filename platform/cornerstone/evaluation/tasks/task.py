@@ -43,6 +43,8 @@ class Contents:
     """Whether its rows have labels and its manifest names their classes."""
     scenes: bool = False
     """Whether its rows are built-in scenes, which say where objects are."""
+    cleaned: bool = False
+    """Whether its long texts are cleaned for retrieval (`texts.CLEANED_FORMATS`)."""
 
 
 @dataclass(frozen=True)

@@ -53,8 +53,8 @@ class ReleasedEncoder(nn.Module, ABC):
     def patch_features(self, image_B3SS: Tensor) -> Tensor:
         """(B, P, D) of patches in the space of texts, from normalised floats, of any length."""
         raise CornerstoneError(
-            "This model has no attention maps: its image tower gives no patches in the space of texts (it pools by attention, or "
-            "is convolutional). CLIP, Long-CLIP and LoTLIP have them."
+            "This model has no attention maps: its image tower gives no patches in the space of texts (it pools by attention, "
+            "or is convolutional). CLIP, Long-CLIP and LoTLIP have them."
         )
 
     def encode_image(self, image_B3SS: Tensor) -> Tensor:
