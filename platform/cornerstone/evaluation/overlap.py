@@ -163,7 +163,7 @@ def _captioners_saw_coco(judged: EvaluationSet, manifest: Manifest, seen: Seen |
         return ""
     return (
         f"Overlap: {judged.name} has images of COCO ({judged.rows:,}), on which the captioners of the training data "
-        f"({', '.join(by)}) were trained, how many of these is not known. Say so beside its numbers, and claim nothing by it alone."
+        f"({', '.join(by)}) were trained, how many is not known. Say so beside its numbers, and claim nothing by it alone."
     )
 
 
@@ -173,8 +173,8 @@ def _written_by_a_captioner(judged: EvaluationSet, manifest: Manifest, seen: See
     if not by or not _is_sharegpt4v(judged, manifest):
         return ""
     return (
-        f"Overlap: the {judged.rows:,} texts of {judged.name} are written by ShareGPT4V, as training texts are ({', '.join(by)}): a "
-        f"model learns its manner. Compare on texts by humans too (DCI, IIW)."
+        f"Overlap: the {judged.rows:,} texts of {judged.name} are written by ShareGPT4V, as training texts are "
+        f"({', '.join(by)}): a model learns its manner. Compare on texts by humans too (DCI, IIW)."
     )
 
 

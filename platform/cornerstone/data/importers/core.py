@@ -101,9 +101,7 @@ class Sample:
     key: str
     image: bytes
     fields: dict[str, Any]
-    label: int | None = (
-        None  # the number of its class, if the source has numbers; otherwise the label field has the name
-    )
+    label: int | None = None  # the number of its class, if the source has numbers, not a label field
 
 
 @dataclass(frozen=True)

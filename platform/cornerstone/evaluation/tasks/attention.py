@@ -108,8 +108,8 @@ class Attention(Task):
         if isinstance(inputs.images, StoredFeatures):
             raise CornerstoneError(
                 f"{judged.name} asks where the model looks, but stored features stand for its images here, which have no "
-                f"patches: set --recipe.data.features online, or evaluate the saved model (`cornerstone evaluate RUN --task {self.name} "
-                f"--data {judged.folder}`, without --features)."
+                f"patches: set --recipe.data.features online, or evaluate the saved model (`cornerstone evaluate RUN "
+                f"--task {self.name} --data {judged.folder}`, without --features)."
             )
         if inputs.texts is None:
             raise CornerstoneError(f"{judged.name} is judged by its texts, but the method has no text tower.")
@@ -142,5 +142,5 @@ class Attention(Task):
         """What is measured."""
         return (
             f"{judged.name}: the share of the attention map's energy (the cosine of each patch with the text, above the "
-            f"image's lowest) in the boxes of the objects that the text mentions; by chance it is the boxes' share of the area.",
+            f"image's lowest) in the boxes of the objects that the text mentions; by chance: the boxes' share of the area.",
         )

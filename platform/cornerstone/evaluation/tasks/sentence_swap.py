@@ -47,8 +47,8 @@ class SentenceSwap(PairTask):
     """How often an image is nearer to its text than to the same text with one false sentence; ties count as wrong.
 
     A row has a long caption (the first one is taken; in a set without any the first raw one) and foils: captions of the role
-    `foil`, each the same text with one other sentence. A foil whose source begins with `salient` is about the salient object. Metrics for
-    which a set has no foils are left out.
+    `foil`, each the same text with one other sentence. A foil whose source begins with `salient` is about the salient object.
+    Metrics for which a set has no foils are left out.
     """
 
     name = SENTENCE_SWAP
@@ -81,8 +81,8 @@ class SentenceSwap(PairTask):
         """What is compared."""
         return (
             f"{judged.name}: how often an image is nearer to its text than to the same text with one sentence made false, by "
-            f"that sentence's place and salience; 'shuffled': both with their sentences in another order. A sentence that the token "
-            f"limit cuts off makes a tie, which is wrong, so its share can be below the {CHANCE:.0f} % of chance.",
+            f"that sentence's place and salience; 'shuffled': both with their sentences in another order. A sentence that the "
+            f"token limit cuts off makes a tie, which is wrong, so its share can be below the {CHANCE:.0f} % of chance.",
         )
 
     def judge(self, judged: EvaluationSet, encoded: Encoded, encode_texts: EncodeTexts) -> Measured:
