@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny_released
 import torch
+from matplotlib.axes import Axes
 from PIL import Image
 
 from cornerstone.cli import main
@@ -36,7 +37,11 @@ def exits(capsys, *arguments):
     return " ".join(capsys.readouterr().out.split())
 
 
-def test_two_models_beside_each_other(folder, pictures, tmp_path, capsys):
+def test_two_models_beside_each_other(folder, pictures, tmp_path, capsys, monkeypatch):
+    titles, plain = [], Axes.set_title
+    monkeypatch.setattr(
+        Axes, "set_title", lambda self, name, **style: titles.append(name) or plain(self, name, **style)
+    )
     out = tmp_path / "new" / "maps.png"
     texts = ("a red bus", "the sea is calm " * 60)
     main(
@@ -58,6 +63,7 @@ def test_two_models_beside_each_other(folder, pictures, tmp_path, capsys):
         assert found.width > found.height > 400
         assert len(np.unique(np.asarray(found.convert("RGB")).reshape(-1, 3), axis=0)) > 1000
     assert "2 models, 2 images" in capsys.readouterr().out
+    assert titles == [folder.rpartition("/")[2], "second"]
 
 
 def test_rows_of_scenes_have_boxes(folder, tmp_path, monkeypatch):

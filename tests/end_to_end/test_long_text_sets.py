@@ -51,11 +51,16 @@ def sources(tmp_path_factory):
         short, _, extra = text(i).partition("\n")
         fields = {"image": f"sa_{i}.jpg", "short_caption": short, "extra_caption": extra}
         write(dci / "annotations" / f"sa_{i}.json", json.dumps(fields))
-    write(dci / "splits.json", json.dumps({"train": [f"sa_{i}.json" for i in range(5)], "test": [f"sa_{i}.json" for i in range(5, 9)]}))
+    write(
+        dci / "splits.json",
+        json.dumps({"train": [f"sa_{i}.json" for i in range(5)], "test": [f"sa_{i}.json" for i in range(5, 9)]}),
+    )
     names = [{"image/key": "aar_1"}, {"image": "test_00002"}, {"image": "sa_7.jpg"}, {"image/key": "aar_3"}]
     for i, name in enumerate(names):
         (file,) = name.values()
-        write(root / "iiw" / (file if file.endswith(".jpg") else f"{file}.jpg"), picture(7 if "sa_7" in file else 20 + i))
+        write(
+            root / "iiw" / (file if file.endswith(".jpg") else f"{file}.jpg"), picture(7 if "sa_7" in file else 20 + i)
+        )
     rows = [{**name, "IIW": text(30 + i)} for i, name in enumerate(names)]
     write(root / "iiw" / "data.jsonl", "\n".join(map(json.dumps, rows)))
     entries = []
@@ -117,7 +122,10 @@ def test_texts_are_cleaned_and_compared_as_by_hand(folders, model):
     """The numbers of DCI, with the paper's texts (short, newline, extra) cleaned here."""
     opened = cornerstone.load(model)
     texts = [clean(text(i)) for i in range(9)]
-    assert sub_captions(texts[3])[:3] == ["a tree is 3", "5 on the bar", "the calm of 3"] or len(sub_captions(texts[3])) == 4
+    assert (
+        sub_captions(texts[3])[:3] == ["a tree is 3", "5 on the bar", "the calm of 3"]
+        or len(sub_captions(texts[3])) == 4
+    )
     images = torch.stack([opened.transform(picture(i)) for i in range(9)])
     expected = retrieve(opened.encode_image(images), opened.encode_text(texts), torch.arange(9)).metrics
     from cornerstone.evaluation.judged import metrics_of
@@ -135,8 +143,13 @@ def test_coco_has_five_texts_an_image_both_ways(tmp_path, model):
     images = []
     for i in range(8):
         write(tmp_path / "val2014" / f"COCO_val2014_{i:012d}.jpg", picture(i))
-        name, sentences = f"COCO_val2014_{i:012d}.jpg", [{"raw": f"{w} {WORDS[i]} {i}"} for w in "a the on is of".split()]
-        images.append({"filepath": "val2014", "filename": name, "split": "test" if i < 6 else "val", "sentences": sentences})
+        name, sentences = (
+            f"COCO_val2014_{i:012d}.jpg",
+            [{"raw": f"{w} {WORDS[i]} {i}"} for w in "a the on is of".split()],
+        )
+        images.append(
+            {"filepath": "val2014", "filename": name, "split": "test" if i < 6 else "val", "sentences": sentences}
+        )
     write(tmp_path / "dataset_coco.json", json.dumps({"images": images}))
     source = FORMATS["karpathy"](Location.of(tmp_path / "dataset_coco.json"), ImportOptions(where=("split=test",)))
     place = Location.of(tmp_path / "coco")

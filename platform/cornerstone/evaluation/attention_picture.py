@@ -22,9 +22,11 @@ from cornerstone.evaluation.attention import area, covered, energy_inside
 Scale = Literal["common", "each"]
 _PANEL = 2.6
 """Side of a panel in inches."""
+_TEXT_WIDTH = 0.95
+"""Width of the column with the images and texts, in panels."""
 _CAPTION_LETTERS, _CAPTION_LINES = 46, 14
-_SEEN = 0.6
-"""Weight of the colours over the image."""
+_SEEN, _DARKEST = 0.72, 0.35
+"""Weight of the colours over the image, and the brightness of its black, so that colours stay those of the bar."""
 
 
 @dataclass(frozen=True)
@@ -51,23 +53,23 @@ def draw_attention(
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    size = (_PANEL * (1.45 + len(models)) + 0.9, (_PANEL + 0.25) * len(rows) + 0.5)
+    size = (_PANEL * (_TEXT_WIDTH + len(models)) + 0.9, (_PANEL + 0.25) * len(rows) + 0.5)
     figure, axes = plt.subplots(
         len(rows),
         1 + len(models),
         figsize=size,
         squeeze=False,
         layout="constrained",
-        width_ratios=[1.45] + [1.0] * len(models),
+        width_ratios=[_TEXT_WIDTH] + [1.0] * len(models),
     )
     every = np.concatenate([_numbers(one).ravel() for row in rows for one in row.maps])
     limits = (float(every.min()), float(every.max()))
     drawn: Any = None
-    for line, row in zip(axes, rows, strict=True):
+    for number, (line, row) in enumerate(zip(axes, rows, strict=True)):
         _image_and_text(line[0], row)
         for place, (panel, one) in enumerate(zip(line[1:], row.maps, strict=True)):
             drawn = _map(panel, row, one, limits if scale == "common" else None)
-            if line is axes[0]:
+            if number == 0:
                 panel.set_title(textwrap.shorten(models[place], 34), fontsize=9, fontweight="bold")
     bar = figure.colorbar(drawn, ax=axes[:, 1:].ravel().tolist(), shrink=min(1.0, 2.2 / len(rows)), pad=0.01, aspect=24)
     bar.solids.set_alpha(1.0)
@@ -87,7 +89,7 @@ def draw_attention(
 def _image_and_text(panel: Any, row: Shown) -> None:
     """The image in the upper part of the panel, and the wrapped text below it: a row stays as high as its maps."""
     panel.axis("off")
-    picture = panel.inset_axes((0.0, 0.46, 0.54 / 1.45, 0.54))
+    picture = panel.inset_axes((0.0, 0.46, 0.54 / _TEXT_WIDTH, 0.54))
     _frameless(picture)
     picture.imshow(row.image_HW3, extent=(0, 1, 1, 0))
     lines = textwrap.wrap(row.text, _CAPTION_LETTERS)
@@ -105,9 +107,9 @@ def _map(panel: Any, row: Shown, map_GG: Tensor, limits: tuple[float, float] | N
     if limits is None:
         low, high = float(numbers.min()), float(numbers.max())
         numbers, limits = (numbers - low) / max(high - low, 1e-9), (0.0, 1.0)
-    grey_HW = row.image_HW3.astype(np.float64).mean(axis=2)
+    grey_HW = _DARKEST + (1 - _DARKEST) * row.image_HW3.astype(np.float64).mean(axis=2) / 255
     frame = (0, 1, 1, 0)
-    panel.imshow(grey_HW, cmap="gray", vmin=0, vmax=255, extent=frame)
+    panel.imshow(grey_HW, cmap="gray", vmin=0, vmax=1, extent=frame)
     drawn = panel.imshow(
         numbers, cmap="inferno", vmin=limits[0], vmax=limits[1], alpha=_SEEN, extent=frame, interpolation="bicubic"
     )
