@@ -18,10 +18,12 @@ from cornerstone.data.importers.core import run_import
 from cornerstone.data.parallel import map_here
 from cornerstone.data.storage import Location
 from cornerstone.data.texts import clean, sub_captions
+from cornerstone.evaluation.judged import metrics_of
+from cornerstone.evaluation.offline import evaluate_model
 from cornerstone.evaluation.sets import eval_hash, open_sets
 from cornerstone.evaluation.tasks.retrieval import retrieve
 
-WORDS = "red blue bus sky tree cat two dogs run sea calm bar stars open".split()
+WORDS = ("red", "blue", "bus", "sky", "tree", "cat", "two", "dogs", "run", "sea", "calm", "bar", "stars", "open")
 
 
 def picture(number: int) -> bytes:
@@ -105,7 +107,11 @@ def test_from_the_released_files_to_the_printed_average(folders, model, tmp_path
     details = found.pop("details")
     long = [f"eval/{name}/{way}_r1" for name in folders for way in ("i2t", "t2i")]
     assert {name: details[f"eval/{name}/i2t_r1"]["queries"] for name in folders} == {
-        **{"dci": 9, "iiw": 4, "sv-1k": 5, "sv-10k": 12, "urban1k": 6}
+        "dci": 9,
+        "iiw": 4,
+        "sv-1k": 5,
+        "sv-10k": 12,
+        "urban1k": 6,
     }
     assert found["eval/long texts/r1"] == pytest.approx(sum(found[name] for name in long) / 10)
     assert details["eval/long texts/r1"]["mean of"] == long
@@ -128,8 +134,6 @@ def test_texts_are_cleaned_and_compared_as_by_hand(folders, model):
     )
     images = torch.stack([opened.transform(picture(i)) for i in range(9)])
     expected = retrieve(opened.encode_image(images), opened.encode_text(texts), torch.arange(9)).metrics
-    from cornerstone.evaluation.judged import metrics_of
-    from cornerstone.evaluation.offline import evaluate_model
 
     sets = open_sets([folders["dci"]])
     found = metrics_of(evaluate_model(opened, sets))
@@ -145,7 +149,7 @@ def test_coco_has_five_texts_an_image_both_ways(tmp_path, model):
         write(tmp_path / "val2014" / f"COCO_val2014_{i:012d}.jpg", picture(i))
         name, sentences = (
             f"COCO_val2014_{i:012d}.jpg",
-            [{"raw": f"{w} {WORDS[i]} {i}"} for w in "a the on is of".split()],
+            [{"raw": f"{w} {WORDS[i]} {i}"} for w in ("a", "the", "on", "is", "of")],
         )
         images.append(
             {"filepath": "val2014", "filename": name, "split": "test" if i < 6 else "val", "sentences": sentences}

@@ -1,4 +1,4 @@
-"""Every zero-shot result carries its interval, its prompts, its split and the hash of its data: one test for each kind of task."""
+"""Every zero-shot result carries its interval, its prompts, its split and the hash of its data, whatever its task."""
 
 from __future__ import annotations
 
