@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -56,7 +56,9 @@ class AttentionCommand:
         if not self.out.lower().endswith(".png"):
             raise CornerstoneError(f"--out {self.out}: expected a file that ends in .png.")
         pairs = self._pairs()
-        names, maps, seen = [], [], []
+        names: list[str] = []
+        maps: list[Tensor] = []
+        seen: list[Any] = []
         for given in self.models:
             name, model_name = _named(given)
             model = load(model_name, device_named(self.device))

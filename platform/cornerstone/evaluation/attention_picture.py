@@ -72,7 +72,8 @@ def draw_attention(
             if number == 0:
                 panel.set_title(textwrap.shorten(models[place], 34), fontsize=9, fontweight="bold")
     bar = figure.colorbar(drawn, ax=axes[:, 1:].ravel().tolist(), shrink=min(1.0, 2.2 / len(rows)), pad=0.01, aspect=24)
-    bar.solids.set_alpha(1.0)
+    if bar.solids is not None:
+        bar.solids.set_alpha(1.0)
     if scale == "common":
         bar.set_label("cosine of patch and text", fontsize=8)
     else:

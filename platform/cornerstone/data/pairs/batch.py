@@ -115,7 +115,7 @@ def evaluation_batch(step: int, table: pa.Table, image_shape: tuple[int, ...]) -
             for row in table["about"].to_pylist()
             for one in row
         ),
-        boxes=tuple(tuple(Box(*b[:4], bool(b[4])) for b in row) for row in table["boxes"].to_pylist()),
+        boxes=tuple(tuple(Box(b[0], b[1], b[2], b[3], bool(b[4])) for b in row) for row in table["boxes"].to_pylist()),
     )
 
 

@@ -78,11 +78,12 @@ class HuggingFaceEncoder(ReleasedEncoder):
 
     def patch_features(self, image_B3SS: Tensor) -> Tensor:
         """Of CLIP: behind the last norm and projected, as its class token."""
-        if self.model.config.model_type != "clip":
+        model: Any = self.model
+        if model.config.model_type != "clip":
             return super().patch_features(image_B3SS)
-        tower: Any = self.model.vision_model
+        tower = model.vision_model
         patches_BPV = tower(pixel_values=image_B3SS).last_hidden_state[:, 1:]
-        projected: Tensor = self.model.visual_projection(tower.post_layernorm(patches_BPV))  # type: ignore[operator]
+        projected: Tensor = model.visual_projection(tower.post_layernorm(patches_BPV))
         return projected
 
     def text_features(self, ids_BC: Tensor, length_B: Tensor) -> Tensor:
