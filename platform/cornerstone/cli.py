@@ -12,6 +12,7 @@ import tyro
 from rich.markup import escape
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, subcommand
 
+from cornerstone.commands.attention import AttentionCommand
 from cornerstone.commands.convert import ConvertCommand
 from cornerstone.commands.data import DeriveCommand, ImportCommand, MixCommand, ScenesCommand
 from cornerstone.commands.embed import EmbedCommand
@@ -57,6 +58,7 @@ OTHER_COMMANDS = (
     | Annotated[RecaptionCommand, subcommand("recaption")]
     | Annotated[FeaturesCommand, subcommand("features")]
     | Annotated[EvaluateCommand, subcommand("evaluate")]
+    | Annotated[AttentionCommand, subcommand("attention")]
     | Annotated[TransferCommand, subcommand("transfer")]
     | Annotated[EmbedCommand, subcommand("embed")]
     | Annotated[ConvertCommand, subcommand("convert")]

@@ -41,7 +41,7 @@ def test_the_points_differ_in_what_is_ablated_alone(name):
     points = [p for p in getattr(experiment(name), DEFINE[name])(recipe).points if not p.row]  # no transfers
     assert len({(p.recipe.hash({}), p.recipe.data) for p in points}) == len(points)
     evaluation = points[0].recipe.evaluation
-    assert replace(evaluation, skip_unsuited=False) == recipe.evaluation
+    assert replace(evaluation, skip_unsuited=False, built_in=recipe.evaluation.built_in) == recipe.evaluation
     points = [replace(p, recipe=p.recipe.with_evaluation(token_limits=()), variants=()) for p in points]
     for point in points:
         images = recipe.optimization  # as many images a step, if a point reads the same documents otherwise
@@ -209,3 +209,13 @@ def test_without_models_a_tower_is_pretrained_first():
     assert first.recipe == preset("scenes-lcl")
     assert options.tasks == ("retrieval",)
     assert "seeds=3" in (REPOSITORY / "experiments" / "transfer.py").read_text()
+
+
+def test_figure_1_asks_for_the_set_that_shows_it():
+    recipe = preset("scenes")
+    points = {p.name: p.recipe for p in experiment("probe_overshadowing").overshadowing(recipe).points}
+    assert list(points) == ["LiT, short only", "LiT + long", "LoTLIP"]
+    assert all("sentence-swap" in one.evaluation.built_in for one in points.values())
+    assert all(one.evaluation.best.split("/")[1] in one.evaluation.built_in for one in points.values())
+    assert [one.data.sub_captions for one in points.values()] == [0, 3, 3]
+    assert [one.method.text_tower.reserved_tokens for one in points.values()] == [0, 0, 2]

@@ -18,7 +18,7 @@ from cornerstone.data.storage import Location
 from cornerstone.data.texts import SentenceFormat
 from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation.judged import metrics_of
-from cornerstone.evaluation.offline import evaluate_model, stores_in_home, texts_cut, trained_on
+from cornerstone.evaluation.offline import evaluate_model, overlaps, stores_in_home, texts_cut
 from cornerstone.evaluation.sets import open_sets
 from cornerstone.inference.saved_model import load, save_model
 from cornerstone.models.image_tower import build_image_tower, state_hash
@@ -95,13 +95,21 @@ def test_the_features_of_the_models_own_run_are_found_in_the_home(saved, pairs_f
     assert stores_in_home(saved, sets) == []
 
 
-def test_a_set_that_the_model_was_trained_on_is_named(saved, pairs_folder, tmp_path):
+def test_a_set_that_the_model_was_trained_on_is_named(saved, pairs_folder, small_data, tmp_path):
+    """By the saved hash, and row by row where the training data still are."""
     sets = open_sets([pairs_folder])
-    assert trained_on(saved, sets) == []
-    text = saved.tokenizer_json
-    content = {"data": sets[0].content_hash}
-    save_model(str(tmp_path), saved.module, recipe={}, tokenizer_json=text, content=content)
-    assert trained_on(load(str(tmp_path)), sets) == ["pairs", "pairs-short"]
+    assert overlaps(saved, sets) == []
+    text, content = saved.tokenizer_json, {"data": sets[0].content_hash}
+    save_model(str(tmp_path / "a"), saved.module, recipe={}, tokenizer_json=text, content=content)
+    (said,) = overlaps(load(str(tmp_path / "a")), sets)
+    assert "50 of 50 images of pairs are in the training data (it is the training data)" in said
+    train = small_data.write(tmp_path / "train", map(small_data.pair, range(45, 60)))
+    recipe, content = {"data": {"train": train, "limit_rows": 3}}, {"data": DataSet.open(train).manifest.content_hash}
+    save_model(str(tmp_path / "b"), saved.module, recipe=recipe, tokenizer_json=text, content=content)
+    (said,) = overlaps(load(str(tmp_path / "b")), sets)
+    assert "3 of 50 images of pairs are in the training data (by name or content)" in said
+    save_model(str(tmp_path / "c"), saved.module, recipe=recipe, tokenizer_json=text, content={"data": "other rows"})
+    assert overlaps(load(str(tmp_path / "c")), sets) == []
 
 
 def test_texts_that_are_longer_than_the_model_reads_are_counted(saved, pairs_folder, monkeypatch):

@@ -48,7 +48,7 @@ def results(found, recipe=RECIPE, features="", sets=SETS):
 
 
 def prepared(recipe=RECIPE, sets=SETS, features=""):
-    return SimpleNamespace(recipe=recipe, sets=sets, stored_features=bool(features))
+    return SimpleNamespace(recipe=recipe, sets=sets, stored_features=bool(features), overlaps=())
 
 
 @pytest.fixture(autouse=True)
@@ -91,8 +91,8 @@ def test_the_columns_of_all_rows_are_shown_each_once():
         [None, None, 3.0, None, 4.0],
         [None, None, None, 5.0, None],
     ]
-    assert table.rows[0].cells[2].binomial > 0
-    assert table.rows[1].cells[4].binomial == pytest.approx(100 * (0.04 * 0.96 / 25_000) ** 0.5, rel=1e-3)
+    assert table.rows[0].cells[2].over_queries > 0
+    assert table.rows[1].cells[4].over_queries == pytest.approx(100 * (0.04 * 0.96 / 25_000) ** 0.5, rel=1e-3)
 
 
 def test_the_title_and_the_notes_are_those_of_all_rows():

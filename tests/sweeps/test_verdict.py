@@ -11,13 +11,14 @@ import pyarrow as pa
 import pytest
 from scipy import stats
 
+from cornerstone.evaluation.averages import long_text_retrieval
 from cornerstone.evaluation.judged import SCHEMA
 from cornerstone.evaluation.sets import EvaluationSet
 from cornerstone.evaluation.tasks import TASKS
 from cornerstone.evaluation.tasks.retrieval import LONG, RAW
 from cornerstone.sweeps import Claim
 from cornerstone.sweeps.statistics import clustered_difference
-from cornerstone.sweeps.verdict import long_text_retrieval, verdict
+from cornerstone.sweeps.verdict import verdict
 
 METRICS = ["eval/dci/i2t_r1", "eval/dci/t2i_r1"]
 CLAIM = Claim("2", "2 corner tokens", "c", "the control", "the weight of long captions")
@@ -32,6 +33,7 @@ class Trial:
     run: str = ""
     queries: Mapping[str, int] = field(default_factory=dict)
     chance: Mapping[str, float] = field(default_factory=dict)
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def trial(point, value, seed=0, **fields):

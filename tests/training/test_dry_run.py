@@ -78,3 +78,13 @@ def test_dropout_is_said(recipe):
 def test_what_cannot_run_is_refused(recipe):
     with pytest.raises(CornerstoneError, match="larger than the 50 rows"):
         said(recipe.with_optimization(batch_size=51))
+
+
+def test_evaluation_images_that_are_trained_on_are_warned_about(recipe, small_data, tmp_path_factory):
+    (said_once,) = [line for line in said(recipe)[1] if line.startswith("Overlap")]
+    assert "50 of 50 images of pairs are in the training data" in said_once
+    assert "Evaluate on another set, or train without these rows." in said_once
+    folder = tmp_path_factory.mktemp("sets") / "own"
+    own = small_data.write(folder, map(small_data.pair, range(60, 70)))
+    assert "Overlap" not in "".join(said(recipe.with_evaluation(sets=(own,)))[1])
+    assert prepare(recipe, print).overlaps == (said_once,)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from cornerstone.evaluation.tasks import TASKS, EvaluationSet
 from cornerstone.recipes import Placement, preset
 from cornerstone.tracking.mlflow_records import Records
 from cornerstone.training.job import Identity, Job, checkpoint_name, steps_done
@@ -28,6 +32,16 @@ def client(records):
     return MlflowClient(tracking_uri=records.uri)
 
 
+OUTCOME = Outcome(
+    {"eval/dci/i2t_r1": 28.8}, "/m", "/c/2", "/c/1", intervals={"eval/dci/i2t_r1": (20.0, 40.0)}, queries={}
+)
+
+
+def mlflow_file(client, job, name):
+    with tempfile.TemporaryDirectory() as folder:
+        return json.loads(Path(client.download_artifacts(job.identity.mlflow_run, name, folder)).read_text())
+
+
 def new_job(run: str) -> Job:
     data = {"name": "cc3m", "digest": "abcd", "uri": "/data/cc3m", "rows": 50}
     prepared = SimpleNamespace(
@@ -36,6 +50,7 @@ def new_job(run: str) -> Job:
         eval_hash="5678",
         content={"data": "abcd"},
         described=lambda: data,
+        sets=(EvaluationSet("dci", TASKS["retrieval"], "/dci", 9, (), "ef01", split="split=test"),),
     )
     return Job(prepared, Placement(), Identity(run=run, home="/nowhere"))
 
@@ -63,7 +78,7 @@ def test_a_job_that_is_started_again_goes_on_with_its_run(records, client):
 @pytest.mark.parametrize(
     ("outcome", "error", "status", "tag"),
     [
-        (Outcome({"eval/dci/i2t_r1": 28.8}, "/m", "/c/2", "/c/1"), "", "FINISHED", ("best_checkpoint", "/c/1")),
+        (OUTCOME, "", "FINISHED", ("best_checkpoint", "/c/1")),
         (None, "out of memory", "FAILED", ("error", "out of memory")),
         (None, "", "KILLED", ("seed", "3")),
     ],
@@ -75,6 +90,12 @@ def test_a_run_is_closed_with_its_outcome(records, client, outcome, error, statu
     assert found.info.status == status
     assert found.data.tags[f"cornerstone.{tag[0]}"] == tag[1]
     assert found.data.metrics == ({"final/dci/i2t_r1": 28.8} if outcome else {})
+    files = {one.path for one in client.list_artifacts(job.identity.mlflow_run)}
+    assert ("evaluation.json" in files) == (outcome is not None)
+    if outcome:
+        of = mlflow_file(client, job, "evaluation.json")["eval/dci/i2t_r1"]
+        assert (of["value"], of["low"], of["high"]) == (28.8, 20.0, 40.0)
+        assert (of["data"], of["split"]) == ("ef01", "split=test")
 
 
 def test_without_mlflow_a_job_runs_all_the_same(tmp_path):

@@ -33,7 +33,9 @@ class ScenesCommand:
     """Number of interleaved documents."""
     conversations: int | None = None
     """Number of images with questions and answers; give one of --pairs, --documents and this."""
-    set: Literal["train", "long-human", "long-captioner", "short", "class", "lookalike", "validation"] = "train"
+    set: Literal[
+        "train", "long-human", "long-captioner", "short", "class", "lookalike", "sentence-swap", "validation"
+    ] = "train"
     """The training set, or an evaluation set of N images. Documents, conversations: train or validation."""
     image_size: int = 64
     """Image size in pixels, 32 to 224."""
@@ -152,6 +154,9 @@ class ImportCommand:
     """Fields with long captions."""
     rewrite: tuple[str, ...] = ()
     """Fields with raw captions in other words, by a language model that has not seen the image (LaCLIP)."""
+    foil: tuple[str, ...] = ()
+    """Fields with false captions, each the long caption with one sentence made false, for `evaluate --task sentence-swap`. If a
+    field's name begins with `salient`, that sentence is about the salient object."""
     where: tuple[str, ...] = ()
     """FIELD=VALUE conditions; a row must meet all of them."""
     label: str | None = None
@@ -184,6 +189,7 @@ class ImportCommand:
             "raw",
             "long",
             "rewrite",
+            "foil",
             "where",
             "label",
             "name",

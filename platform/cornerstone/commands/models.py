@@ -73,26 +73,27 @@ class EvaluateCommand:
     device: str = "auto"
     """Where the model computes: auto (a GPU if there is one), cpu, cuda, cuda:1."""
     json: str = ""
-    """Write the metrics to this file; under `details` the number of queries, 95 % interval and chance of each."""
+    """Write the metrics to this file; under `details` of each the number of queries, 95 % interval, chance, split, prompts and
+    hash of the data."""
 
     def run(self) -> None:
         """Evaluate, and print the metrics."""
         from rich.progress import track
 
         from cornerstone.commands.terminal import show_results
-        from cornerstone.evaluation.offline import evaluate_model, stores_in_home, texts_cut, trained_on
-        from cornerstone.evaluation.sets import only_task, open_sets
+        from cornerstone.evaluation.offline import evaluate_model, overlaps, stores_in_home, texts_cut
+        from cornerstone.evaluation.sets import only_task, open_sets, requested_sets
         from cornerstone.inference.load import load
         from cornerstone.runtime.device import device_named
 
-        found, model = open_sets(self.data), load(self.model, device_named(self.device))
+        open_sets(self.data)  # a wrong folder costs no loading of the model
+        model = load(self.model, device_named(self.device))
         if self.task == model.judged_by:  # a task that no folder names
-            found = open_sets(self.data, self.task)
-        sets = only_task(found, self.task)
-        if names := trained_on(model, sets):
-            say(
-                f"Leakage: the model was trained on the rows of {', '.join(names)}: these numbers say nothing of new ones."
-            )
+            sets = only_task(open_sets(self.data, self.task), self.task)
+        else:
+            sets = requested_sets(self.data, self.task)
+        for warning in overlaps(model, sets):
+            say(warning)
         if not self.features and (stores := stores_in_home(model, sets)):
             say(
                 "This model's run was evaluated on stored features, which are rounded: from images the numbers differ a "
@@ -106,4 +107,4 @@ class EvaluateCommand:
             if cut:
                 most = model.text_input.max_tokens if model.text_input else 0
                 say(f"{name}: {cut:,} of {total:,} texts are cut to {most} tokens ({100 * cut / total:.1f} %)")
-        show_results(evaluate_model(model, sets, show, features=self.features), self.json)
+        show_results(evaluate_model(model, sets, show, features=self.features), sets, self.json)

@@ -6,7 +6,7 @@ import atexit
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from cornerstone.evaluation.judged import Judged
+    from cornerstone.evaluation.tasks import EvaluationSet
 
 LINE_EVERY = 30.0  # seconds between progress lines in a log
 console = (
@@ -47,33 +48,50 @@ def _shown(name: str, value: float) -> str:
     return f"{value:.2f} {units.get(name.rpartition('/')[2], '%')}".strip()
 
 
-def show_results(results: Iterable[Judged], path: str) -> None:
-    """Print each metric of an evaluation with its 95 % interval, its queries, and what a random choice would reach.
+def show_results(results: Sequence[Judged], sets: Sequence[EvaluationSet], path: str) -> None:
+    """Print each metric with its 95 % interval, its queries and what a random choice would reach; below it, of what sets.
 
-    Wilson's interval treats the queries as independent, although those of one image are not. With a path, the metrics are
-    written to a JSON file, the rest under `details`.
+    The interval's queries are drawn by image or group, since those of one image are not independent. With a path, the metrics
+    are written to a JSON file, the rest under `details`: also every prompt, the split and the hash of the data. Of several sets
+    with long texts the average is shown too, as LoTLIP's Table 4 does.
     """
-    from cornerstone.evaluation.judged import chance_of, metrics_of, queries_of
-    from cornerstone.sweeps.statistics import wilson
+    from cornerstone.evaluation.averages import LONG_TEXTS, average, averaged, long_text_retrieval
+    from cornerstone.evaluation.judged import chance_of, details_of, intervals_of, metrics_of, queries_of
 
-    results = list(results)
-    metrics, queries, chance = metrics_of(results), queries_of(results), chance_of(results)
-    details: dict[str, dict[str, float | None]] = {}
+    metrics = metrics_of(results)
+    details = details_of(sets, metrics, queries_of(results), intervals_of(results), chance_of(results))
     table = Table(box=None)
     table.add_column("metric")
     for header in ("value", "95 % interval", "queries", "by chance"):
         table.add_column(header, justify="right")
     for name, value in metrics.items():
-        if name not in queries:
-            table.add_row(name, _shown(name, value))
-            continue
-        low, high = wilson(value, queries[name])
-        details[name] = {"queries": queries[name], "low": low, "high": high, "chance": chance.get(name)}
-        between, lucky = f"{low:.2f} to {high:.2f}", f"{chance[name]:.3g} %" if name in chance else "–"
-        table.add_row(name, f"{value:.2f} %", between, f"{queries[name]:,}", lucky)
+        of = details.get(name, {})
+        ends = f"{of['low']:.2f} to {of['high']:.2f}" if "low" in of else ""
+        queries = f"{of['queries']:,}" if "queries" in of else ""
+        lucky = f"{of['chance']:.3g} %" if "chance" in of else ""
+        table.add_row(name, _shown(name, value), ends, queries, lucky)
+    names = long_text_retrieval(sets)
+    between = {name: (of["low"], of["high"]) for name, of in details.items() if "low" in of}
+    if averaged(names) and (mean := average(names, metrics, between)) is not None and mean.interval is not None:
+        metrics, (low, high) = {**metrics, LONG_TEXTS: mean.value}, mean.interval
+        details[LONG_TEXTS] = {"value": mean.value, "low": low, "high": high, "mean of": names}
+        table.add_row(LONG_TEXTS, f"{mean.value:.2f} %", f"{low:.2f} to {high:.2f}")
     console.print(table)
+    for judged in sets:
+        say(_measured_on(judged))
+        for note in judged.task.notes(judged):
+            say(note)
     if path:
         write_json(path, {**metrics, "details": details})
+
+
+def _measured_on(judged: EvaluationSet) -> str:
+    """`photos: 1,000 rows (split=test), data 3f2a…, 80 prompts, "a photo of a {}." first`."""
+    said = f"{judged.name}: {judged.rows:,} rows ({judged.split}), data {judged.content_hash}"
+    prompts = judged.task.prompts(judged)
+    if prompts:
+        said += f", {len(prompts)} prompt{'s' if len(prompts) > 1 else ''}, {prompts[0]!r} first"
+    return said
 
 
 def write_json(path: str, content: Mapping[str, Any]) -> None:

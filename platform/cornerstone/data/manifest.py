@@ -41,6 +41,7 @@ _CHANGED = {
 }
 """What makes the one kind of the other."""
 RETRIEVAL, CLASSIFICATION, LOOKALIKE, PROBE = "retrieval", "classification", "lookalike", "probe"
+SENTENCE_SWAP, ATTENTION = "sentence-swap", "attention"
 """Names of evaluation tasks, which importers and the built-in scenes write into manifests. They are checked when a data set
 is opened for evaluation, not here."""
 
@@ -110,6 +111,15 @@ class Manifest:
         if self.members:
             content.append([[member.content, member.weight] for member in self.members])
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+    @property
+    def split(self) -> str:
+        """Which rows of their origin these are, in words: `split=test`, `the first 1,000`, `seed 0` of scenes; or `all`."""
+        source = self.source
+        said = [*source.get("where", ()), *(f"seed {made['seed']}" for made in [source.get("scenes")] if made)]
+        said += [f"the first {source['first']:,}"] if source.get("first") else []
+        said += [f"{source['limit_rows']:,} drawn rows"] if source.get("limit_rows") else []
+        return ", ".join(said) or "all"
 
     def write(self, folder: Location) -> None:
         """Write the manifest, which finishes the folder. Called once, after the last shard is closed."""

@@ -20,6 +20,8 @@ from cornerstone.recipes.method import MethodConfig
 from cornerstone.recipes.towers import TextTowerConfig
 
 FILE = "tokenizer.json"
+CLEANED_FORMATS = ("dci", "iiw", "sharegpt4v", "urban1k")
+"""Formats of the long-text sets of LoTLIP, whose texts its authors `clean` in evaluation, for every compared model."""
 SEPARATOR = ". "
 _ENDS = re.compile(r"\n|</s>|\.")
 _SPECIAL = (

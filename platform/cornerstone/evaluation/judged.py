@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from cornerstone.evaluation.interval import clustered_interval
 from cornerstone.evaluation.ranking import Measured
+from cornerstone.evaluation.tasks import EvaluationSet
 
 LEFT_OUT = "rows_left_out"
 """The count that is reported beside a set's metrics if some of its rows could not be used."""
@@ -46,26 +50,62 @@ def metrics_of(results: Iterable[Judged]) -> dict[str, float]:
 
 
 def queries_of(results: Iterable[Judged]) -> dict[str, int]:
-    """For each `eval/<set>/<metric>` that is a share of queries the number of queries that it was measured on."""
+    """For each `eval/<set>/<metric>` that is a mean over queries the number of queries that it was measured on."""
     return {
-        metric_name(judged.set, name): len(correct)
+        metric_name(judged.set, name): len(values)
         for judged in results
-        for name, correct in judged.measured.correct.items()
+        for name, values in judged.measured.of_queries.items()
     }
 
 
+def intervals_of(results: Iterable[Judged]) -> dict[str, tuple[float, float]]:
+    """For each `eval/<set>/<metric>` that is a mean over queries its 95 % interval (`interval.clustered_interval`)."""
+    return {
+        metric_name(judged.set, name): clustered_interval(values.numpy(), judged.measured.cluster[name].numpy())
+        for judged in results
+        for name, values in judged.measured.of_queries.items()
+    }
+
+
+def details_of(
+    sets: Iterable[EvaluationSet],
+    metrics: Mapping[str, float],
+    queries: Mapping[str, int],
+    intervals: Mapping[str, Sequence[float]],
+    chance: Mapping[str, float],
+) -> dict[str, dict[str, Any]]:
+    """What belongs to every `eval/<set>/<metric>` that a task gave, as JSON values.
+
+    The `value`; the number of `queries`, `low` and `high` of the 95 % interval, `chance`, where it has them; the `task`; and
+    what the set is: `data` (the hash of its content), `split`, `prompts`, `texts` (`EvaluationSet.described`).
+    """
+    of = {metric_name(judged.name, metric.name): judged for judged in sets for metric in judged.task.metrics}
+    details: dict[str, dict[str, Any]] = {}
+    for name in filter(of.__contains__, metrics):
+        measured: dict[str, Any] = {"value": metrics[name]}
+        measured |= {"queries": queries[name]} if name in queries else {}
+        measured |= dict(zip(("low", "high"), intervals.get(name, ()), strict=False))
+        measured |= {"chance": chance[name]} if name in chance else {}
+        details[name] = {**measured, "task": of[name].task.name, **of[name].described()}
+    return details
+
+
 def chance_of(results: Iterable[Judged]) -> dict[str, float]:
-    """For each `eval/<set>/<metric>` that is a share of queries what a random choice would reach, in percent."""
+    """For each `eval/<set>/<metric>` that has one what a random choice would reach, in the metric's unit."""
     return {
         metric_name(judged.set, name): value for judged in results for name, value in judged.measured.chance.items()
     }
 
 
-def per_query_table(results: Iterable[Judged]) -> pa.Table:
-    """One row for each query of each metric: its index, the image or group it belongs to, and whether it was correct.
+DETAILS = b"cornerstone.details"
+"""The key of `details_of` in the metadata of a table of queries: JSON text."""
+
+
+def per_query_table(results: Sequence[Judged], sets: Sequence[EvaluationSet] = ()) -> pa.Table:
+    """One row for each query of each share: its index, the image or group it belongs to, and whether it was correct.
 
     Two models that were evaluated on the same rows have the same queries in the same order. A bootstrap must draw whole
-    clusters.
+    clusters. With the `sets`, `details_of` is in the table's metadata, and stays with it in a file.
     """
     tables = []
     for judged in results:
@@ -79,7 +119,11 @@ def per_query_table(results: Iterable[Judged]) -> pa.Table:
                 pa.array(correct.numpy()),
             ]
             tables.append(pa.Table.from_arrays(columns, schema=SCHEMA))
-    return pa.concat_tables(tables) if tables else SCHEMA.empty_table()
+    table = pa.concat_tables(tables) if tables else SCHEMA.empty_table()
+    if not sets:
+        return table
+    details = details_of(sets, metrics_of(results), queries_of(results), intervals_of(results), chance_of(results))
+    return table.replace_schema_metadata({DETAILS: json.dumps(details)})
 
 
 def metric_name(set_name: str, metric: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from cornerstone.data.batch import Batch
 from cornerstone.data.images import Transform
 from cornerstone.data.manifest import FILE as MANIFEST
+from cornerstone.data.mixture import Mixture
 from cornerstone.data.pairs.drawing import viewed
 from cornerstone.data.pairs.feature_store import FeatureKeys, FeatureType, Precision, check_store, store_width
 from cornerstone.data.pairs.image_input import ImageInput, StoredFeatures
@@ -19,6 +20,7 @@ from cornerstone.data.texts import TextFormat
 from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation.evaluator import evaluate
 from cornerstone.evaluation.judged import Judged
+from cornerstone.evaluation.overlap import overlap_warnings, training_data
 from cornerstone.evaluation.tasks import EvaluationInputs, EvaluationSet
 from cornerstone.inference.opened_model import OpenedModel
 from cornerstone.models.image_tower import TimmTower, state_hash
@@ -77,17 +79,22 @@ def text_lengths(judged: EvaluationSet, form: TextFormat) -> list[int]:
     lengths: list[int] = []
     for group in range(sum(len(shard.row_groups) for shard in data.manifest.shards)):
         rows = reader.group(group)["captions"].to_pylist()
-        lengths += (len(ids) for ids in form.encode_uncut(t for row in rows for t in viewed(row or [], judged.view)))
+        texts = (text.sentences for row in rows for text in viewed(row or [], judged.view))
+        lengths += (len(ids) for ids in form.encode_uncut(texts))
     return lengths
 
 
-def trained_on(model: OpenedModel, sets: Sequence[EvaluationSet]) -> list[str]:
-    """The names of the sets whose rows are what the model was trained on, by the hash that was saved with it.
+def overlaps(model: OpenedModel, sets: Sequence[EvaluationSet]) -> list[str]:
+    """Warnings about images that the model has seen in training, and about images that two of the sets share.
 
-    Rows that are only part of the training data are not found.
+    Of a run's model whose training data are still where they were, row by row; otherwise by their hash, saved with it.
     """
-    data = model.content.get("data")
-    return list(dict.fromkeys(judged.name for judged in sets if judged.content_hash == data))
+    data = model.recipe.get("data", {})
+    seen = training_data(data.get("train", ""), data.get("limit_rows"))
+    known = model.content.get("data", "")
+    if seen is not None and known and known != Mixture.open(data["train"]).manifest.content_hash:
+        seen = None  # the folder holds other rows now
+    return overlap_warnings(sets, seen, known, model.name)
 
 
 def stores_in_home(model: OpenedModel, sets: Sequence[EvaluationSet]) -> list[str]:

@@ -36,8 +36,9 @@ class Measured:
 
     `metrics` are in the units that the task declares. `correct` holds, for each metric that is a share of queries, one
     bool per query, for paired statistics; `cluster` holds under the same names the image or group of each query, which
-    is the unit that a bootstrap must draw. `chance` holds, again under these names, what a random choice would reach, in
-    percent. `counts` says how many items were measured and how many were left out.
+    is the unit that a bootstrap must draw. `scores` holds, for a metric that is a mean of other numbers, the number of each
+    query, with its `cluster` too. `chance` holds, again under these names, what a random choice would reach, in the metric's
+    unit. `counts` says how many items were measured and how many were left out.
     """
 
     metrics: dict[str, float]
@@ -45,6 +46,13 @@ class Measured:
     correct: dict[str, Tensor] = field(default_factory=dict, repr=False)
     cluster: dict[str, Tensor] = field(default_factory=dict, repr=False)
     chance: dict[str, float] = field(default_factory=dict)
+    scores: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def of_queries(self) -> dict[str, Tensor]:
+        """The value of each query, fp64, in the metric's unit: its mean over the queries is the metric."""
+        shares = {name: 100.0 * correct.double() for name, correct in self.correct.items()}
+        return shares | {name: score.double() for name, score in self.scores.items()}
 
 
 def normalised(features: Tensor) -> Tensor:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from cornerstone.data.pairs.views import View
 from cornerstone.data.shards import DataSet, Reader
 from cornerstone.data.storage import absolute
+from cornerstone.data.texts import CLEANED_FORMATS
 from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation.judged import metric_name
 from cornerstone.evaluation.tasks import TASKS, Contents, EvaluationSet, Task, task_named
 from cornerstone.hashing import digest
 
-__all__ = ["EvaluationSet", "eval_hash", "metric_names", "only_task", "open_sets", "split_name"]
+__all__ = ["EvaluationSet", "eval_hash", "metric_names", "only_task", "open_sets", "requested_sets", "split_name"]
 
 
 def open_sets(named: Sequence[str], task: str = "") -> tuple[EvaluationSet, ...]:
@@ -47,10 +49,15 @@ def metric_names(sets: Sequence[EvaluationSet]) -> list[str]:
 
 
 def eval_hash(sets: Sequence[EvaluationSet]) -> str:
-    """A digest of what is measured: each set's name, task, content, pool, and token limit if it has its own."""
+    """A digest of what is measured: each set's name, task, content and pool, its token limit if it has its own, and whether its
+    texts are cleaned."""
     return digest(
         sorted(
-            [s.name, s.task.name, s.content_hash, str(s.pool), *([str(s.max_tokens)] if s.max_tokens else [])]
+            [
+                *(s.name, s.task.name, s.content_hash, str(s.pool)),
+                *([str(s.max_tokens)] if s.max_tokens else []),
+                *(["cleaned"] if any(wanted.cleaned for wanted in s.view) else []),
+            ]
             for s in sets
         )
     )
@@ -64,6 +71,21 @@ def only_task(sets: Sequence[EvaluationSet], name: str) -> tuple[EvaluationSet, 
         found = ", ".join(sorted({f"{s.name} ({s.task})" for s in sets}))
         raise CornerstoneError(f"No set can be judged by {task}: the data gives {found}.")
     return chosen
+
+
+def requested_sets(named: Sequence[str], name: str) -> tuple[EvaluationSet, ...]:
+    """The sets of `[NAME=]DIR` arguments under the task of that name, also if a folder's manifest names other tasks.
+
+    Raises CornerstoneError if the task can judge none of the folders.
+    """
+    task, found = task_named(name), open_sets(named)
+    if not any(one.task == task for one in found):
+        asked = [(label, DataSet.open(folder)) for label, folder in map(split_name, named)]
+        fits = [
+            one for one in asked if one[1].manifest.kind == task.reads == "pairs" and task.on_request(_contents(one[1]))
+        ]
+        found = tuple(one for label, data in fits for one in _sets_of(data, label, name)) or found
+    return only_task(found, name)
 
 
 def _sets_of(data: DataSet, name: str, task: str) -> list[EvaluationSet]:
@@ -98,11 +120,15 @@ def _set(data: DataSet, name: str, task: Task, view: View) -> EvaluationSet:
         manifest.classes,
         manifest.prompts,
         task.worth(data),
+        split=manifest.split,
     )
 
 
 def _contents(data: DataSet) -> Contents:
     """Read from the first row group."""
-    table = Reader(data, ["captions", "label"]).group(0)
+    table = Reader(data, ["captions", "label", "extra"]).group(0)
     roles = frozenset(c["role"] for captions in table["captions"].to_pylist() for c in captions or [])
-    return Contents(roles, bool(data.manifest.classes) and table["label"].null_count < table.num_rows)
+    extra = json.loads(table["extra"][0].as_py() or "{}")
+    scenes = isinstance(extra, dict) and "things" in (extra.get("scene") or {})
+    labelled = bool(data.manifest.classes) and table["label"].null_count < table.num_rows
+    return Contents(roles, labelled, scenes, data.manifest.source.get("format") in CLEANED_FORMATS)

@@ -92,6 +92,14 @@ class OpenedModel(ABC):
         return torch.cat([self.encoder.encode_image(part.to(self.device)) for part in images_B3SS.split(AT_A_TIME)])
 
     @torch.no_grad()
+    def encode_patches(self, images_B3SS: Tensor) -> Tensor:
+        """(B, P, D), L2-normalised: the patches of images, row by row, in the space of texts.
+
+        CornerstoneError for a model whose patches are not in that space.
+        """
+        return torch.cat([self.encoder.encode_patches(part.to(self.device)) for part in images_B3SS.split(AT_A_TIME)])
+
+    @torch.no_grad()
     def encode_text(self, texts: Sequence[str] | Tensor, corners: bool = False) -> Tensor:
         """(B, D), L2-normalised. An empty string is encoded as what begins and ends a text."""
         if isinstance(texts, Tensor) or corners:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
 from pathlib import Path
@@ -17,7 +17,7 @@ from cornerstone.data.documents.config import Rule
 from cornerstone.data.manifest import FILE as MANIFEST
 from cornerstone.data.mixture import write_mixture
 from cornerstone.data.parallel import map_here
-from cornerstone.data.scenes.sets import EVALUATION_SETS
+from cornerstone.data.scenes.sets import EVALUATION_SETS, ON_DEMAND
 from cornerstone.data.scenes.tokenizer import texts_of, train_wordpiece
 from cornerstone.data.scenes.write import write_conversations, write_documents, write_evaluation_sets, write_scenes
 from cornerstone.data.shards import DataSet
@@ -44,8 +44,13 @@ class BuiltInScenes:
     tower: str
 
 
-def prepare_scenes(scenes: Scenes, image_size: int, say: Say, *, tower: bool = True) -> BuiltInScenes:
-    """Write the parts that are missing, one after another, the pretrained tower if it is asked for. Parts are reused."""
+def prepare_scenes(
+    scenes: Scenes, image_size: int, say: Say, *, tower: bool = True, named: Sequence[str] = ()
+) -> BuiltInScenes:
+    """Write the parts that are missing, one after another, the pretrained tower if it is asked for. Parts are reused.
+
+    The evaluation sets are the usual ones, and of those on demand the `named` ones.
+    """
     root = home().join("scenes")
     world: dict[str, Any] = {"seed": scenes.seed, "image_size": image_size, **scenes.world}
     texts: dict[str, Any] = {name: True for name in ("rewrites", "short") if getattr(scenes, name)}
@@ -57,14 +62,15 @@ def prepare_scenes(scenes: Scenes, image_size: int, say: Say, *, tower: bool = T
         with timed(say, "scenes: training a WordPiece vocabulary on their captions"):
             train.join(TOKENIZER).write_text(train_wordpiece(texts_of(DataSet.open(train))))
     sets = root.join(f"sets-{digest({'images': scenes.evaluation_images, **world})}")
-    missing = [name for name in EVALUATION_SETS if not sets.join(name, MANIFEST).exists()]
+    wanted = (*EVALUATION_SETS, *(name for name in ON_DEMAND if name in named))
+    missing = [name for name in wanted if not sets.join(name, MANIFEST).exists()]
     if missing:
         with timed(
             say, f"scenes: writing evaluation sets of {scenes.evaluation_images:,} images each ({', '.join(missing)})"
         ):
             write_evaluation_sets(sets, images=scenes.evaluation_images, sets=missing, **world)
     pretrained = scenes_tower(scenes, image_size, say) if tower else ""
-    return BuiltInScenes(train.uri, tuple(sets.join(name).uri for name in EVALUATION_SETS), pretrained)
+    return BuiltInScenes(train.uri, tuple(sets.join(name).uri for name in wanted), pretrained)
 
 
 def prepare_labelled(scenes: LabelledScenes, image_size: int, say: Say) -> BuiltInScenes:

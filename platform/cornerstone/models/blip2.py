@@ -71,6 +71,7 @@ class Blip2(DualEncoder[Features]):
     config: Blip2Config
     text: QFormer
     whole_share: ClassVar[bool] = True
+    patches_apart: ClassVar[str] = "its queries attend to patches, which are in another space than texts"
 
     def __init__(
         self, config: Blip2Config, inputs: Inputs, seed: int = 0, *, text_tower: Mapping[str, Any] | None = None

@@ -21,7 +21,7 @@ features.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as functional
@@ -92,6 +92,7 @@ class Coca(DualEncoder[Features]):
     """The method as one module."""
 
     config: CocaConfig
+    patches_apart: ClassVar[str] = "its poolers attend to patches, which are in another space than texts"
 
     def __init__(
         self, config: CocaConfig, inputs: Inputs, seed: int = 0, *, text_tower: Mapping[str, Any] | None = None

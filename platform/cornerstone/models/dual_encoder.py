@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, Self, TypeVar, cast
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 import torch
 import torch.nn.functional as functional
@@ -37,6 +37,8 @@ class DualEncoder(TowerHolder, Method[PairBatch, F]):
     """
 
     config: DualEncoderConfig
+    patches_apart: ClassVar[str] = ""
+    """Why single patches are not in the space of texts; "" if they are (`encode_patches`)."""
 
     def __init__(
         self, config: DualEncoderConfig, inputs: Inputs, seed: int = 0, *, text_tower: Mapping[str, Any] | None = None
@@ -111,6 +113,20 @@ class DualEncoder(TowerHolder, Method[PairBatch, F]):
             return patches_BPV
         with torch.no_grad():  # locked: no graph is kept, so that parts bound its memory
             return torch.cat([tower(part).patches for part in image_B3SS.split(IMAGES_AT_ONCE)])
+
+    @torch.no_grad()
+    def encode_patches(self, image_B3SS: Tensor) -> Tensor:
+        """(B, P, D): each patch in the space of images and texts, L2-normalised; what attention maps show (LoTLIP, Figure 6).
+
+        Raises CornerstoneError for a method, or a tower, whose patches are not in that space.
+        """
+        if self.patches_apart:
+            raise CornerstoneError(f"The method {self.config.kind!r} has no attention maps: {self.patches_apart}.")
+        if self.image_tower is None:
+            raise CornerstoneError("This model has no image tower: it takes stored features, which have no patches.")
+        tower = self.image_tower
+        patches_BPD = torch.cat([tower.pooled_patches(part) for part in image_B3SS.split(IMAGES_AT_ONCE)])
+        return functional.normalize(at_least_fp32(patches_BPD), dim=-1)
 
     @staticmethod
     def _pooled(tower: TimmTower, image: Tensor) -> Tensor:

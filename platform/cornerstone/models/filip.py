@@ -12,7 +12,7 @@ B pairs, N images, S pixels a side, P patches, V their width, T tokens, E width 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as functional
@@ -42,6 +42,7 @@ class Filip(DualEncoder[Features]):
     """The method as one module. An encoded image is its patches, an encoded text its tokens."""
 
     config: FilipConfig
+    patches_apart: ClassVar[str] = "it compares patches with the tokens of a text, which has no single feature"
 
     def __init__(
         self, config: FilipConfig, inputs: Inputs, seed: int = 0, *, text_tower: Mapping[str, Any] | None = None

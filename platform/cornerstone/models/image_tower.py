@@ -63,6 +63,21 @@ class TimmTower(nn.Module):
         pooled_BW = model.forward_head(tokens_BTV)
         return ImageFeatures(pooled_BW if self.projection is None else self.projection(pooled_BW), patches_BPV)
 
+    def pooled_patches(self, image_B3SS: Tensor) -> Tensor:
+        """(B, P, W): each patch by the path of the pooled feature, behind the last norm and through the projection.
+
+        Raises CornerstoneError for a tower that pools by attention, or not at all: its patches have no such path.
+        """
+        if self.arguments["global_pool"] not in (_POOLING["token"], _POOLING["average"]):
+            raise CornerstoneError(
+                "Patches are compared with texts only where the image's feature is the class token or the mean of the patches, "
+                "but this image tower pools otherwise: use a model whose tower has --recipe.method.image.pooling token."
+            )
+        model: Any = self.model
+        patches_BPV = self(image_B3SS).patches
+        patches_BPW: Tensor = model.head(model.fc_norm(patches_BPV))  # the last norm, if it stands behind the mean
+        return patches_BPW if self.projection is None else self.projection(patches_BPW)
+
     def normalised(self, image_B3SS: Tensor) -> Tensor:
         """Images as the model reads them, in its precision: uint8 pixels are normalised, floats are already."""
         if image_B3SS.dtype == torch.uint8:

@@ -73,6 +73,11 @@ class RetrievalTransfer(DualEncoder[Features]):
         patches_BPV = image if image.ndim == 3 else self.patches(image)
         return functional.normalize(at_least_fp32(self.pool(patches_BPV).feature_NW), dim=-1)
 
+    @torch.no_grad()
+    def encode_patches(self, image_B3SS: Tensor) -> Tensor:
+        """(B, P, D): the value of each patch, of whose mean the pooled feature is made, L2-normalised."""
+        return functional.normalize(at_least_fp32(self.pool(self.patches(image_B3SS)).values_NPW), dim=-1)
+
     def losses(self, features: Features, batch: PairBatch, group: ProcessGroup | None = None) -> Losses:
         """The contrastive loss over the rows that have the caption."""
         valid_B = batch.valid & (batch.captions(self.config.loss.captions)[1] > 0)

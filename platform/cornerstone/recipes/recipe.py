@@ -65,7 +65,7 @@ class Evaluation:
     sets: tuple[str, ...] = ()
     """`[NAME=]DIR`; empty for the built-in scenes' own sets."""
     built_in: tuple[str, ...] = ()
-    """Names of the built-in scenes' sets to evaluate on, if `sets` is empty; empty for all of them."""
+    """Names of the built-in scenes' sets to evaluate on, if `sets` is empty; empty for all but sentence-swap."""
     token_limits: tuple[int, ...] = ()
     """Evaluate each set of pairs at these token limits as well, under the name NAME@LIMIT. The model is trained at its own.
     Each limit is one more pass over the sets in every evaluation. The set that chooses by `best` is left out."""

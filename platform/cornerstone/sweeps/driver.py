@@ -130,6 +130,7 @@ def _trial(config: dict[str, Any], trials: tuple[Trial, ...], state: SweepState,
             unsent=outcome.unsent,
             queries=outcome.queries,
             chance=outcome.chance,
+            intervals=outcome.intervals,
             seconds=time.monotonic() - start,
         )
         tell({"state": f"done in {result.seconds:.0f} s"})

@@ -198,7 +198,7 @@ def _caption(table: ResultTable, beside: bool) -> str:
     if table.seeds > 1:
         parts = [f"mean ± standard error over up to {table.seeds} seeds"]
     else:
-        parts = ["one seed" + (", ± binomial error of the queries" if table.has_queries else ", no error over seeds")]
+        parts = ["one seed" + (", ± standard error over the queries" if table.has_queries else ", no error over seeds")]
     if table.baseline:
         parts.append(f"dotted: {table.baseline!r}")
     if table.paper is not None and (beside or not table.paper.has_numbers):

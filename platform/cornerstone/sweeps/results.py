@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 from rich.console import Console
 
+from cornerstone.evaluation.averages import LABEL, LONG_TEXTS, average, averaged, long_text_retrieval
 from cornerstone.evaluation.judged import metric_name
 from cornerstone.evaluation.sets import EvaluationSet
 from cornerstone.runtime.home import home
@@ -42,6 +43,24 @@ def columns_of(sets: Sequence[EvaluationSet], chosen_by: Sequence[str]) -> list[
     ]
 
 
+def with_average(
+    columns: Sequence[Column], results: Sequence[TrialResult], sets: Sequence[EvaluationSet]
+) -> tuple[list[Column], list[TrialResult]]:
+    """A last column, and the numbers, of the average over the columns of long-text retrieval, if two sets or more have some."""
+    shown = {column.metric for column in columns}
+    names = list(dict.fromkeys(name for name in long_text_retrieval(sets) if name in shown))
+    if not averaged(names):
+        return list(columns), list(results)
+    records = []
+    for result in results:
+        if (found := average(names, result.metrics, result.intervals)) is not None:
+            intervals = {LONG_TEXTS: found.interval} if found.interval else {}
+            metrics, intervals = {**result.metrics, LONG_TEXTS: found.value}, {**result.intervals, **intervals}
+            result = replace(result, metrics=metrics, intervals=intervals)
+        records.append(result)
+    return [*columns, Column(LONG_TEXTS, LABEL)], records
+
+
 class Results:
     """The results of a sweep, or of those of its points that were run.
 
@@ -68,10 +87,11 @@ class Results:
         in_columns = not_in_rows(sets, sweep.points)
         # A biased number is better than no number.
         columns = columns_of(in_columns, chosen_by) or columns_of(in_columns, ())
+        columns, records = with_average(columns, results, in_columns)
         own_notes = [note for ready in prepared.values() for note in self._notes(ready)]
         self.table = ResultTable(
             title=f"{experiment}: {_title(list(prepared.values()))}",
-            records=results,
+            records=records,
             columns=list(dict.fromkeys(columns)),
             baseline=next((p.row or p.name for p in sweep.points if p.name == sweep.baseline), sweep.baseline),
             paper=sweep.paper,
@@ -89,6 +109,7 @@ class Results:
     def _warnings(self, prepared: Prepared) -> Iterator[str]:
         """What a reader must know before reading the numbers."""
         recipe = prepared.recipe
+        yield from prepared.overlaps
         if recipe.verdicts:
             command = f"python experiments/{self.experiment}.py --preset {recipe.verdicts} --seeds 8"
             yield (

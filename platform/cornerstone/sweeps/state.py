@@ -40,7 +40,7 @@ class TrialRecord:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """How a trial ended. `error` is empty if it finished. Files of older versions have no `queries` and no `chance`."""
+    """How a trial ended. `error` is empty if it finished. Files of older versions lack the fields from `queries` on."""
 
     point: str
     seed: int
@@ -56,6 +56,8 @@ class TrialResult:
     """The number of queries that each metric was measured on."""
     chance: dict[str, float] = field(default_factory=dict)
     """What a random choice would reach, in percent."""
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """The 95 % interval of each metric over its queries, drawn by image or group."""
 
     @property
     def finished(self) -> bool:

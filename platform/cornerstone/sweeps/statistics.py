@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import optimize, stats
 
+from cornerstone.evaluation.interval import wilson
+
 NAN = float("nan")
 
 
@@ -98,16 +100,6 @@ def query_error(percentage: float, queries: int) -> float:
     """
     low, high = wilson(percentage, queries, z=1.0)
     return (high - low) / 2
-
-
-def wilson(percentage: float, queries: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval of a share of queries, in percent; NaN without queries. z = 1.96 gives 95 %."""
-    if queries <= 0:
-        return NAN, NAN
-    share, weight = percentage / 100, z * z / queries
-    centre = (share + weight / 2) / (1 + weight)
-    half = math.sqrt(max(share * (1 - share), 0.0) * weight + weight * weight / 4) / (1 + weight)
-    return 100 * max(centre - half, 0.0), 100 * min(centre + half, 1.0)
 
 
 def clustered_difference(point: pa.Table, baseline: pa.Table, metrics: Sequence[str]) -> Estimate:

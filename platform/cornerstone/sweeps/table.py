@@ -20,6 +20,8 @@ from cornerstone.sweeps.statistics import (
 )
 
 LEVEL = 0.05
+Z = 1.96
+"""Standard errors from the mean to the end of a 95 % interval."""
 
 
 class TrialNumbers(Protocol):
@@ -40,6 +42,10 @@ class TrialNumbers(Protocol):
     @property
     def queries(self) -> Mapping[str, int]:
         """The number of queries that a metric was measured on; empty if it is not known."""
+
+    @property
+    def intervals(self) -> Mapping[str, tuple[float, float]]:
+        """The 95 % interval of a metric over its queries; empty if it is not known."""
 
     @property
     def chance(self) -> Mapping[str, float]:
@@ -80,13 +86,13 @@ class Cell:
     difference: PairedDifference | None = None
     adjusted: float = math.nan
     paper: float | None = None
-    binomial: float = math.nan
-    """Binomial error of the queries if there is a single seed and the number of queries is known."""
+    over_queries: float = math.nan
+    """Standard error over the queries if there is a single seed and the queries are known."""
 
     @property
     def shown_error(self) -> float:
-        """The standard error over seeds; with one seed the binomial error."""
-        return self.value.error if self.value.seeds > 1 else self.binomial
+        """The standard error over seeds; with one seed that over the queries."""
+        return self.value.error if self.value.seeds > 1 else self.over_queries
 
     @property
     def differs(self) -> bool:
@@ -188,7 +194,7 @@ class ResultTable:
         """The lines below the table: the notes, how the errors are computed, problems, and the paper's notes."""
         lines = list(self.notes)
         if self.seeds == 1:
-            errors = " ± is the binomial error of the queries." if self.has_queries else ""
+            errors = " ± is the standard error over the queries, drawn by image or group." if self.has_queries else ""
             lines.append(
                 f"One seed: no error over seeds, so no difference can be called significant.{errors} Use --seeds 5 or more."
             )
@@ -241,7 +247,7 @@ class ResultTable:
         value = estimate(list(self._values(point, column.metric).values()))
         printed = self.paper_column(column.metric)
         paper = self.paper.value(point, printed) if self.paper is not None and printed is not None else None
-        return Cell(value, difference, adjusted, paper, self._binomial(point, column, value))
+        return Cell(value, difference, adjusted, paper, self._over_queries(point, column, value))
 
     def _printed(self, point: str, column: Column) -> Cell:
         """A cell of a model that is not trained here."""
@@ -249,11 +255,15 @@ class ResultTable:
         paper = self.paper.value(point, printed) if self.paper is not None and printed is not None else None
         return Cell(estimate([]), paper=paper)
 
-    def _binomial(self, point: str, column: Column, value: Estimate) -> float:
+    def _over_queries(self, point: str, column: Column, value: Estimate) -> float:
+        """From the 95 % interval; of records without one, the binomial error."""
         if value.seeds != 1:
             return math.nan
         (seed,) = self._values(point, column.metric)
-        queries = max(r.queries.get(column.metric, 0) for r in self._finished(point) if r.seed == seed)
+        trials = [r for r in self._finished(point) if r.seed == seed]
+        if found := [r.intervals[column.metric] for r in trials if column.metric in r.intervals]:
+            return (found[-1][1] - found[-1][0]) / (2 * Z)
+        queries = max(r.queries.get(column.metric, 0) for r in trials)
         return query_error(value.mean, queries) if queries else math.nan
 
     def _about_differences(self) -> list[str]:

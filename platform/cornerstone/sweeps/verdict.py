@@ -9,23 +9,11 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from cornerstone.evaluation.judged import metric_name
+from cornerstone.evaluation.averages import long_text_retrieval
 from cornerstone.evaluation.sets import EvaluationSet
-from cornerstone.evaluation.tasks.retrieval import LONG, Retrieval
 from cornerstone.sweeps.points import Claim
 from cornerstone.sweeps.statistics import clustered_difference, paired_difference
 from cornerstone.sweeps.table import TrialNumbers
-
-
-def long_text_retrieval(sets: Sequence[EvaluationSet]) -> list[str]:
-    """R@1 in both directions on every set that is searched with long texts."""
-    return [
-        metric_name(judged.name, metric.name)
-        for judged in sets
-        if isinstance(judged.task, Retrieval) and judged.view == LONG
-        for metric in judged.task.shown
-    ]
-
 
 MEASURES: dict[str, Callable[[Sequence[EvaluationSet]], list[str]]] = {"long-text retrieval": long_text_retrieval}
 """The metrics whose mean a claim is about, by `Claim.measure`."""

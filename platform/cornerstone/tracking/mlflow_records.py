@@ -20,6 +20,7 @@ from urllib.parse import unquote
 
 from filelock import FileLock
 
+from cornerstone.errors import CornerstoneError
 from cornerstone.hashing import digest
 from cornerstone.runtime.home import home
 from cornerstone.tracking.address import VARIABLE, Address, redacted, tracking_address
@@ -136,6 +137,17 @@ def _is_unreachable(error: BaseException | None) -> bool:
 
 class Deleted(Exception):
     """The experiment of that name is deleted."""
+
+
+def log_file(address: Address, run_id: str, path: Path) -> None:
+    """Log a file to a run that somebody named. CornerstoneError if there is no such run, or no server."""
+    try:
+        _client(address).log_artifact(run_id, str(path))
+    except Exception as error:  # whatever a store or its client raises
+        raise CornerstoneError(
+            f"MLflow at {address} did not take {path.name} for the run {run_id!r} ({_first_line(error)}). Check {VARIABLE} and "
+            f"the run's id; the file itself is written."
+        ) from error
 
 
 class Records:
@@ -306,6 +318,11 @@ class Records:
     def note(self, run_id: str | None, markdown: str) -> None:
         """The description on the run's page, cut at the length that MLflow allows."""
         self.tag(run_id, {"mlflow.note.content": markdown[:LONGEST_NOTE]})
+
+    def json(self, run_id: str | None, content: Mapping[str, Any], name: str) -> None:
+        """Log JSON values as a file; nothing if there are none."""
+        if run_id is not None and content:
+            self._try(lambda: self._mlflow.log_dict(run_id, dict(content), name))
 
     def artifact(self, run_id: str | None, path: Path) -> None:
         """Upload a file."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError, RunStopped
+from cornerstone.evaluation.judged import details_of
+from cornerstone.evaluation.tasks import EvaluationSet
 from cornerstone.training.job import Job, steps_done
 
 Tell = Callable[[dict[str, Any]], None]
@@ -31,6 +33,12 @@ class Outcome:
     """The number of queries behind each metric."""
     chance: dict[str, float] = field(default_factory=dict)
     """What a random choice would reach."""
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """The 95 % interval of each metric over its queries."""
+
+    def details(self, sets: Iterable[EvaluationSet]) -> dict[str, dict[str, Any]]:
+        """What belongs to each metric of some evaluation sets (`evaluation.judged.details_of`)."""
+        return details_of(sets, self.metrics, self.queries, self.intervals, self.chance)
 
 
 def latest_step(job: Job) -> int:
@@ -99,6 +107,7 @@ def launch(job: Job, tell: Tell) -> Outcome:
         problem=returned["problem"],
         queries=returned["queries"],
         chance=returned["chance"],
+        intervals=returned["intervals"],
     )
 
 

@@ -48,12 +48,14 @@ def close_run(records: Records, job: Job, outcome: Outcome | None, error: str = 
     """Close it as FINISHED with its paths as tags, as FAILED with the error, or as KILLED if there is neither.
 
     The last evaluation is logged again as `final/<set>/<metric>` at step 0: MLflow draws a metric with one value as a bar.
+    The file evaluation.json has the interval, the split, the hash and the prompts of each.
     """
     run = job.identity.mlflow_run
     if outcome is not None:
         paths = {"model": outcome.model, "checkpoint": outcome.checkpoint, "best_checkpoint": outcome.best_checkpoint}
         records.tag(run, {f"cornerstone.{name}": path for name, path in paths.items()})
         records.metrics(run, {final(name): value for name, value in outcome.metrics.items()})
+        records.json(run, outcome.details(job.prepared.sets), "evaluation.json")
     elif error:
         records.tag(run, {"cornerstone.error": error})
     records.finish(run, "FINISHED" if outcome is not None else "FAILED" if error else "KILLED")

@@ -18,6 +18,7 @@ from cornerstone.data.storage import Location
 from cornerstone.data.texts import FILE as TOKENIZER
 from cornerstone.data.texts import plain_tokenizer, vocabulary_size
 from cornerstone.errors import CornerstoneError, did_you_mean
+from cornerstone.evaluation.overlap import Seen, overlap_warnings
 from cornerstone.evaluation.sets import EvaluationSet, metric_names, open_sets
 from cornerstone.hashing import content_digest
 from cornerstone.recipes.conversations import ConversationData
@@ -106,6 +107,7 @@ class Preparer:
         sets = self._at_limits(recipe, sets)
         width, tower_digest = self.shared.tower(recipe.method.image_tower) if recipe.method.image_tower else (0, "")
         sources = kind(recipe, data, tokenizer, sets, self.shared)
+        overlaps = self._overlaps(recipe, data, sets)
         return Prepared(
             recipe=recipe,
             data=data,
@@ -118,7 +120,22 @@ class Preparer:
             image_width=width,
             stored_features=sources.stored_features,
             special_ids=kind.special_ids(tokenizer),
+            overlaps=overlaps,
         )
+
+    def _overlaps(self, recipe: Recipe, data: Mixture, sets: tuple[EvaluationSet, ...]) -> tuple[str, ...]:
+        """Warnings about images that are in both training and evaluation; each is said once."""
+        limit = recipe.data.limit_rows
+        pairs = tuple(one for one in data.sets if one.manifest.kind == "pairs")
+
+        def compare() -> tuple[str, ...]:
+            found = tuple(overlap_warnings(sets, Seen(pairs, limit) if pairs else None))
+            for warning in found:
+                self.shared.say(warning)
+            return found
+
+        folders = tuple(one.folder for one in sets)
+        return self.shared.once(("overlaps", data.location.uri, limit, folders), compare)
 
     def open_names(self, recipe: Recipe) -> None:
         """Open whatever the recipe names, before anything is started: a wrong name costs seconds.

@@ -39,6 +39,8 @@ class Prepared:
     stored_features: bool = False
     """Whether stored features stand for the image tower."""
     special_ids: SpecialIds | None = None
+    overlaps: tuple[str, ...] = ()
+    """Warnings about images that are in both training and evaluation (`evaluation.overlap`)."""
 
     @property
     def recipe_hash(self) -> str:

@@ -74,7 +74,11 @@ def _with_scenes(recipe: Recipe, shared: Shared) -> Recipe:
         )
     scenes, size = data.scenes, image.size
     own = not image.name
-    built_in = shared.once(("scenes", scenes, size, own), lambda: prepare_scenes(scenes, size, shared.say, tower=own))
+    named = recipe.evaluation.built_in
+    built_in = shared.once(
+        ("scenes", scenes, size, own, named),
+        lambda: prepare_scenes(scenes, size, shared.say, tower=own, named=named),
+    )
     return _with(recipe.with_image(name=built_in.tower) if own else recipe, built_in)
 
 

@@ -22,7 +22,7 @@ from cornerstone.data import draws
 from cornerstone.data.batch import Batch
 from cornerstone.data.execution import ray_stream
 from cornerstone.evaluation.evaluator import evaluate
-from cornerstone.evaluation.judged import chance_of, metrics_of, per_query_table, queries_of
+from cornerstone.evaluation.judged import chance_of, intervals_of, metrics_of, per_query_table, queries_of
 from cornerstone.inference.saved_model import save_model
 from cornerstone.models.image_tower import TimmTower, build_image_tower
 from cornerstone.recipes.pairs import PairData
@@ -41,11 +41,12 @@ EVALUATED = "evaluated.json"
 
 
 class Evaluated(NamedTuple):
-    """The last evaluation: its metrics, on how many queries each was measured, and what chance gives."""
+    """The last evaluation: its metrics, on how many queries each was measured, what chance gives, and 95 % intervals."""
 
     metrics: Metrics
     queries: dict[str, int]
     chance: dict[str, float] = {}  # noqa: RUF012 - never changed; checkpoints of older versions have none
+    intervals: dict[str, tuple[float, float]] = {}  # noqa: RUF012 - as `chance`
 
 
 def run_worker(job: Job, tell: Tell) -> dict[str, Any]:
@@ -184,8 +185,8 @@ def _evaluate(
     finally:
         model.train()
     if store.rank == 0:
-        store.write_evaluation(done, per_query_table(results))
-    return Evaluated(metrics_of(results), queries_of(results), chance_of(results))
+        store.write_evaluation(done, per_query_table(results, job.prepared.sets))
+    return Evaluated(metrics_of(results), queries_of(results), chance_of(results), intervals_of(results))
 
 
 def _save(engine: DeepSpeedEngine, rank: int, done: int, evaluated: Evaluated) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from scene_rows import scene_of
 
-from cornerstone.data.manifest import CLASSIFICATION, LOOKALIKE, PROBE, RETRIEVAL
+from cornerstone.data.manifest import CLASSIFICATION, LOOKALIKE, PROBE, RETRIEVAL, SENTENCE_SWAP
 from cornerstone.data.records import ROLES
 from cornerstone.data.scenes.sets import EVALUATION_SETS, SETS, lookalikes, manifest_fields, pair
 from cornerstone.data.scenes.texts import RAW_FORMS
@@ -116,6 +116,27 @@ def test_lookalikes_share_the_salient_object_and_the_background_and_the_first_se
         assert all(text.count(". ") + 1 == len(s.things) + 4 for text, s in zip(long, scenes, strict=True))
 
 
+def test_each_foil_differs_from_the_text_in_one_value_of_one_sentence():
+    salient_first, values = 0, Counter()
+    for i in range(100):
+        row = pair(ScenesSpec(set="sentence-swap"), i)
+        true, *foils = row.captions
+        assert (true.role, {c.role for c in foils}, len(foils)) == ("long", {"foil"}, 5)
+        sentences = true.text.removesuffix(".").split(". ")
+        for place, foil in enumerate(foils):
+            false = foil.text.removesuffix(".").split(". ")
+            assert [a == b for a, b in zip(sentences, false, strict=True)] == [k != place for k in range(5)]
+            words = [(a, b) for a, b in zip(sentences[place].split(), false[place].split(), strict=False) if a != b]
+            values[len(words)] += 1
+        assert [c.source for c in foils].count("salient") <= 1
+        salient_first += foils[0].source == "salient"
+    assert 80 < salient_first < 97
+    assert (
+        values[1] + values[2] > 0.85 * values.total()
+    )  # a word, or colour and shape; else a number's plural or a place
+    assert "sentence-swap" not in EVALUATION_SETS  # a recipe must ask for it
+
+
 def test_two_objects_are_enough_for_every_set():
     for name in SETS:
         for i in range(20):
@@ -133,11 +154,14 @@ def test_manifests_say_what_a_set_is_for():
         "short": ("retrieval",),
         "class": ("classification",),
         "lookalike": ("lookalike",),
+        "sentence-swap": ("sentence-swap",),
         "validation": ("retrieval",),
         "probe": ("probe",),
         "labelled": ("classification",),
     }
-    assert {task for names in tasks.values() for task in names} == {RETRIEVAL, CLASSIFICATION, LOOKALIKE, PROBE}
+    assert {task for names in tasks.values() for task in names} == {
+        *(RETRIEVAL, CLASSIFICATION, LOOKALIKE, PROBE, SENTENCE_SWAP)
+    }
     assert "scenes" not in EVALUATION_SETS
     fields = manifest_fields(ScenesSpec(set="short", rows=4000))
     assert fields["pool"] == 1000

@@ -32,6 +32,8 @@ def test_every_task_is_registered_under_its_name():
             "retrieval",
             "classification",
             "lookalike",
+            "sentence-swap",
+            "attention",
             "interleaved",
             "probe",
             "classifier",

@@ -19,24 +19,22 @@ from typing import Any, Protocol
 
 from cornerstone.data.images import BadImage, probe
 from cornerstone.data.importers.fields import find, spelled, texts, utf8
-from cornerstone.data.manifest import CLASSIFICATION, RETRIEVAL, Kind, Manifest, Shard
+from cornerstone.data.manifest import CLASSIFICATION, RETRIEVAL, SENTENCE_SWAP, Kind, Manifest, Shard
 from cornerstone.data.output import Done, finish, finished, forget, writing
 from cornerstone.data.parallel import Mapped, in_order
-from cornerstone.data.records import Caption, Document, Pair, Record, Role
+from cornerstone.data.records import ROLES, Caption, Document, Pair, Record
 from cornerstone.data.shards import ROWS_PER_SHARD, write_shard
 from cornerstone.data.storage import Location, absolute
 from cornerstone.errors import CornerstoneError
 from cornerstone.hashing import digest
 
 QUARANTINE = "quarantine.jsonl"
-REPLACED = "\N{REPLACEMENT CHARACTER}"
 DAMAGED = ("damaged", "another schema", "scattered")
 """How the reasons begin that are about a whole file and not about a row."""
 PROMPT = "a photo of a {}."  # the only prompt of an imported set with labels; other writers may give several
 MAX_BYTES = 256 << 20  # of one image file: photographs are smaller, and a row group holds 64 of them in memory
 OnImportProgress = Callable[[int, int, int], None]
 """Called with finished tasks, all tasks, and rows written so far."""
-_CAPTIONS: tuple[Role, ...] = ("raw", "long", "rewrite")
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,8 @@ class ImportOptions:
     """Fields with long captions: detailed descriptions."""
     rewrite: tuple[str, ...] = ()
     """Fields with raw captions in other words, by a language model that has not seen the image."""
+    foil: tuple[str, ...] = ()
+    """Fields with false captions: each the text of the image with one sentence made false (task sentence-swap)."""
     where: tuple[str, ...] = ()
     """`FIELD=VALUE` conditions; a row is taken if it meets all of them."""
     label: str | None = None
@@ -77,7 +77,7 @@ class ImportOptions:
     """Largest number of tasks at a time; None: the number of Ray's CPUs. Does not change what is written."""
 
     def __post_init__(self) -> None:
-        for listed in (*_CAPTIONS, "where"):
+        for listed in (*ROLES, "where"):
             given = getattr(self, listed)
             object.__setattr__(self, listed, (given,) if isinstance(given, str) else tuple(given))
         for place in ("images", "class_names"):
@@ -91,7 +91,7 @@ class ImportOptions:
     @property
     def texts(self) -> tuple[str, ...]:
         """The fields of all captions."""
-        return *self.raw, *self.long, *self.rewrite
+        return *self.raw, *self.long, *self.rewrite, *self.foil
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,7 @@ class Sample:
     key: str
     image: bytes
     fields: dict[str, Any]
-    label: int | None = None
-    """Number of its class, if the source has numbers; otherwise the label field has the name."""
+    label: int | None = None  # the number of its class, if the source has numbers, not a label field
 
 
 @dataclass(frozen=True)
@@ -228,7 +227,7 @@ def as_pair(sample: Sample, options: ImportOptions, classes: tuple[str, ...] = (
     """Convert a record to a row. Raises BadImage if the image header cannot be read, ValueError if there is no text."""
     width, height = probe(sample.image)
     captions: list[Caption] = []
-    for role in _CAPTIONS:
+    for role in ROLES:
         for name in getattr(options, role):
             value = find(sample.fields, name)
             for i, text in enumerate(texts(value)):
@@ -280,6 +279,7 @@ def run_import(
             classes=plan.classes,
             prompts=(plan.prompts or (PROMPT,)) if plan.classes else (),
             tasks=(RETRIEVAL,) * (source.kind == "pairs" and bool(total.captions))
+            + (SENTENCE_SWAP,) * bool(total.captions["foil"])
             + (CLASSIFICATION,) * bool(plan.classes),
             source={
                 "format": format_name,
@@ -396,5 +396,5 @@ def _records(
         else:
             outcome.captions.update(caption.role for caption in record.captions)
             texts_of = [caption.text for caption in record.captions]
-        outcome.repaired_texts += sum(REPLACED in text for text in texts_of)
+        outcome.repaired_texts += sum("\N{REPLACEMENT CHARACTER}" in text for text in texts_of)
         yield record

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cornerstone.data.batch import RowBatch, pad, row_fields, shared, tensor, whole
+from cornerstone.data.pairs.views import About, Box
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,19 @@ class EvaluationBatch(RowBatch):
     """Equal for identical texts."""
     image: Tensor
     """(B, 3, S, S) uint8 pixels, or (B, W) float32 stored features."""
+    text_about: tuple[About, ...] = ()
+    """What is known of each text (N)."""
+    boxes: tuple[tuple[Box, ...], ...] = ()
+    """Of each row what its first text mentions; empty unless the source was asked for it."""
 
     def rows(self, start: int, stop: int) -> Self:
         """The rows start..stop-1 with their texts."""
-        of_row = {name: getattr(self, name)[start:stop] for name in ("row", "valid", "label", "image", "group")}
+        per_row = ("row", "valid", "label", "image", "group", "boxes")
+        of_row = {name: getattr(self, name)[start:stop] for name in per_row}
         mine = torch.isin(self.text_row, of_row["row"])
         names = ("text_ids", "text_length", "text_row", "text_place", "text_key")
-        return replace(self, bad=(), **of_row, **{name: getattr(self, name)[mine] for name in names})
+        about = tuple(about for about, kept in zip(self.text_about, mine.tolist(), strict=True) if kept)
+        return replace(self, bad=(), text_about=about, **of_row, **{name: getattr(self, name)[mine] for name in names})
 
 
 def pair_batch(step: int, table: pa.Table, image_shape: tuple[int, ...]) -> PairBatch:
@@ -103,6 +110,12 @@ def evaluation_batch(step: int, table: pa.Table, image_shape: tuple[int, ...]) -
         text_place=torch.from_numpy(np.concatenate([np.zeros(0, dtype=np.int64), *places])),
         text_key=torch.from_numpy(np.array(whole(table["keys"]).flatten().to_numpy())),
         image=_image(table, image_shape),
+        text_about=tuple(
+            About(one["part"], one["source"], tuple(one["sentences"]))
+            for row in table["about"].to_pylist()
+            for one in row
+        ),
+        boxes=tuple(tuple(Box(b[0], b[1], b[2], b[3], bool(b[4])) for b in row) for row in table["boxes"].to_pylist()),
     )
 
 

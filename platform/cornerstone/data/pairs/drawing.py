@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from cornerstone.data import draws
 from cornerstone.data.pairs.views import View
 from cornerstone.data.source import Ints
-from cornerstone.data.texts import sub_captions
+from cornerstone.data.texts import clean, sub_captions
 
 Captions = Sequence[dict[str, str]]
 """The captions of a row as its shard holds them: source, role, text."""
 Sentences = list[str]
+_SHUFFLE_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,24 @@ class TextDraws:
         return sentences[first : first + k]
 
 
-def viewed(captions: Captions, view: View) -> list[Sentences]:
-    """The sentences of each text of a row that an evaluation judges."""
-    texts: list[Sentences] = []
-    for wanted in view:
-        found = [c["text"] for c in captions if c["role"] == wanted.role]
-        found = found if wanted.every else [next(iter(found), "")]
-        texts += [sub_captions(text)[: wanted.sentences or None] for text in found]
+class Viewed(NamedTuple):
+    """A text of a row that an evaluation judges."""
+
+    part: int
+    """Which of the view's captions it is one of."""
+    source: str
+    sentences: Sentences
+
+
+def viewed(captions: Captions, view: View, row: int = 0) -> list[Viewed]:
+    """The texts of a row that an evaluation judges, in the order of the view. `row` decides how sentences are shuffled."""
+    texts: list[Viewed] = []
+    for part, wanted in enumerate(view):
+        found = [(c["source"], c["text"]) for c in captions if c["role"] == wanted.role]
+        for source, text in found if wanted.every else [next(iter(found), ("", ""))]:
+            sentences = sub_captions(clean(text) if wanted.cleaned else text)[: wanted.sentences or None]
+            if wanted.shuffled:
+                order = draws.permutation(len(sentences), _SHUFFLE_SEED, "sentences", row)
+                sentences = [sentences[i].removesuffix(".") for i in order.tolist()]
+            texts.append(Viewed(part, source, sentences))
     return texts

@@ -15,17 +15,25 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from cornerstone.data.mixture import MixtureReader
-from cornerstone.data.pairs.drawing import Sentences, TextDraws, viewed
+from cornerstone.data.pairs.drawing import Sentences, TextDraws, Viewed, viewed
 from cornerstone.data.pairs.image_input import ImageInput, image_field, row_bytes
-from cornerstone.data.pairs.views import View
+from cornerstone.data.pairs.views import Box, Boxes, View
 from cornerstone.data.shards import DataSet
 from cornerstone.data.source import BAD, MASKED, ROW_FIELDS, Ints, Part, Rows
-from cornerstone.data.texts import TextInput
+from cornerstone.data.texts import SEPARATOR, TextInput
 
 if TYPE_CHECKING:
     from cornerstone.data.pairs.batch import EvaluationBatch, PairBatch
 
 _IDS = pa.list_(pa.int32())
+_ABOUT = pa.list_(
+    pa.struct(
+        [pa.field("part", pa.int32()), pa.field("source", pa.string()), pa.field("sentences", pa.list_(pa.int64()))]
+    )
+)
+"""`views.About` of every text of a row."""
+_BOXES = pa.list_(pa.list_(pa.float32()))
+"""`views.Box` of what a row's first text mentions."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,8 @@ class PairEvaluation:
     images: ImageInput
     texts: TextInput
     view: View
+    boxes: Boxes | None = None
+    """Gives the boxes of what a row's first text mentions, for a task that asks where a model looks."""
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -142,8 +152,9 @@ class _TrainingRows:
 
 class _EvaluationRows:
     def __init__(self, source: PairEvaluation) -> None:
-        self._pairs = _Pairs((source.folder,), ("label", "group"), source.images)
-        self._format, self._view = source.texts.open(), source.view
+        columns = ("label", "group", *(("extra", "width") if source.boxes else ()))
+        self._pairs = _Pairs((source.folder,), columns, source.images)
+        self._format, self._view, self._boxes = source.texts.open(), source.view, source.boxes
         self._schema = pa.schema(
             [
                 *ROW_FIELDS,
@@ -152,6 +163,8 @@ class _EvaluationRows:
                 pa.field("group", pa.string()),
                 pa.field("texts", pa.list_(_IDS)),
                 pa.field("keys", pa.list_(pa.int64())),  # equal for texts that are the same before the token limit
+                pa.field("about", _ABOUT),
+                pa.field("boxes", _BOXES),
             ]
         )
 
@@ -159,10 +172,10 @@ class _EvaluationRows:
         """Each row with every text that is judged and the fixed crop."""
         table, places = self._pairs.read(rows)
         image, valid, reasons = self._pairs.columns(table, places, rows, epochs, None)
-        texts: list[list[Sentences]] = [[] for _ in rows]
+        texts: list[list[Viewed]] = [[] for _ in rows]
         for i, place in enumerate(places.tolist()):
-            texts[place] = viewed(table["captions"][i].as_py() or [], self._view)
-        ids = iter(self._format.encode([sentences for row in texts for sentences in row]))
+            texts[place] = viewed(table["captions"][i].as_py() or [], self._view, int(rows[place]))
+        ids = iter(self._format.encode([text.sentences for row in texts for text in row]))
         labels, groups = np.full(len(rows), -1, dtype=np.int32), np.full(len(rows), "", dtype=object)
         labels[places] = table["label"].fill_null(-1).to_numpy()
         groups[places] = table["group"].fill_null("").to_numpy()
@@ -170,9 +183,19 @@ class _EvaluationRows:
             *(pa.array(rows), pa.array(epochs), pa.array(valid), _bad(reasons), image),
             *(pa.array(labels), pa.array(groups, pa.string())),
             pa.array([[next(ids) for _ in row] for row in texts], pa.list_(_IDS)),
-            pa.array([[_key(sentences) for sentences in row] for row in texts], pa.list_(pa.int64())),
+            pa.array([[_key(text.sentences) for text in row] for row in texts], pa.list_(pa.int64())),
+            pa.array([[_about(text) for text in row] for row in texts], _ABOUT),
+            pa.array(self._boxes_of(table, places, texts), _BOXES),
         ]
         return pa.Table.from_arrays(columns, schema=self._schema)
+
+    def _boxes_of(self, table: pa.Table, places: Ints, texts: list[list[Viewed]]) -> list[list[Box]]:
+        boxes: list[list[Box]] = [[] for _ in texts]
+        for i, place in enumerate(places.tolist()) if self._boxes else ():
+            if self._boxes and (extra := table["extra"][i].as_py()) and texts[place]:
+                text, width = SEPARATOR.join(texts[place][0].sentences), table["width"][i].as_py()
+                boxes[place] = self._boxes(extra, text, width)
+        return boxes
 
 
 def _bad(reasons: list[str]) -> pa.Array:
@@ -183,3 +206,7 @@ def _key(sentences: Sentences) -> int:
     """The same number for the same text, in every process."""
     text = "\x1f".join(sentences).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little", signed=True)
+
+
+def _about(text: Viewed) -> dict[str, object]:
+    return {"part": text.part, "source": text.source, "sentences": [_key([one]) for one in text.sentences]}

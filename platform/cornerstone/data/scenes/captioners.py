@@ -36,6 +36,14 @@ C = Captioner("C", (6, 8), error_rate=0.04)
 HUMAN = Captioner("human", None, unseen=0.5)
 
 
+def stated(scene: Scene, captioner: Captioner, rng: random.Random, at_least: int = 0) -> list[Fact]:
+    """The facts that a captioner states, in their order, before it makes errors; see `describe`."""
+    first, *rest = facts_of(scene, rng, places=captioner.places, at_least=at_least)
+    rng.shuffle(rest)
+    facts = [first, *rest] if rng.random() < captioner.salient_first else rng.sample([first, *rest], len(rest) + 1)
+    return facts if captioner.sentences is None else facts[: rng.randint(*captioner.sentences)]
+
+
 def describe(
     scene: Scene, captioner: Captioner, rng: random.Random, at_least: int = 0
 ) -> tuple[str, list[dict[str, Any]]]:
@@ -44,11 +52,7 @@ def describe(
     The salient fact comes first in 9 of 10 captions, the others in random order; facts beyond the captioner's number of
     sentences are dropped. `at_least` is passed on to `facts_of`.
     """
-    first, *rest = facts_of(scene, rng, places=captioner.places, at_least=at_least)
-    rng.shuffle(rest)
-    facts = [first, *rest] if rng.random() < captioner.salient_first else rng.sample([first, *rest], len(rest) + 1)
-    if captioner.sentences is not None:
-        facts = facts[: rng.randint(*captioner.sentences)]
+    facts = stated(scene, captioner, rng, at_least)
     errors = []
     for i, fact in enumerate(facts):
         if rng.random() < captioner.error_rate:

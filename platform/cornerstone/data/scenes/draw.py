@@ -28,17 +28,21 @@ _INK = np.array(list(COLOURS.values()), dtype=np.int32)
 def paint(scene: Scene, size: int) -> Bytes:
     """The image of a scene, (size, size, 3)."""
     picture = background(scene.background, size).astype(np.int32)
-    step = max(1, round(size / 64))
-    cell = size / scene.cells
     for i, thing in enumerate(scene.things):
-        diameter = max(4, round((cell - 2 * step) * (LARGE if i == 0 else SMALL)))
+        x, y, diameter = place(scene, i, size)
         mask = stencil(SHAPES[shape_of(thing.species)], diameter)
-        row, column = divmod(thing.cell, scene.cells)
-        y = _start((row + 0.5) * cell + thing.dy * step, diameter, size)
-        x = _start((column + 0.5) * cell + thing.dx * step, diameter, size)
         under = picture[y : y + diameter, x : x + diameter]
         under += (_INK[colour_of(thing.species)] - under) * mask // 255
     return picture.astype(np.uint8)
+
+
+def place(scene: Scene, number: int, size: int) -> tuple[int, int, int]:
+    """Left, top and side of the square in which an object is drawn, in pixels; number 0 is the salient one."""
+    thing, step, cell = scene.things[number], max(1, round(size / 64)), size / scene.cells
+    diameter = max(4, round((cell - 2 * step) * (LARGE if number == 0 else SMALL)))
+    row, column = divmod(thing.cell, scene.cells)
+    x = _start((column + 0.5) * cell + thing.dx * step, diameter, size)
+    return x, _start((row + 0.5) * cell + thing.dy * step, diameter, size), diameter
 
 
 def encode(picture: Bytes) -> bytes:

@@ -12,6 +12,7 @@
 | `labelled` | none, as `class` | training of a classifier |
 | `class` | none; the salient object's species is the label (like ImageNet) | classification |
 | `lookalike` | every fact, no errors; and a short caption | choice among four images with equal salient object and background |
+| `sentence-swap` | five facts, no errors, and for each of them the same text with that fact made false | telling them apart |
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from cornerstone.data.manifest import CLASSIFICATION, LOOKALIKE, PROBE, RETRIEVAL
+from cornerstone.data.manifest import CLASSIFICATION, LOOKALIKE, PROBE, RETRIEVAL, SENTENCE_SWAP
 from cornerstone.data.records import Caption, Pair
-from cornerstone.data.scenes.captioners import HUMAN, A, B, C, Captioner, describe
+from cornerstone.data.scenes.captioners import HUMAN, A, B, C, Captioner, describe, stated
 from cornerstone.data.scenes.draw import encode, paint
-from cornerstone.data.scenes.facts import object_fact
-from cornerstone.data.scenes.texts import PROMPTS, raw_text, rewritten, sentence, short_texts
+from cornerstone.data.scenes.facts import Fact, falsified, object_fact
+from cornerstone.data.scenes.texts import PROMPTS, joined, raw_text, rewritten, sentence, short_texts
 from cornerstone.data.scenes.world import BACKGROUNDS, NOUNS, SPECIES, Scene, ScenesSpec, draw_scene
 from cornerstone.errors import CornerstoneError, did_you_mean
 
@@ -34,6 +35,8 @@ GROUP = 4
 SHORT_TEXTS = 5
 REWRITES = 4
 """Of each raw caption, as many as LaCLIP's authors have released."""
+_SWAPPED = Captioner("long", (5, 5))
+"""So short that a model with the usual limit of 64 tokens reads all of it."""
 _EXACT = replace(HUMAN, name="long", unseen=0.0, salient_first=1.0)
 
 
@@ -96,6 +99,24 @@ def _lookalike(spec: ScenesSpec, index: int) -> Row:
     return Row(scene, (Caption("long", "long", long), Caption("short", "raw", short)), group=f"{group:06d}")
 
 
+def _sentence_swap(spec: ScenesSpec, index: int) -> Row:
+    """A false sentence has the form and the manner of naming of the true one: a single value differs."""
+    scene = draw_scene(spec, spec.rng("scene", index))
+    facts = stated(scene, _SWAPPED, spec.rng("long", index))
+
+    def said(place: int, fact: Fact) -> str:
+        return sentence(fact, scene.cells, spec.rng("form", index, place))
+
+    true = [said(place, fact) for place, fact in enumerate(facts)]
+    captions = [Caption("long", "long", joined(true))]
+    for place, fact in enumerate(facts):
+        false = said(place, falsified(fact, scene, spec.rng("false", index, place)))
+        salient = fact == object_fact(scene, scene.salient)
+        kind = "salient" if salient else type(fact).__name__.removesuffix("Fact").lower()
+        captions.append(Caption(kind, "foil", joined([*true[:place], false, *true[place + 1 :]])))
+    return Row(scene, tuple(captions))
+
+
 def lookalikes(spec: ScenesSpec, group: int) -> list[Scene]:
     """Four different scenes with the same salient object in the same place and the same background."""
     rng = spec.rng("group", group)
@@ -128,12 +149,15 @@ SETS = {
     "short": SetKind(_short, (RETRIEVAL,)),
     "class": SetKind(_class, (CLASSIFICATION,)),
     "lookalike": SetKind(_lookalike, (LOOKALIKE,)),
+    "sentence-swap": SetKind(_sentence_swap, (SENTENCE_SWAP,)),
     "validation": SetKind(_described(C), (RETRIEVAL,)),
     "probe": SetKind(_class, (PROBE,)),
     "labelled": SetKind(_class, (CLASSIFICATION,)),
 }
 TRAINING_SETS = ("scenes", "scenes-rewrites", "scenes-short")
-EVALUATION_SETS = tuple(name for name in SETS if name not in (*TRAINING_SETS, "probe", "labelled"))
+ON_DEMAND = ("sentence-swap",)
+"""Evaluation sets of many texts an image, which a recipe must name (`evaluation.built_in`)."""
+EVALUATION_SETS = tuple(name for name in SETS if name not in (*TRAINING_SETS, *ON_DEMAND, "probe", "labelled"))
 """Those that models of images and texts are evaluated on; `probe` is for image towers alone, `labelled` trains classifiers."""
 
 

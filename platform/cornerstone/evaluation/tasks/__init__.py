@@ -1,6 +1,7 @@
 """The evaluation tasks by name, one module each. A new task is a module here and an entry in `TASKS`."""
 
 from cornerstone.errors import CornerstoneError, did_you_mean
+from cornerstone.evaluation.tasks.attention import Attention
 from cornerstone.evaluation.tasks.caption import Captioning
 from cornerstone.evaluation.tasks.classification import Classification
 from cornerstone.evaluation.tasks.classifier import Classified
@@ -9,12 +10,14 @@ from cornerstone.evaluation.tasks.interleaved import Interleaved
 from cornerstone.evaluation.tasks.lookalike import Lookalike
 from cornerstone.evaluation.tasks.probe import Probe
 from cornerstone.evaluation.tasks.retrieval import Retrieval
+from cornerstone.evaluation.tasks.sentence_swap import SentenceSwap
 from cornerstone.evaluation.tasks.task import Contents, EvaluationInputs, EvaluationSet, Metric, Task
 
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        *(Retrieval(), Classification(), Lookalike(), Interleaved(), Probe(), Classified(), Captioning()),
+        *(Retrieval(), Classification(), Lookalike(), SentenceSwap(), Attention()),
+        *(Interleaved(), Probe(), Classified(), Captioning()),
         *DIALOGUES,
     )
 }

@@ -35,9 +35,13 @@ class Classification(PairTask):
         """One set, which reads no text of its rows."""
         return {"": ()}
 
+    def prompts(self, judged: EvaluationSet) -> tuple[str, ...]:
+        """The manifest's; without any the name alone."""
+        return judged.prompts or ("{}",)
+
     def judge(self, judged: EvaluationSet, encoded: Encoded, encode_texts: EncodeTexts) -> Measured:
         """Compare each image with the features of the classes."""
-        prompts = [prompt.replace("{}", name) for name in judged.classes for prompt in judged.prompts or ("{}",)]
+        prompts = [prompt.replace("{}", name) for name in judged.classes for prompt in self.prompts(judged)]
         features = encode_texts(prompts)
         prompt_CPD = features.view(len(judged.classes), -1, *features.shape[1:])
         return classify(encoded.image_ND, prompt_CPD, encoded.label_N, similarity=encoded.similarity)

@@ -5,6 +5,7 @@ Shape legend: N images, T texts, D feature width.
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from cornerstone.data.batch import Batch, pad_lists
 from cornerstone.data.manifest import Kind
 from cornerstone.data.pairs.batch import EvaluationBatch
 from cornerstone.data.pairs.source import PairEvaluation
+from cornerstone.data.pairs.views import About
 from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation.ranking import Measured, Similarity
 from cornerstone.evaluation.tasks.task import Collected, EvaluationInputs, EvaluationSet, Judge, Task
@@ -69,6 +71,8 @@ class Encoded:
     """Index of each text among the texts that the view takes of its row."""
     key_T: Tensor
     """Equal for identical texts."""
+    about: tuple[About, ...] = ()
+    """What is known of each text."""
 
 
 @dataclass
@@ -83,6 +87,7 @@ class PairFeatures(Collected):
     text_rows: list[Tensor] = field(default_factory=list)
     text_places: list[Tensor] = field(default_factory=list)
     text_keys: list[Tensor] = field(default_factory=list)
+    text_about: list[About] = field(default_factory=list)
     left_out: int = 0
     """Rows whose image could not be used."""
 
@@ -105,6 +110,7 @@ class PairFeatures(Collected):
             self.text_rows.append(batch.text_row[kept])
             self.text_places.append(batch.text_place[kept])
             self.text_keys.append(batch.text_key[kept])
+            self.text_about += itertools.compress(batch.text_about, kept.tolist())
 
 
 class PairTask(Task):
@@ -175,4 +181,6 @@ def _merged(judged: EvaluationSet, parts: Sequence[PairFeatures], model: Encoder
     by_row = torch.argsort(text_rows * (int(places.max()) + 1) + places)
     owner = torch.searchsorted(rows[order], text_rows[by_row])
     features = torch.cat(texts)[by_row]
-    return Encoded(*by, images, labels, tuple(groups), features, owner, places[by_row], keys[by_row])
+    about = [one for p in parts for one in p.text_about]
+    about = [about[i] for i in by_row.tolist()] if about else []
+    return Encoded(*by, images, labels, tuple(groups), features, owner, places[by_row], keys[by_row], tuple(about))

@@ -21,6 +21,8 @@ from cornerstone.evaluation.tasks.task import Contents, EvaluationSet, Metric
 
 AT = (1, 5)
 LONG: View = (Wanted("long"),)
+CLEANED: View = (Wanted("long", cleaned=True),)
+"""Long texts of the paper's sets, as its authors clean them."""
 RAW: View = (Wanted("raw"),)
 
 
@@ -42,9 +44,10 @@ class Retrieval(PairTask):
 
     def views(self, contents: Contents) -> dict[str, View]:
         """A folder with both long and raw captions gives two sets: NAME reads the long ones, NAME-short the raw ones."""
+        long = CLEANED if contents.cleaned else LONG
         if {"long", "raw"} <= contents.roles:
-            return {"": LONG, "-short": RAW}
-        return {"": LONG if "long" in contents.roles else RAW}
+            return {"": long, "-short": RAW}
+        return {"": long if "long" in contents.roles else RAW}
 
     def judge(self, judged: EvaluationSet, encoded: Encoded, encode_texts: EncodeTexts) -> Measured:
         """Compare all images with all texts, or those of each pool if the manifest names a pool size."""
@@ -61,6 +64,11 @@ class Retrieval(PairTask):
     def notes(self, judged: EvaluationSet) -> tuple[str, ...]:
         """Recall over a pool is higher than over a whole set: the pool's size must be known."""
         return (f"Retrieval in pools of {judged.pool:,} images.",) if judged.pool else ()
+
+
+def is_long(view: View) -> bool:
+    """Whether a set is searched with long texts."""
+    return bool(view) and all(wanted.role == "long" for wanted in view)
 
 
 def retrieve(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
@@ -41,6 +41,10 @@ class Contents:
     """The roles of its captions."""
     labelled: bool
     """Whether its rows have labels and its manifest names their classes."""
+    scenes: bool = False
+    """Whether its rows are built-in scenes, which say where objects are."""
+    cleaned: bool = False
+    """Whether its long texts are cleaned for retrieval (`texts.CLEANED_FORMATS`)."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,20 @@ class EvaluationSet:
         """A format, or what a source knows of its texts, with the set's own limit if it has one."""
         return texts.with_limit(self.max_tokens) if self.max_tokens else texts
 
+    split: str = ""
+    """Which rows of its origin it holds (`Manifest.split`)."""
+
+    def described(self) -> dict[str, Any]:
+        """What was measured, as JSON values: the content's hash, the split, the pool, the prompts and the texts."""
+        return {
+            "data": self.content_hash,
+            "split": self.split,
+            "rows": self.rows,
+            "pool": self.pool,
+            "prompts": list(self.task.prompts(self)),
+            "texts": [asdict(wanted) for wanted in self.view],
+        }
+
     def source(self, inputs: EvaluationInputs) -> Source[Batch]:
         """Its rows as a model reads them."""
         return self.task.source(self, inputs)
@@ -130,7 +148,7 @@ class Task(ABC):
 
     name: str
     metrics: tuple[Metric, ...]
-    """Every metric that `conclude` gives; the first one is the primary metric."""
+    """Every metric that `conclude` may give; the first one is the primary metric."""
     reads: ClassVar[Kind]
     """What the folder of a set must hold."""
 
@@ -142,6 +160,10 @@ class Task(ABC):
     def applies(self, contents: Contents) -> bool:
         """Whether a folder of the kind that it reads is judged by this task if its manifest names no tasks."""
         return False
+
+    def on_request(self, contents: Contents) -> bool:
+        """Whether a folder that is for other tasks can be judged by it too, if a command names it."""
+        return self.applies(contents)
 
     @abstractmethod
     def refusal(self, method: type) -> str:
@@ -165,7 +187,11 @@ class Task(ABC):
 
     @abstractmethod
     def conclude(self, judged: EvaluationSet, parts: Sequence[Any], judge: Judge) -> Measured:
-        """All of `metrics`, and each query's result, from what the workers collected."""
+        """All of `metrics` for which the set has queries, and each query's result, from what the workers collected."""
+
+    def prompts(self, judged: EvaluationSet) -> tuple[str, ...]:
+        """The prompts that it puts the set's class names in; none if it reads no class names."""
+        return ()
 
     def notes(self, judged: EvaluationSet) -> tuple[str, ...]:
         """What a reader of a table has to know about this set's numbers."""

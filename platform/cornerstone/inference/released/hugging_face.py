@@ -76,6 +76,16 @@ class HuggingFaceEncoder(ReleasedEncoder):
         """Projected, as the model compares them."""
         return _pooled(self.model.get_image_features(pixel_values=image_B3SS))  # type: ignore[operator]
 
+    def patch_features(self, image_B3SS: Tensor) -> Tensor:
+        """Of CLIP: behind the last norm and projected, as its class token."""
+        model: Any = self.model
+        if model.config.model_type != "clip":
+            return super().patch_features(image_B3SS)
+        tower = model.vision_model
+        patches_BPV = tower(pixel_values=image_B3SS).last_hidden_state[:, 1:]
+        projected: Tensor = model.visual_projection(tower.post_layernorm(patches_BPV))
+        return projected
+
     def text_features(self, ids_BC: Tensor, length_B: Tensor) -> Tensor:
         """Projected, as the model compares them."""
         mask = {}

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from cornerstone.data.released_images import FixedImages, FixedTransform
 from cornerstone.data.released_texts import ReleasedTexts
+from cornerstone.errors import CornerstoneError
 from cornerstone.inference.opened_model import OpenedModel
 from cornerstone.objectives.contrastive import at_least_fp32
 
@@ -49,12 +50,27 @@ class ReleasedEncoder(nn.Module, ABC):
     def text_features(self, ids_BC: Tensor, length_B: Tensor) -> Tensor:
         """(B, D) of padded ids, of any length."""
 
+    def patch_features(self, image_B3SS: Tensor) -> Tensor:
+        """(B, P, D) of patches in the space of texts, from normalised floats, of any length."""
+        raise CornerstoneError(
+            "This model has no attention maps: its image tower gives no patches in the space of texts (it pools by attention, "
+            "or is convolutional). CLIP, Long-CLIP and LoTLIP have them."
+        )
+
     def encode_image(self, image_B3SS: Tensor) -> Tensor:
         """(B, D), L2-normalised, from normalised floats or from uint8 pixels."""
-        if image_B3SS.dtype == torch.uint8:
-            mean, std = (torch.tensor(x, device=image_B3SS.device).view(3, 1, 1) for x in self.seen[1:])
-            image_B3SS = (image_B3SS.float() / 255 - mean) / std
-        return functional.normalize(at_least_fp32(self.image_features(image_B3SS)), dim=-1)
+        return functional.normalize(at_least_fp32(self.image_features(self._floats(image_B3SS))), dim=-1)
+
+    @torch.no_grad()
+    def encode_patches(self, image_B3SS: Tensor) -> Tensor:
+        """(B, P, D), L2-normalised; CornerstoneError for a model whose patches are not in the space of texts."""
+        return functional.normalize(at_least_fp32(self.patch_features(self._floats(image_B3SS))), dim=-1)
+
+    def _floats(self, image_B3SS: Tensor) -> Tensor:
+        if image_B3SS.dtype != torch.uint8:
+            return image_B3SS
+        mean, std = (torch.tensor(x, device=image_B3SS.device).view(3, 1, 1) for x in self.seen[1:])
+        return (image_B3SS.float() / 255 - mean) / std
 
     def encode_text(self, ids_BT: Tensor, length_B: Tensor) -> Tensor:
         """(B, D), L2-normalised; what lies at a text's length and beyond is replaced by the model's own padding."""

@@ -13,6 +13,7 @@ import cornerstone.models  # noqa: F401 - repairs torchvision before open_clip i
 # isort: split
 import open_clip
 from open_clip.pretrained import get_pretrained_cfg
+from open_clip.transformer import VisionTransformer
 from torch import Tensor
 
 from cornerstone.data.released_images import Filter, FixedTransform
@@ -32,6 +33,17 @@ class OpenClipEncoder(ReleasedEncoder):
         """Projected."""
         features: Tensor = self.model.encode_image(image_B3SS)  # type: ignore[operator]
         return features
+
+    def patch_features(self, image_B3SS: Tensor) -> Tensor:
+        """Of open_clip's own vision transformer without attentional pooling: behind the last norm and projected."""
+        tower: Any = self.model.visual
+        if not isinstance(tower, VisionTransformer) or tower.attn_pool is not None or tower.pool_type == "none":
+            return super().patch_features(image_B3SS)
+        _, patches_BPV = tower._pool(tower.transformer(tower._embeds(image_B3SS)))
+        if tower.final_ln_after_pool:
+            patches_BPV = tower.ln_post(patches_BPV)
+        projected: Tensor = patches_BPV if tower.proj is None else patches_BPV @ tower.proj
+        return projected
 
     def text_features(self, ids_BC: Tensor, length_B: Tensor) -> Tensor:
         """Projected."""
