@@ -29,6 +29,7 @@ DEFINE = {
     "compare_methods": "methods",
     "compare_pretraining": "pretraining",
     "compare_pretraining_data": "pretraining_data",
+    "probe_overshadowing": "overshadowing",
     "scale_data": "scale_data",
     "transfer": "transfer",
 }

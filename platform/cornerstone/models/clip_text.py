@@ -19,11 +19,9 @@ from torch import Tensor, nn
 
 from cornerstone.errors import CornerstoneError
 from cornerstone.models.released_clip import load_released, read_clip_text
-from cornerstone.models.text_tower import TextFeatures, TextTower, in_buckets
+from cornerstone.models.text_tower import TextFeatures, TextTower, in_buckets, trimmed
 from cornerstone.objectives.contrastive import at_least_fp32
 from cornerstone.recipes.towers import ClipText
-
-ROUND = 8  # texts are trimmed to the longest, rounded up: few shapes, little padding
 
 
 class ClipTextTransformer(TextTower):
@@ -104,7 +102,7 @@ class ClipTextTransformer(TextTower):
                 f"A text of {longest} tokens does not fit the text tower's {most} positions: tokenize with a limit of "
                 f"{len(self.positional_embedding)} or less (--recipe.method.text.token-limit)."
             )
-        columns = most if not self.config.correct_cls_mask else min(-(-longest // ROUND) * ROUND, most)
+        columns = most if not self.config.correct_cls_mask else min(trimmed(longest, ids_BT.device), most)
         ids_BT = functional.pad(ids_BT, (0, max(columns - ids_BT.shape[1], 0)))[:, :columns]
         ids_BT = torch.where(torch.arange(columns, device=ids_BT.device) < length_B[:, None], ids_BT, 0)
         x_BSE = self.token_embedding(ids_BT) + self.positional_embedding[:columns]

@@ -31,10 +31,9 @@ from transformers.models.bert.modeling_bert import BertLayer  # its parts are ca
 
 from cornerstone.errors import CornerstoneError
 from cornerstone.models.bert import bert_config, bert_flops, bert_from, build_bert, pretrained_bert
-from cornerstone.models.text_tower import TextFeatures, TextTower, in_buckets
+from cornerstone.models.text_tower import TextFeatures, TextTower, in_buckets, trimmed
 from cornerstone.recipes.towers import BertText, CornerText
 
-ROUND = 8  # texts are trimmed to the longest, rounded up: few shapes, little padding
 _CORNER_SEED = 0x63_6F_72_6E
 _PROJECTION_SEED = 0x70_72_6F_6A
 _INITIAL_STD = 0.02
@@ -155,7 +154,7 @@ class CornerBert(TextTower):
                 f"A text of {longest} tokens and {self.count} corners does not fit the text tower's {positions} "
                 f"positions: tokenize with a limit of {positions} or less (--recipe.method.text.token-limit)."
             )
-        ids_BT = ids_BT[:, : -(-longest // ROUND) * ROUND]
+        ids_BT = ids_BT[:, : trimmed(longest, ids_BT.device)]
         m = self.count if extra or not self.masked else 0
         calls = self._calls(length_B, m, ids_BT.shape[1], form)
         x_BSE = self._embed(ids_BT, m)

@@ -20,11 +20,10 @@ from transformers import T5Config, T5EncoderModel
 
 from cornerstone.errors import CornerstoneError
 from cornerstone.models.corner_text import visible
-from cornerstone.models.text_tower import TextFeatures, TextTower, in_buckets
+from cornerstone.models.text_tower import TextFeatures, TextTower, in_buckets, trimmed
 from cornerstone.objectives.contrastive import at_least_fp32
 from cornerstone.recipes.towers import T5Text
 
-ROUND = 8  # texts are trimmed to the longest, rounded up: few shapes, little padding
 _SENTINEL_SEED = 0x73_65_6E_74
 _PROJECTION_SEED = 0x70_72_6F_6A
 _BESIDE_WEIGHTS = (
@@ -110,7 +109,7 @@ class T5TextTower(TextTower):
         return in_buckets(features, ids_BT, length_B.clamp(min=1), buckets)
 
     def _features(self, ids_BT: Tensor, length_B: Tensor, *, extra: bool, tokens: bool) -> TextFeatures:
-        columns = -(-int(length_B.max()) // ROUND) * ROUND
+        columns = trimmed(int(length_B.max()), ids_BT.device)
         ids_BT = functional.pad(ids_BT, (0, max(columns - ids_BT.shape[1], 0)))[:, :columns]
         masked = self.config.corner_mask
         m = self.config.corner_tokens if extra or not masked else 0

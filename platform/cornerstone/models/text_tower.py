@@ -22,6 +22,8 @@ from cornerstone.errors import CornerstoneError
 from cornerstone.recipes.method import imported
 from cornerstone.recipes.towers import TextTowerConfig
 
+ROUND = 8
+
 
 class TextFeatures(NamedTuple):
     """What a text tower gives. Pooled and extra features are projected and L2-normalised, in fp32 at least."""
@@ -107,6 +109,11 @@ def build_text_tower(
     """The tower that a configuration names. CornerstoneError if it cannot be imported or built."""
     tower: TextTower = imported(config.implementation).build(config, vocab_size, width, seed, described)
     return tower
+
+
+def trimmed(longest: int, device: torch.device) -> int:
+    """Tokens to which texts are cut or padded: the longest; on a GPU rounded up, since its kernels like few shapes."""
+    return longest if device.type == "cpu" else -(-longest // ROUND) * ROUND
 
 
 def in_buckets(
