@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 
@@ -81,3 +82,16 @@ def test_its_commands_are_accepted(words, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         cli.main(words.split())
     assert "no cluster at http://localhost:8265" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words", sorted(set(re.findall(r"`(ray (?:up|down|dashboard|exec|attach|job|get-auth-token) [^`]+)`", README)))
+)
+def test_ray_knows_its_commands(words):
+    """Ray's own parser of the command line, without running anything."""
+    from ray.scripts.scripts import cli
+
+    command, words = cli, shlex.split(words.replace("FILE", str(FOLDER / "clusters" / "aws.yaml")))[1:]
+    while hasattr(command, "commands"):
+        command = command.commands[words.pop(0)]
+    command.make_context("ray", words)
