@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 
 import pytest
@@ -38,6 +39,17 @@ def test_the_job_runs_its_experiment_on_the_cluster(name):
     assert command(FOLDER / "jobs" / f"{name}.yaml")[:2] == ["python", f"experiments/{name}.py"]
     (cluster,) = documents(FOLDER / "kubernetes" / "raycluster.yaml")
     assert job["spec"]["clusterSelector"].items() <= cluster["metadata"]["labels"].items()
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_job_is_that_of_the_docstring(name):
+    """What the experiment's docstring submits, and more about the placement."""
+    text = (REPOSITORY / "experiments" / f"{name}.py").read_text().replace("\\\\", "\\")
+    submitted = re.search(r"ray job submit .*? -- ((?:.*\\\n)*.*)", text)[1]
+    documented = shlex.split(re.sub(r"\\\n\s*", "", submitted))
+    words = command(FOLDER / "jobs" / f"{name}.yaml")
+    assert words[: len(documented)] == documented
+    assert all(word.startswith("--placement.") for word in words[len(documented) :: 2])
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
