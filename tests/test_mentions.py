@@ -21,8 +21,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 FOREIGN = {
     *("--backend-store-uri", "--port", "--experiment-id", "--sort", "--runtime-env"),
     *("--all", "--short", "--porcelain", "--input", "--output", "--inject", "--num"),
+    *("--env", "--device", "--dashboard-host", "--generate"),
 }
-"""Options of other programs that are named: mlflow, tar, ray, git, DeepSpeed (with underscores), and of `make demo`."""
+"""Options of other programs that are named: mlflow, tar, ray, git, docker, DeepSpeed (with underscores), and of `make demo`."""
 
 
 def helped(run, *arguments) -> str:

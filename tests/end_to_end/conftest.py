@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 
 from cornerstone.recipes.options import parse
 from cornerstone.sweeps.main import _with_preset, options_with
@@ -55,6 +56,13 @@ def documents() -> list[tuple[str, list[str]]]:
     files = [*sorted((REPOSITORY / "experiments").glob("*.py")), REPOSITORY / "README.md"]
     found = [(path.name, command) for path in files for command in commands(path.read_text())]
     return [(name, command) for name, command in found if "..." not in command]
+
+
+def jobs() -> list[tuple[str, list[str]]]:
+    """The job files of experiments, and what they run after `python experiments/`."""
+    files = sorted((REPOSITORY / "ray_jobs" / "jobs").glob("*.yaml"))
+    entrypoints = [yaml.safe_load(path.read_text())["spec"]["entrypoint"] for path in files]
+    return [(path.name, *commands(words)) for path, words in zip(files, entrypoints, strict=True)]
 
 
 def usual_preset(file: str) -> str:

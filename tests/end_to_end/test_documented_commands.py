@@ -1,4 +1,6 @@
-"""Every command of an experiment that its docstring or the README names, with --dry-run: parsed, defined, prepared, one step.
+"""Every command of an experiment that its docstring, the README or a job file names, with --dry-run.
+
+It is parsed, defined, prepared and takes one step.
 
 Towers, data and steps become as small as they can be after the experiment has defined its points, so that what is documented
 is what is parsed. Folders that a user would have become small ones of the same kind. Neither Ray nor the network is used.
@@ -27,7 +29,7 @@ from cornerstone.sweeps import Sweep
 from cornerstone.training import dry_run as dry_run_module
 from cornerstone.training.prepare import Preparer
 
-from .conftest import REPOSITORY, documents
+from .conftest import REPOSITORY, documents, jobs
 
 SIZE, PATCH = 64, 16
 SOURCES = ("longIB", "longLLA", "longSV")
@@ -139,7 +141,7 @@ def preparer():
     return Preparer(lambda text: None, compute_features=False)
 
 
-@pytest.mark.parametrize("command", [command for _, command in documents()], ids=" ".join)
+@pytest.mark.parametrize("command", [command for _, command in (*documents(), *jobs())], ids=" ".join)
 def test_the_documented_command_can_run(command, dry, preparer, folders, capsys):
     file, *arguments = command
     points = dry(file, arguments)

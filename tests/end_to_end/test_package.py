@@ -25,7 +25,14 @@ def project(tmp_path):
         shutil.copytree(REPOSITORY / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in (".rayignore", ".gitignore", "pyproject.toml"):
         shutil.copy(REPOSITORY / name, project / name)
-    for name in ("data/train/shard-00000.parquet", "photos/a.jpg", "d/x.tar", "cc3m.tar", ".cornerstone/mlflow.db"):
+    for name in (
+        "data/train/shard-00000.parquet",
+        "photos/a.jpg",
+        "d/x.tar",
+        "cc3m.tar",
+        ".cornerstone/mlflow.db",
+        "ray_jobs/.env",
+    ):
         (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).write_bytes(bytes(1 << 20))
     return project
@@ -43,6 +50,7 @@ def test_data_in_the_projects_folder_stay_there(project, tmp_path):
     tops = {name.partition("/")[0] for name in found["project"]}
     assert tops <= {"experiments", "ray_jobs", "pyproject.toml"}
     assert "experiments/ablate_corner_tokens.py" in found["project"]
+    assert "ray_jobs/.env" not in found["project"]  # passwords
     assert "training/loop.py" in found["cornerstone"]
 
 

@@ -14,11 +14,12 @@ from cornerstone.commands.terminal import say
 class SubmitCommand:
     """Submit an experiment to a cluster and follow its output: cornerstone submit experiments/X.py -- --preset lotlip-3m
 
-    Says how much code travels with it. What follows `--` are the experiment's options.
+    Says how much code travels with it. What follows `--` are the experiment's options. A job file, ray_jobs/jobs/X.yaml, names
+    an experiment with its options; those after `--` are added.
     """
 
     experiment: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
-    """The experiment, relative to the project's root, which must be the current folder."""
+    """The experiment or job file, relative to the project's root, which must be the current folder."""
     address: str = ""
     """The cluster's dashboard, http://HOST:8265; without it, that of RAY_ADDRESS."""
     limit: float = 50.0

@@ -29,7 +29,8 @@ def submit(arguments: Sequence[str], address: str, limit: float, say: Say) -> No
     """Run `python ARGUMENTS` as a job on the cluster of a dashboard's address, and print its output until it ends.
 
     Args:
-        arguments: An experiment file, relative to the current folder (the project's root), and its options.
+        arguments: An experiment file, relative to the current folder (the project's root), and its options. Or a job file
+            (`ray_jobs/jobs/X.yaml`), whose command is run, and more options for it.
         address: `http://HOST:8265`; "" for that of RAY_ADDRESS.
         limit: MiB of packed code above which nothing is uploaded.
 
@@ -38,8 +39,10 @@ def submit(arguments: Sequence[str], address: str, limit: float, say: Say) -> No
     environment = _environment()
     if not arguments or not Path(arguments[0]).is_file():
         raise CornerstoneError(
-            f"There is no file {' '.join(arguments[:1]) or '(none given)'}: name an experiment, experiments/X.py."
+            f"There is no file {' '.join(arguments[:1]) or '(none given)'}: name an experiment, experiments/X.py, or a job "
+            "file, ray_jobs/jobs/X.yaml."
         )
+    command = shlex.join(entrypoint(arguments))
     address = address or os.environ.get("RAY_ADDRESS", "")
     if not address.startswith(("http://", "https://")):
         raise CornerstoneError(
@@ -48,9 +51,28 @@ def submit(arguments: Sequence[str], address: str, limit: float, say: Say) -> No
         )
     say(_measured(environment, limit))
     client = _client(address)
-    job = client.submit_job(entrypoint=shlex.join(["python", *arguments]), runtime_env=environment)
+    job = client.submit_job(entrypoint=command, runtime_env=environment)
     say(f"job {job} (stop it with: ray job stop --address {address} {job})")
     follow(client, job)
+
+
+def entrypoint(arguments: Sequence[str]) -> list[str]:
+    """The words of the command that a job runs: `python ARGUMENTS`; of a job file its `spec.entrypoint`, and further options.
+
+    Raises CornerstoneError if a job file is no RayJob with an entrypoint.
+    """
+    import yaml
+
+    file, *options = arguments
+    if Path(file).suffix not in (".yaml", ".yml"):
+        return ["python", file, *options]
+    try:
+        loaded = yaml.safe_load(Path(file).read_text())
+        return [*shlex.split(loaded["spec"]["entrypoint"]), *options]
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CornerstoneError(
+            f"{file} is no job file: expected one RayJob with spec.entrypoint, as ray_jobs/jobs/ablate_loss.yaml. ({error})"
+        ) from error
 
 
 def follow(client: JobSubmissionClient, job: str) -> None:
