@@ -42,8 +42,6 @@ WRONG = [
     "data import",
     "data import nonsense {tmp} --out {tmp}/x",
     "data import webdataset {tmp}/nothing --out {tmp}/x",
-    "data import pairs-jsonl {file} --raw text --out {tmp}/x",
-    "data import coco {file} --out {tmp}/x",
     "data import hf-parquet {file} --out {tmp}/x",
     "data import hf-parquet {parquet} --out {tmp}/x",
     "data import imagefolder {tmp} --image x --out {tmp}/x",
@@ -64,6 +62,13 @@ WRONG = [
 ]
 
 
+FOUND_BY_RAY = [
+    "data import pairs-jsonl {file} --raw text --out {tmp}/x",
+    "data import coco {file} --out {tmp}/x",
+]
+"""Files are read in Ray's tasks."""
+
+
 @pytest.fixture
 def places(tmp_path, pairs_folder):
     (tmp_path / "a.jsonl").write_text("not json\n")
@@ -74,6 +79,15 @@ def places(tmp_path, pairs_folder):
 
 @pytest.mark.parametrize("command", WRONG)
 def test_a_wrong_command_is_one_message(command, places, capsys, monkeypatch):
+    is_one_message(command, places, capsys, monkeypatch)
+
+
+@pytest.mark.parametrize("command", FOUND_BY_RAY)
+def test_a_file_that_cannot_be_read_is_one_message(command, places, capsys, monkeypatch, ray_cluster):
+    is_one_message(command, places, capsys, monkeypatch)
+
+
+def is_one_message(command, places, capsys, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit) as ended:

@@ -25,6 +25,7 @@ from cornerstone.data.shards import DataSet
 from cornerstone.jobs import built_in_scenes
 from cornerstone.jobs.packing import write_packing
 from cornerstone.recipes import DocumentData, DocumentPairs, LabelledData, PairData, Recipe, preset
+from cornerstone.recipes.conversations import ConversationData
 from cornerstone.sweeps import Sweep
 from cornerstone.training import dry_run as dry_run_module
 from cornerstone.training.prepare import Preparer
@@ -92,6 +93,8 @@ def small_scenes(data: Any) -> Any:
         return replace(data, scenes=replace(data.scenes, documents=60, validation=40, probe_images=40))
     if isinstance(data, LabelledData):
         return replace(data, scenes=replace(data.scenes, images=40, test_images=20))
+    if isinstance(data, ConversationData):
+        return replace(data, scenes=replace(data.scenes, conversations=60, test=20))
     assert isinstance(data, PairData)
     limit = data.limit_rows and min(data.limit_rows, smoke.pairs)
     return replace(data, scenes=replace(data.scenes, **few), limit_rows=limit)
@@ -152,4 +155,6 @@ def test_the_documented_command_can_run(command, dry, preparer, folders, capsys)
         for recipe in (point.recipe, *(candidate.recipe for candidate in point.candidates)):
             prepared = preparer.prepare(small(recipe, folders))
             assert prepared.rows > 0
-            assert bool(prepared.sets) == bool(recipe.evaluation.sets or not recipe.data.train)
+            captions_alone = isinstance(recipe.data, ConversationData) and recipe.data.style == "plain"
+            judged = recipe.evaluation.sets or not (recipe.data.train or captions_alone)
+            assert bool(prepared.sets) == bool(judged)

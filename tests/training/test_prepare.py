@@ -200,7 +200,9 @@ def test_shards_without_a_tokenizer_need_one_named(recipe, tmp_path, small_data,
 def test_without_train_the_scenes_are_the_data(recipe, pairs_folder, monkeypatch):
     built_in = BuiltInScenes(pairs_folder, (pairs_folder,), "test_vit.r160_in1k")
     asked = []
-    monkeypatch.setattr(resolve_module, "prepare_scenes", lambda *a, tower: asked.append((*a, tower)) or built_in)
+    monkeypatch.setattr(
+        resolve_module, "prepare_scenes", lambda *a, tower, named: asked.append((*a, tower)) or built_in
+    )
     prepared = prepare(recipe.with_data(train="").with_image(name=""), quiet)
     assert [(*a[:2], a[-1]) for a in asked] == [(recipe.data.scenes, 32, True)]
     assert prepared.recipe.data.train == pairs_folder

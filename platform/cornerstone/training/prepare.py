@@ -32,7 +32,7 @@ from cornerstone.training.document_sources import DocumentSources
 from cornerstone.training.labelled_sources import LabelledSources
 from cornerstone.training.pair_sources import PairSources
 from cornerstone.training.prepared import Prepared
-from cornerstone.training.resolve import resolved
+from cornerstone.training.resolve import check_named, resolved
 from cornerstone.training.shared import Say, Shared
 
 if TYPE_CHECKING:
@@ -143,6 +143,7 @@ class Preparer:
         Raises CornerstoneError as `prepare` does, which then finds it opened. Features are not computed, and the built-in
         scenes not made.
         """
+        check_named(recipe)
         if not recipe.data.train:
             return
         wanted, self.shared.compute_features = self.shared.compute_features, False

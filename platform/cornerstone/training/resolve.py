@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from cornerstone.recipes.documents import DocumentData, DocumentPairs, SceneDocu
 from cornerstone.recipes.labelled import LabelledData
 from cornerstone.recipes.pairs import PairData
 from cornerstone.recipes.recipe import Recipe
+from cornerstone.recipes.towers import ImageTower
 from cornerstone.training.shared import Shared
 
 
@@ -35,7 +37,13 @@ def resolved(recipe: Recipe, shared: Shared) -> Recipe:
                 f"--image-tower vit_small_patch16_224.augreg_in21k, or a folder in timm's layout; or use --preset photos."
             )
         return _with_classes(recipe)
-    return _with_classes(_with_scenes(recipe, shared))
+    return _with_classes(_built_in(recipe)(shared))
+
+
+def check_named(recipe: Recipe) -> None:
+    """Raise CornerstoneError if a recipe names no training data and there are no built-in ones for it."""
+    if not recipe.data.train:
+        _built_in(recipe)
 
 
 def _with_absolute_names(recipe: Recipe) -> Recipe:
@@ -57,24 +65,28 @@ def _is_folder(name: str) -> bool:
     return bool(name) and ("://" in name or Path(name).expanduser().is_dir())
 
 
-def _with_scenes(recipe: Recipe, shared: Shared) -> Recipe:
+def _built_in(recipe: Recipe) -> Callable[[Shared], Recipe]:
+    """What gives the recipe its built-in data. One with a tokenizer of its own, or without a tower, may have none."""
     data, image = recipe.data, recipe.method.image_tower
     if isinstance(data, DocumentData) and not data.tokenizer:
-        return _with_scene_documents(recipe, data, shared)
-    if isinstance(data, LabelledData) and image is not None and image.name:
-        return _with_labelled_scenes(recipe, data, image.size, shared)
-    if isinstance(data, ConversationData) and not data.tokenizer and image is not None and image.name:
-        return _with_conversation_scenes(recipe, data, image.size, shared)
-    if isinstance(data, DocumentPairs) and not data.tokenizer and image is not None and image.name:
-        return _with_document_pairs(recipe, data.documents, image.size, shared)
-    if not isinstance(data, PairData) or image is None or (image.name and data.tokenizer):
-        raise CornerstoneError(
-            f"The preset {recipe.name!r} trains on your own data: name them with --train DIR and --eval DIR (`cornerstone data "
-            f"import` makes such folders). The presets smoke, scenes, scenes-long, scenes-lcl and scenes-coca bring their own."
-        )
-    scenes, size = data.scenes, image.size
-    own = not image.name
-    named = recipe.evaluation.built_in
+        return lambda shared: _with_scene_documents(recipe, data, shared)
+    if image is not None and image.name:
+        if isinstance(data, LabelledData):
+            return lambda shared: _with_labelled_scenes(recipe, data, image.size, shared)
+        if isinstance(data, ConversationData) and not data.tokenizer:
+            return lambda shared: _with_conversation_scenes(recipe, data, image.size, shared)
+        if isinstance(data, DocumentPairs) and not data.tokenizer:
+            return lambda shared: _with_document_pairs(recipe, data.documents, image.size, shared)
+    if isinstance(data, PairData) and image is not None and not (image.name and data.tokenizer):
+        return lambda shared: _with_scene_pairs(recipe, data, image, shared)
+    raise CornerstoneError(
+        f"The preset {recipe.name!r} trains on your own data: name them with --train DIR and --eval DIR (`cornerstone data "
+        f"import` makes such folders). The presets smoke, scenes, scenes-long, scenes-lcl and scenes-coca bring their own."
+    )
+
+
+def _with_scene_pairs(recipe: Recipe, data: PairData, image: ImageTower, shared: Shared) -> Recipe:
+    scenes, size, own, named = data.scenes, image.size, not image.name, recipe.evaluation.built_in
     built_in = shared.once(
         ("scenes", scenes, size, own, named),
         lambda: prepare_scenes(scenes, size, shared.say, tower=own, named=named),
