@@ -39,7 +39,7 @@ def train_one(options: RunOptions, resume: str, console: Console, name: str = ""
     preparer.open_names(recipe)
     with connect(say):
         placement = require(placement, say)
-        identity = Identity(run=resume) if resume else Identity()
+        identity = Identity(**({"run": resume} if resume else {}), sweep=EXPERIMENT, point=recipe.name)
         job = Job(preparer.prepare(recipe), placement, identity)
         _check_same_recipe(job, resume)
         say(f"run {identity.run}: recipe {job.prepared.recipe_hash}, {recipe.optimization.steps:,} steps")
