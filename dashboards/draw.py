@@ -75,7 +75,14 @@ def draw(board: Board, url: str, start: float, end: float, window: str, chosen: 
 
     rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in board["panels"])
     figure = plt.figure(figsize=(16, rows * ROW + 0.6), layout=None)
-    figure.suptitle(board["title"], x=0.01, y=1 - 0.1 / figure.get_figheight(), ha="left", va="top", weight="bold")
+    figure.suptitle(
+        f"{board['title']} (time in minutes)",
+        x=0.01,
+        y=1 - 0.1 / figure.get_figheight(),
+        ha="left",
+        va="top",
+        weight="bold",
+    )
     top = 1 - 0.5 / figure.get_figheight()
     for panel in board["panels"]:
         place = panel["gridPos"]
@@ -110,8 +117,10 @@ def _panel(axes: Any, panel: Board, found: Curves, start: float, end: float) -> 
         axes.text(0.5, 0.5, "no data", ha="center", va="center", color="grey", transform=axes.transAxes)
     elif panel["type"] == "bargauge":
         axes.set_axis_on()
-        axes.barh([name for name, _ in found], [points[-1][1] for _, points in found], height=0.5)
-        axes.set_xlim(0, defaults.get("max"))
+        axes.barh(range(len(found)), [points[-1][1] for _, points in found], height=0.6, alpha=0.4)
+        for place, (name, _) in enumerate(found):
+            axes.text(0.01, place, name, va="center", fontsize=8)
+        axes.set(xlim=(0, defaults.get("max")), ylim=(-1, max(len(found), 3)), yticks=[])
         axes.tick_params(labelsize=7)
     else:
         value = shown(found[0][1][-1][1], unit)
@@ -122,7 +131,7 @@ def _curves(axes: Any, found: Curves, unit: str, defaults: Board, start: float) 
     names, curves = [f"{name}: {shown(points[-1][1], unit)}" for name, points in found], [points for _, points in found]
     if defaults.get("custom", {}).get("stacking", {}).get("mode") == "normal":
         times = sorted({at for points in curves for at, _ in points})
-        values = [[dict(points).get(at, 0.0) for at in times] for points in curves]
+        values = [_at(times, dict(points)) for points in curves]
         axes.stackplot([(at - start) / 60 for at in times], values, labels=names, alpha=0.6)
     else:
         for name, points in zip(names, curves, strict=True):
@@ -132,6 +141,15 @@ def _curves(axes: Any, found: Curves, unit: str, defaults: Board, start: float) 
     axes.tick_params(labelsize=7)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=6.5, loc="best")
+
+
+def _at(times: list[float], points: Mapping[float, float]) -> list[float]:
+    """Values at all times: where one is missing, the one before it, and 0 before the first."""
+    values, last = [], 0.0
+    for at in times:
+        last = points.get(at, last)
+        values.append(last)
+    return values
 
 
 def main() -> None:

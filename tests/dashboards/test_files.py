@@ -14,12 +14,11 @@ from pathlib import Path
 import board_schemas
 import pytest
 import yaml
+from boards import DASHBOARDS, draw
 from jsonschema import Draft202012Validator
 
 from cornerstone.commands.dashboards import BOARDS, QUERIES
 from cornerstone.training.live_metrics import LABELS, PHASES, gauge_names
-
-from .conftest import DASHBOARDS, draw
 
 CONFIGURATION = {
     "prometheus/one_machine.yml": board_schemas.PROMETHEUS,

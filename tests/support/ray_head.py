@@ -25,9 +25,10 @@ PATIENCE = 240.0
 
 @dataclass(frozen=True)
 class Head:
-    """A Ray that runs: where it takes jobs, the home of what they leave, and its folder of sessions."""
+    """A Ray that runs: where it takes jobs, where drivers join it, the home of what they leave, and its folder of sessions."""
 
     address: str
+    joined_at: str
     home: Path
     sessions: Path
 
@@ -78,10 +79,11 @@ def head(python: Path, folder: Path, home: Path, scenes: Path, **more: str) -> I
     (home / "scenes").symlink_to(scenes)
     with ExitStack() as stack:
         sessions = stack.enter_context(tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True))
-        dashboard = free_port()
+        dashboard, port = free_port(), free_port()
         command = [str(python), "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus", "2"]
         command += ["--disable-usage-stats", "--dashboard-host", "127.0.0.1", "--dashboard-port", dashboard]
-        for option in ("port", "ray-client-server-port", "dashboard-agent-listen-port", "metrics-export-port"):
+        command += ["--port", port]
+        for option in ("ray-client-server-port", "dashboard-agent-listen-port", "metrics-export-port"):
             command += [f"--{option}", free_port()]
         environment = bare_environment(
             PATH=f"{python.parent}{os.pathsep}{os.environ['PATH']}",
@@ -96,7 +98,7 @@ def head(python: Path, folder: Path, home: Path, scenes: Path, **more: str) -> I
         stack.callback(end, started, sessions)
         address = f"http://127.0.0.1:{dashboard}"
         wait_until(lambda: answers(f"{address}/api/jobs/"), started, home / "ray.log")
-        yield Head(address, home, Path(sessions) / "ray")
+        yield Head(address, f"127.0.0.1:{port}", home, Path(sessions) / "ray")
 
 
 def answers(url: str) -> bool:
