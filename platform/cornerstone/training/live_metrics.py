@@ -1,7 +1,7 @@
 """Live metrics of a run, exported through Ray to Prometheus: what the boards in `dashboards/` show.
 
-All are gauges. Ray's agent drops a gauge soon after its worker has ended, but keeps a counter until the cluster ends: with
-gauges, the number of time series grows with the runs that train at the same time and not with all runs of a cluster.
+All are gauges. Ray's agent drops a gauge that was not set again within two of Ray's report intervals, but keeps a counter
+until the cluster ends: with gauges, a cluster has as many series as it has runs that train now, not as it ever had.
 """
 
 from __future__ import annotations
