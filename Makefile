@@ -6,10 +6,14 @@ BIN := $(VENV)/bin
 # Prepared data, checkpoints and records of `make demo`; delete the folder to start from the beginning.
 DEMO_HOME ?= $(CURDIR)/.cornerstone
 
-.PHONY: demo test test-quick test-gpu test-faults lint install benchmark benchmark-data clean
+.PHONY: demo dashboards test test-quick test-gpu test-faults lint install benchmark benchmark-data clean
 
 demo: install
 	@CORNERSTONE_HOME="$(DEMO_HOME)" PATH="$(CURDIR)/$(BIN):$$PATH" bash ray_jobs/demo.sh $(ARGS)
+
+# Live metrics, in a second terminal: Prometheus, and Grafana if it is installed, for the Ray of this machine (`make demo`'s too).
+dashboards: install
+	@PATH="$(CURDIR)/$(BIN):$$PATH" cornerstone dashboards $(ARGS)
 
 # Everything but `test-faults` and `test-gpu`: about 17 minutes on 2 cores. Two processes run the tests without Ray; only one
 # can hold the cluster of the others.

@@ -21,9 +21,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 FOREIGN = {
     *("--backend-store-uri", "--port", "--experiment-id", "--sort", "--runtime-env"),
     *("--all", "--short", "--porcelain", "--input", "--output", "--inject", "--num"),
-    *("--env", "--device", "--dashboard-host", "--generate"),
+    *("--env", "--device", "--dashboard-host", "--generate", "--now", "--homepath"),
 }
-"""Options of other programs that are named: mlflow, tar, ray, git, docker, DeepSpeed (with underscores), and of `make demo`."""
+"""Options of other programs that are named: mlflow, tar, ray, git, docker, systemctl, Grafana, DeepSpeed (with underscores),
+and of `make demo`."""
 
 
 def helped(run, *arguments) -> str:

@@ -14,6 +14,7 @@ from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, subcommand
 
 from cornerstone.commands.attention import AttentionCommand
 from cornerstone.commands.convert import ConvertCommand
+from cornerstone.commands.dashboards import DashboardsCommand
 from cornerstone.commands.data import DeriveCommand, ImportCommand, MixCommand, ScenesCommand
 from cornerstone.commands.embed import EmbedCommand
 from cornerstone.commands.export import ExportCommand
@@ -64,6 +65,7 @@ OTHER_COMMANDS = (
     | Annotated[ConvertCommand, subcommand("convert")]
     | Annotated[ExportCommand, subcommand("export")]
     | Annotated[SubmitCommand, subcommand("submit")]
+    | Annotated[DashboardsCommand, subcommand("dashboards")]
 )
 """All except `train`, whose defaults depend on its `--preset`."""
 DESCRIPTION = """Language-image pre-training on Ray.

@@ -87,8 +87,8 @@ def defined(name: str, arguments: list[str]):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Jobs come last: they start a Ray of their own, and end the one that all other tests share."""
-    items.sort(key=lambda item: item.path.name == "test_jobs.py")
+    """These come last: they start a Ray of their own, and end the one that all other tests share."""
+    items.sort(key=lambda item: item.path.name in ("test_jobs.py", "test_scrape.py"))
 
 
 @pytest.fixture(scope="session")

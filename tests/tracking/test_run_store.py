@@ -130,7 +130,13 @@ def test_a_local_home_holds_the_files_themselves(tmp_path):
     quarantine(store, (7, ROW))
     folder = tmp_path / "runs" / RUN
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    assert files == ["evaluations/step-000000008.parquet", "journal.jsonl", "quarantine-0.jsonl", "recipe.json"]
+    assert files == [
+        ".lives-0",
+        "evaluations/step-000000008.parquet",
+        "journal.jsonl",
+        "quarantine-0.jsonl",
+        "recipe.json",
+    ]
     assert json.loads((folder / "recipe.json").read_text()) == {"name": "smoke"}
     assert store.upload()
     assert store.close() == 1  # a line that no server has
@@ -335,3 +341,11 @@ def test_a_home_that_cannot_be_read_is_an_error_at_the_start(bucket, on):
     bucket.reachable = False
     with pytest.raises(CornerstoneError, match=r"Cannot read the records of an earlier start in bucket://"):
         open_store(HOME)
+
+
+@pytest.mark.parametrize("home", [HOME, "local"])
+def test_a_store_knows_how_often_it_was_opened_before(bucket, on, tmp_path, home):
+    place = tmp_path / home if home == "local" else home
+    first, second, other = (open_store(place, rank) for rank in (0, 0, 1))
+    on("second")  # another machine goes on
+    assert [store.restarts for store in (first, second, other, open_store(place))] == [0, 1, 0, 2]

@@ -285,7 +285,7 @@ def test_progress_is_sent_at_most_once_a_second_and_at_the_end(now):
 
 def test_with_several_workers_the_mean_of_all_is_shown(now):
     sent, run = [], Run(now, every=2)
-    progress = ProgressReporter(sent.append, 10, "", mean_loss=lambda: run.metrics.loss)
+    progress = ProgressReporter(sent.append, 10, "", mean_loss=lambda: run.metrics.line.get("train/loss"))
     for step in range(4):
         run.step(step, long=float(step))
         progress.after_step(step, Rows(10), report(long=99.0), run.clock)

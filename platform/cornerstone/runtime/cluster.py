@@ -104,14 +104,20 @@ def _started_here() -> str:
     return read_ray_address() or ""
 
 
+def sessions_folder() -> str:
+    """Where a Ray that is started on this machine keeps its sessions: Ray's own choice, or a shorter path."""
+    chosen = os.path.join(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "ray")
+    return chosen if len(chosen) + SOCKET_NAME <= LONGEST_SOCKET else "/tmp/ray"
+
+
 def _short_folder(say: Say) -> str | None:
     """Another folder for Ray's files if that of TMPDIR makes the names of sockets too long; None for Ray's own choice."""
     given = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
-    if len(os.path.join(given, "ray")) + SOCKET_NAME <= LONGEST_SOCKET:
+    if (folder := sessions_folder()) == os.path.join(given, "ray"):
         return None
-    say(f"TMPDIR is too long for the names of Ray's sockets ({given}): Ray's files are in /tmp/ray")
+    say(f"TMPDIR is too long for the names of Ray's sockets ({given}): Ray's files are in {folder}")
     os.environ["TMPDIR"], tempfile.tempdir = "/tmp", None  # Python's own sockets, in the processes that Ray starts
-    return "/tmp/ray"
+    return folder
 
 
 @contextmanager

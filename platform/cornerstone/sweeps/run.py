@@ -149,7 +149,8 @@ class SweepRun:
             )
         self.known.pop(planned.key, None)
         self.records.append(record)
-        return driver.Trial(planned.row, planned.seed, Job(ready, self.placement, Identity(run=run)))
+        identity = Identity(run=run, sweep=self.state.sweep, point=planned.row)
+        return driver.Trial(planned.row, planned.seed, Job(ready, self.placement, identity))
 
     def _check_row(self, planned: Planned, measured: Sequence[str]) -> None:
         """Raise CornerstoneError if another trial of the same row of the table gives a metric of the same name."""

@@ -47,6 +47,7 @@ class RunStore:
 
     Rank 0 writes the journal, the recipe and the evaluations; every rank writes its quarantine. `say` is called once if an
     upload failed; `problem` is the reason while the home does not have everything, or while the journal cannot be sent.
+    `restarts` is how often this rank has opened it before.
 
     Raises CornerstoneError if the home is a storage URI that cannot be read.
     """
@@ -58,8 +59,7 @@ class RunStore:
         self._journal: Journal | None = None
         self._uploaded: dict[str, tuple[int, int]] = {}  # size and time of change of each file, as it was uploaded
         self._upload_problem, self._lock = "", threading.Lock()
-        if not self._is_local:
-            self._open_remote()
+        self.restarts = self._begin_life()
 
     @property
     def quarantine(self) -> Path:
@@ -160,24 +160,32 @@ class RunStore:
 
         return make
 
-    def _open_remote(self) -> None:
-        """Download this rank's files from the home, unless the local ones are newer, and record that the store was opened.
-
-        Each opening ("life") has a UUID, and a file lists them all. Local files are the newer ones if their list contains the
-        last life in the home's list: no other machine has written since, and they may contain what was not uploaded.
-        """
+    def _begin_life(self) -> int:
+        """Record that the store was opened; returns how often it was before. Each opening ("life") has a UUID, in one file."""
         name = f"{_LIVES}{self.rank}"
         try:
-            marker = self.remote.join(name)
-            theirs = marker.read_text().split() if marker.exists() else []
-            ours = (self.folder / name).read_text().split() if (self.folder / name).exists() else []
-            if theirs and theirs[-1] not in ours:
-                self._download()
-                ours = theirs
+            lives = (self.folder / name).read_text().split() if (self.folder / name).exists() else []
+            if not self._is_local:
+                lives = self._newer(name, lives)
         except OSError as error:
             raise CornerstoneError(f"Cannot read the records of an earlier start in {self.remote}: {error}") from error
-        self._local(name).write_text("\n".join([*ours, uuid.uuid4().hex]) + "\n")
-        self._upload([name])
+        self._local(name).write_text("\n".join([*lives, uuid.uuid4().hex]) + "\n")
+        if not self._is_local:
+            self._upload([name])
+        return len(lives)
+
+    def _newer(self, name: str, ours: list[str]) -> list[str]:
+        """The lives so far; this rank's files are downloaded from the home, unless the local ones are newer.
+
+        Local files are the newer ones if their list contains the last life in the home's list: no other machine has written
+        since, and they may contain what was not uploaded.
+        """
+        marker = self.remote.join(name)
+        theirs = marker.read_text().split() if marker.exists() else []
+        if not theirs or theirs[-1] in ours:
+            return ours
+        self._download()
+        return theirs
 
     def _download(self) -> None:
         names = [self.quarantine.name]

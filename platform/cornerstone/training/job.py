@@ -30,12 +30,17 @@ def steps_done(name: str) -> int:
 
 @dataclass(frozen=True)
 class Identity:
-    """What identifies a run: a UUID that this project makes, and the id of the MLflow run that was opened for it."""
+    """What identifies a run: a UUID that this project makes, and the id of the MLflow run that was opened for it.
+
+    `sweep` and `point` are names for people, on boards.
+    """
 
     run: str = field(default_factory=lambda: uuid.uuid4().hex)
     home: str = field(default_factory=lambda: home().uri)
     tracking: Address = field(default_factory=lambda: Address(""))
     mlflow_run: str | None = None
+    sweep: str = ""
+    point: str = ""
 
     @property
     def folder(self) -> Location:

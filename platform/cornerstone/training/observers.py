@@ -61,8 +61,8 @@ class StepMetrics:
         skipped_limit: int = 20,
     ) -> None:
         """`rows` is the global batch size."""
-        self.loss: float | None = None
-        """The mean of all workers over the steps of the last line; None before the first line."""
+        self.line: Metrics = {}
+        """The last line: means of all workers over its steps. Empty before the first one."""
         self._skipped, self._skipped_before, self._skipped_limit = 0, 0, skipped_limit
         self._write, self._every, self._rows, self._steps, self._stream = write, every, rows, steps, stream
         self._sums: dict[str, Tensor] = {}
@@ -118,7 +118,6 @@ class StepMetrics:
         self.check()
         names = [*self._sums, "data_wait_share"]
         metrics = {f"train/{name}": value for name, value in zip(names, values.tolist(), strict=True)}
-        self.loss = metrics["train/loss"]
         metrics["train/learning_rate"] = learning_rate
         metrics["train/samples_per_second"] = self._rows * self._count / seconds
         metrics["train/seconds_per_step"] = seconds / self._count
@@ -127,6 +126,7 @@ class StepMetrics:
             self._stream = None
         if self._skipped:
             metrics["train/skipped_steps"] = float(self._skipped)
+        self.line = metrics
         self._write(step + 1, metrics)
         if self._skipped > self._skipped_limit:
             raise RunStopped(
@@ -152,6 +152,8 @@ class Quarantine:
         if known is None:
             known = ((e["row"], e["what"]) for e in read_quarantine(path)) if path.exists() else ()
         self._known = set(known)
+        self.written = 0
+        """Rows and images that this worker has written down since it started."""
         self._device = torch.device("cpu")
         self._bad, self._seen = {ROW: 0, IMAGE: 0}, {ROW: 0, IMAGE: 0}
 
@@ -185,6 +187,7 @@ class Quarantine:
                 entry = {"row": bad.row, "what": bad.what, "step": step, "reason": bad.reason}
                 file.write(json.dumps(entry).encode() + b"\n")
         self._known.update((bad.row, bad.what) for bad in new)
+        self.written += len(new)
 
     def _compare(self) -> None:
         kinds = (ROW, IMAGE)

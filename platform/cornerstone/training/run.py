@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from rich.console import Console
@@ -40,6 +41,7 @@ def train_one(options: RunOptions, resume: str, console: Console, name: str = ""
     with connect(say):
         placement = require(placement, say)
         identity = Identity(run=resume) if resume else Identity()
+        identity = replace(identity, sweep=EXPERIMENT, point=recipe.name)
         job = Job(preparer.prepare(recipe), placement, identity)
         _check_same_recipe(job, resume)
         say(f"run {identity.run}: recipe {job.prepared.recipe_hash}, {recipe.optimization.steps:,} steps")

@@ -32,6 +32,7 @@ from cornerstone.tracking.run_store import RunStore
 from cornerstone.training.build import build_method, build_tower, length_buckets, unsharded
 from cornerstone.training.deepspeed_engine import DeepSpeedEngine
 from cornerstone.training.job import Job, checkpoint_name, steps_done
+from cornerstone.training.live_metrics import LiveMetrics, run_labels
 from cornerstone.training.loop import Metrics, Observer, train
 from cornerstone.training.observers import CollapseWarning, ProgressReporter, Quarantine, StepMetrics
 
@@ -78,14 +79,25 @@ def run_worker(job: Job, tell: Tell) -> dict[str, Any]:
     every = max(1, min(50, recipe.optimization.steps // 20))
     steps, limit = recipe.optimization.steps, recipe.optimization.skipped_step_limit
     meter = StepMetrics(write, every, recipe.optimization.batch_size, steps, stream, limit)
-    mean_loss = (lambda: meter.loss) if workers > 1 else None
+    mean_loss = (lambda: meter.line.get("train/loss")) if workers > 1 else None
     shown: tuple[Observer, ...] = (
         ProgressReporter(tell, steps, _advice(job), stream, mean_loss),
         CollapseWarning(tell),
     )
+    known = store.quarantined()
+    quarantine, before = Quarantine(store.quarantine, recipe.data.bad_row_limit, every, known), len(known)
+    live = LiveMetrics(
+        run_labels(job.identity, rank),
+        steps=steps,
+        epochs=steps * recipe.optimization.batch_size / job.prepared.rows,
+        restarts=store.restarts,
+        line=lambda: meter.line,
+        quarantined=lambda: quarantine.written + (before if rank == 0 else 0),
+    )
     observers: tuple[Observer, ...] = (
         meter,
-        Quarantine(store.quarantine, recipe.data.bad_row_limit, every, store.quarantined()),
+        quarantine,
+        live,
         *(shown if rank == 0 else ()),
     )
 
