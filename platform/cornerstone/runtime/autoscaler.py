@@ -81,8 +81,8 @@ class Request:
 def _status() -> Any:
     """What the control store knows of the autoscaler."""
     import ray
-    from ray._raylet import GcsClient  # private, as what `ray status` reads
-    from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # private: what `ray status` reads
+    from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply  # type: ignore[attr-defined]
 
     reply = GetClusterStatusReply()
     reply.ParseFromString(GcsClient(address=ray.get_runtime_context().gcs_address).get_cluster_status())

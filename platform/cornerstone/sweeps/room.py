@@ -39,11 +39,9 @@ class AsRoomAllows(Searcher):
         self._request = autoscaler.Request(placement)
         self._looked = self._said = self._waited_since = float("-inf")
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next trial; None as long as there is no room for it."""
-        if self._started == self._trials:
-            return str(Searcher.FINISHED)
-        if not self._may_start():
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """The next trial; None as long as there is no room for it, and after the last one."""
+        if self._started == self._trials or not self._may_start():
             return None
         self._running.add(trial_id)
         self._started += 1

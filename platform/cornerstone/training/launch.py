@@ -79,7 +79,7 @@ def launch(job: Job, tell: Tell) -> Outcome:
             placement.decode_actor.selector,
         ),
         dataset_config=ray.train.DataConfig(execution_options=execution_options(layout)),
-        scaling_config=ray.train.ScalingConfig(
+        scaling_config=ray.train.ScalingConfig(  # type: ignore[call-arg]  # `label_selector` is Train V2's
             num_workers=placement.workers,
             use_gpu=placement.gpus > 0,
             resources_per_worker=placement.worker.resources,
