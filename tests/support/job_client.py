@@ -44,7 +44,7 @@ class Jobs:
         if "probe" in entrypoint:
             status = JobStatus.SUCCEEDED if self.report else JobStatus.FAILED
             found = self.report.line() if self.report else "ModuleNotFoundError: No module named 'pyarrow'"
-            logs = f"noise\n{_VERSIONS}{self.python} {self.ray}\n{found}\n"
+            logs = f"Running entrypoint for job {name}: {entrypoint}\n{_VERSIONS}{self.python} {self.ray}\n{found}\n"
         self.jobs[name] = SimpleNamespace(
             submission_id=name,
             job_id=None,

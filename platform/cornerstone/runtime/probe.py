@@ -45,7 +45,7 @@ class Report:
     @staticmethod
     def read(output: str) -> Report | None:
         """The report in a job's output; None if there is none."""
-        lines = [line.partition(MARK)[2] for line in output.splitlines() if MARK in line]
+        lines = [line.removeprefix(MARK) for line in output.splitlines() if line.startswith(MARK)]
         return Report(**json.loads(lines[-1])) if lines else None
 
 

@@ -227,12 +227,13 @@ def probed(client: JobSubmissionClient, environment: dict[str, Any], options: Se
 
 
 def _check_python(output: str) -> None:
-    line = next((line.partition(_VERSIONS)[2] for line in output.splitlines() if _VERSIONS in line), "")
-    if not line:
-        return  # the probe's own output says why
     import ray
 
-    python, theirs = line.split()
+    # At the start of a line: Ray prints the entrypoint too, which contains the text.
+    lines = [line.removeprefix(_VERSIONS) for line in output.splitlines() if line.startswith(_VERSIONS)]
+    if not lines:
+        return  # the output says why
+    python, theirs = lines[0].split()
     ours = ".".join(platform.python_version_tuple()[:2])
     if python != ours:
         raise CornerstoneError(
