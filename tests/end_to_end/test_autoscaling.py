@@ -19,6 +19,9 @@ from .conftest import REPOSITORY
 EXPERIMENT = ["experiments/ablate_corner_tokens.py", "--preset", "smoke", "--steps", "8"]
 EXPERIMENT += ["--placement.threads-per-worker", "1", "--placement.decode-actors", "1"]
 
+THIS = {"PYTHONPATH": str(REPOSITORY / "platform")}
+"""This tree's code, whatever is installed: for the driver and for the workers."""
+
 
 @pytest.fixture(autouse=True)
 def no_other_ray() -> None:
@@ -74,9 +77,7 @@ class Watched:
 
 def swept(cluster: Head, *options: str) -> tuple[subprocess.CompletedProcess, str]:
     """A sweep that is run to its end on a cluster, and its table."""
-    environment = bare_environment(
-        RAY_ADDRESS=cluster.gcs, CORNERSTONE_HOME=str(cluster.home), PYTHONPATH=str(REPOSITORY / "platform")
-    )
+    environment = bare_environment(RAY_ADDRESS=cluster.gcs, CORNERSTONE_HOME=str(cluster.home), **THIS)
     typed = [sys.executable, *EXPERIMENT, *options]
     done = subprocess.run(
         typed, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=240, check=False
@@ -92,7 +93,7 @@ def test_a_sweep_grows_the_cluster_by_the_nodes_it_needs_and_the_cluster_shrinks
     sweep = ["--only", "0", "2", "--seeds", "2"]
     large = ["--placement.cpus-per-worker", "1", "--placement.cpus-per-decode-actor", "1"]  # a trial fills a node
     grows_by = {"more": {"resources": {"CPU": 2}, "max_workers": 2}}
-    with head(Path(sys.executable), REPOSITORY, tmp_path / "home", smoke_scenes, grows_by) as cluster:
+    with head(Path(sys.executable), REPOSITORY, tmp_path / "home", smoke_scenes, grows_by, **THIS) as cluster:
         with Watched(cluster) as nodes:
             refused, _ = swept(cluster, *sweep, *large, "--workers", "6")
             assert refused.returncode == 1
@@ -124,7 +125,7 @@ def test_decode_actors_and_workers_run_on_their_own_groups_of_nodes(smoke_scenes
         role: {"resources": {"CPU": 1}, "min_workers": 1, "max_workers": 1, "labels": {ROLE_LABEL: role}}
         for role in (TRAIN, DECODE)
     }
-    with head(Path(sys.executable), REPOSITORY, tmp_path / "home", smoke_scenes, groups) as cluster:
+    with head(Path(sys.executable), REPOSITORY, tmp_path / "home", smoke_scenes, groups, **THIS) as cluster:
         with Watched(cluster) as nodes:
             nodes.wait_for(3)
             # Without GPUs, workers go to the group `train` only if it is named; decode actors go to theirs by default.

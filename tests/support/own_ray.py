@@ -110,11 +110,11 @@ def free_port() -> str:
 
 @contextmanager
 def head(
-    python: Path, folder: Path, home: Path, scenes: Path, grows_by: dict[str, Any] | None = None
+    python: Path, folder: Path, home: Path, scenes: Path, grows_by: dict[str, Any] | None = None, **variables: str
 ) -> Iterator[Head]:
     """A Ray of the given Python, started in a folder, with a home of its own that shares the prepared scenes.
 
-    `grows_by` are node types, by name, that Ray's autoscaler adds as raylets on this machine.
+    `grows_by` are node types, by name, that Ray's autoscaler adds as raylets on this machine; `variables` of its environment.
     """
     home.mkdir(parents=True)
     (home / "scenes").symlink_to(scenes)
@@ -136,6 +136,7 @@ def head(
             CORNERSTONE_HOME=str(home),
             RAY_TMPDIR=sessions,  # neither its sessions nor the file that names the last cluster meet anybody else's
             **(AUTOSCALED if grows_by is not None else {}),
+            **variables,
         )
         log = stack.enter_context((home / "ray.log").open("w"))
         started = subprocess.Popen(

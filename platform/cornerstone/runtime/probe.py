@@ -71,8 +71,8 @@ def probe(options: Sequence[str]) -> Report:
     machines = {node["NodeManagerAddress"] for node in nodes}
     if len(machines) > 1 and not is_server(os.environ.get(TRACKING, "")):
         report.notes.append(
-            f"{TRACKING} names no server: a worker on another machine than the head cannot record in MLflow, and "
-            f"`cornerstone track sync` sends its journal afterwards"
+            f"{TRACKING} names no server: a worker on another machine than the head cannot record in MLflow, and a run's "
+            f"metrics are then in its journal alone"
         )
     try:
         require(replace(placement_of(options), wait_limit=GROWING), lambda text: None)
