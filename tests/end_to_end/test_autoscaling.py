@@ -80,7 +80,7 @@ def swept(cluster: Head, *options: str) -> tuple[subprocess.CompletedProcess, st
     environment = bare_environment(RAY_ADDRESS=cluster.gcs, CORNERSTONE_HOME=str(cluster.home), **THIS)
     typed = [sys.executable, *EXPERIMENT, *options]
     done = subprocess.run(
-        typed, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=240, check=False
+        typed, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=400, check=False
     )
     found = re.search(r"^sweep (\S+):", done.stdout, re.MULTILINE)
     table = cluster.home / "sweeps" / found[1] / "table.md" if found else None
