@@ -10,7 +10,7 @@ import sys
 from ray.job_submission import JobSubmissionClient
 
 from cornerstone.errors import CornerstoneError
-from cornerstone.runtime.submission import follow
+from cornerstone.runtime.following import follow
 
 
 def main() -> None:

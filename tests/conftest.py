@@ -15,7 +15,14 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 PLATFORM = str(REPOSITORY / "platform")
 SUPPORT = str(REPOSITORY / "tests" / "support")  # modules of the tests that Ray's workers import by name
-START_RAY = ("test_jobs.py", "test_scrape.py", "test_kills.py", "test_import_kills.py")
+START_RAY = (
+    "test_autoscaling.py",
+    "test_submit.py",
+    "test_jobs.py",
+    "test_scrape.py",
+    "test_kills.py",
+    "test_import_kills.py",
+)
 """Files whose tests start Ray in processes of their own, instead of using the fixture `ray_cluster`."""
 
 # Set before cornerstone or Ray is imported: both read these on import, and Ray's workers inherit them.

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ray_head import PATIENCE, Head, bare_environment, head
+from own_ray import PATIENCE, Head, bare_environment, head
 
 from cornerstone.tracking.journal import read_journal
 

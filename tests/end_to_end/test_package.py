@@ -63,7 +63,7 @@ def test_submit_says_what_travels_and_names_large_files(project, monkeypatch, ca
         cli.main(command)
     said = capsys.readouterr().out
     if not address.startswith("http"):
-        assert f"http://HOST:8265; given: {address or 'no address'}. Name it with --address or RAY_ADDRESS" in said
+        assert f"http://HOST:8265; given: {address or 'no address'}. Name it with --cluster or RAY_ADDRESS" in said
         return
     assert re.search(r"[KM]iB of code travel to the cluster", said)
     assert "No cluster answers at http://127.0.0.1:9" in said

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 from boards import DASHBOARDS, draw
-from ray_head import free_port, head
+from own_ray import free_port, head
 
 from cornerstone.runtime import monitoring
 from cornerstone.training.live_metrics import gauge_names
@@ -91,7 +91,7 @@ def scraped(smoke_scenes, tmp_path_factory):
                 begun = time.time()
                 environment = {
                     **os.environ,
-                    "RAY_ADDRESS": cluster.joined_at,
+                    "RAY_ADDRESS": cluster.gcs,
                     "CORNERSTONE_HOME": str(cluster.home),
                     **more,
                 }

@@ -7,6 +7,7 @@ import shlex
 
 import pytest
 import yaml
+from job_client import Jobs
 
 from cornerstone import cli
 from cornerstone.errors import CornerstoneError
@@ -96,17 +97,15 @@ def test_submit_refuses_what_is_no_job_file(text, tmp_path):
 
 
 def test_submit_sends_the_command(monkeypatch):
-    """To a cluster that records what it is given."""
-    sent = {}
-
-    class Cluster:
-        def submit_job(self, **given):
-            sent.update(given)
-            return "job-1"
-
+    """To a cluster that records what it is given, after a probe with the same options."""
+    cluster = Jobs()
     monkeypatch.chdir(REPOSITORY)
-    monkeypatch.setattr("cornerstone.runtime.submission._client", lambda address: Cluster())
-    monkeypatch.setattr("cornerstone.runtime.submission.follow", lambda client, job: None)
+    for name in ("CORNERSTONE_HOME", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("cornerstone.runtime.submission.connected", lambda address: cluster)
     cli.main(["submit", "ray_jobs/jobs/ablate_loss.yaml", "--address", "http://head:8265", "--", "--continue", "SWEEP"])
-    assert shlex.split(sent["entrypoint"]) == [*command(FOLDER / "jobs" / "ablate_loss.yaml"), "--continue", "SWEEP"]
-    assert sent["runtime_env"] == yaml.safe_load((FOLDER / "runtime_env.yaml").read_text())
+    probe, job = cluster.jobs.values()
+    python, file, *options = [*command(FOLDER / "jobs" / "ablate_loss.yaml"), "--continue", "SWEEP"]
+    assert shlex.split(job.entrypoint) == [python, file, *options]
+    assert shlex.split(probe.entrypoint)[-len(options) :] == options
+    assert job.env == {**yaml.safe_load((FOLDER / "runtime_env.yaml").read_text()), "env_vars": {}}

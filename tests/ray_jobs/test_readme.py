@@ -78,7 +78,7 @@ def test_its_commands_are_accepted(words, monkeypatch, capsys):
         raise CornerstoneError(f"no cluster at {address}")
 
     monkeypatch.chdir(REPOSITORY)
-    monkeypatch.setattr("cornerstone.runtime.submission._client", absent)
+    monkeypatch.setattr("cornerstone.runtime.submission.connected", absent)
     with pytest.raises(SystemExit):
         cli.main(words.split())
     assert "no cluster at http://localhost:8265" in capsys.readouterr().out

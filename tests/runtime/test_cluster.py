@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+from dataclasses import replace
 
 import pytest
 
 from cornerstone.errors import CornerstoneError
 from cornerstone.recipes import Placement
+from cornerstone.recipes.placement import Bundle
 from cornerstone.runtime import cluster
+from cornerstone.runtime.capacity import Node
 from cornerstone.runtime.cluster import connect, require
 
 PLACEMENT = Placement(
@@ -16,25 +19,47 @@ PLACEMENT = Placement(
 
 
 class Cluster:
-    """What Ray reports of its resources: `sizes` one poll after the other, the last one for ever."""
+    """What Ray reports of its nodes: `sizes` one poll after the other, the last one for ever; and what its autoscaler does."""
 
-    def __init__(self, *sizes, limits=None):
-        self.sizes, self.limits, self.asked, self.looks = list(sizes), limits or {}, [], 0
+    def __init__(self, *sizes, grows=False, refuses=False, limits=None, idle=True):
+        self.sizes, self.grows, self.refuses, self.idle = list(sizes), grows, refuses, idle
+        self.most, self.asked, self.looks = limits or {}, [], 0
 
-    def resources(self):
+    def nodes(self):
         self.looks += 1
         return self.sizes.pop(0) if len(self.sizes) > 1 else self.sizes[0]
+
+    def present(self):
+        return self.grows
+
+    def limits(self):
+        return self.most
+
+    def Request(self, placement):
+        faked = self
+
+        class Request:
+            def ask(self, trials):
+                faked.asked.append((trials, placement.bundles))
+
+            def is_refused(self):
+                return faked.refuses and bool(faked.asked)
+
+            def withdraw(self):
+                faked.asked.append("withdrawn")
+
+        return Request()
 
 
 @pytest.fixture
 def on(monkeypatch):
     """Makes a cluster the one that `require` sees; it is polled often."""
 
-    def use(*sizes, limits=None):
-        faked = Cluster(*sizes, limits=limits)
-        monkeypatch.setattr("ray.cluster_resources", faked.resources)
-        monkeypatch.setattr(cluster, "autoscaler_limits", lambda: faked.limits)
-        monkeypatch.setattr(cluster, "_ask_for", faked.asked.append)
+    def use(*sizes, **options):
+        faked = Cluster(*sizes, **options)
+        monkeypatch.setattr(cluster.capacity, "nodes", faked.nodes)
+        monkeypatch.setattr(cluster, "autoscaler", faked)
+        monkeypatch.setattr(cluster, "_is_idle", lambda: faked.idle)
         monkeypatch.setattr(cluster, "POLL_EVERY", 0.01)
         return faked
 
@@ -42,52 +67,51 @@ def on(monkeypatch):
 
 
 def test_a_cluster_that_is_large_enough_is_accepted_at_once(on):
-    faked, said = on({"CPU": 10.0}), []
+    faked, said = on([Node(10)]), []
     require(PLACEMENT, said.append)
-    assert said == []
-    assert faked.asked == []
+    assert said == faked.asked == []
 
 
 def test_a_cluster_that_is_too_small_and_cannot_grow_is_refused_with_the_sum(on):
-    faked, said = on({"CPU": 9.5}), []
+    said = []
+    on([Node(8), Node(1)])
     with pytest.raises(CornerstoneError) as refused:
         require(PLACEMENT, said.append)
     message = str(refused.value)
     assert "4 workers × 2 + 4 decode actors × 0.5 (training and evaluation data) = 10 CPUs" in message
-    assert "the cluster has 9.5 CPUs, 0 GPUs" in message
+    assert "the cluster has 1 node with 8 CPUs, 1 node with 1 CPU, and no autoscaler can add more" in message
     assert "Lower --workers" in message
-    assert said == faked.asked == []
+    assert said == []
+
+
+def test_every_worker_needs_a_node_that_is_large_enough(on):
+    on([Node(1)] * 16)
+    with pytest.raises(CornerstoneError, match="16 nodes with 1 CPU"):
+        require(PLACEMENT, print)
 
 
 def test_gpus_are_counted(on):
-    on({"CPU": 64.0, "GPU": 3.0})
-    with pytest.raises(CornerstoneError, match="4 × 1 = 4 GPUs; the cluster has 64 CPUs, 3 GPUs"):
+    on([Node(64, 3)])
+    with pytest.raises(CornerstoneError, match="4 × 1 = 4 GPUs; the cluster has 1 node with 64 CPUs and 3 GPUs"):
         require(Placement(workers=4, gpus_per_worker=1), print)
     require(Placement(workers=3, gpus_per_worker=1), print)
 
 
-@pytest.mark.parametrize(
-    ("present", "limits", "expected"),
-    [
-        ({"CPU": 16.0}, {}, 0),
-        ({"CPU": 16.0, "GPU": 1.0}, {}, 1),
-        ({"CPU": 16.0, "GPU": 0.5}, {}, 0),
-    ],
-)
-def test_a_worker_gets_a_gpu_if_the_cluster_has_any(on, present, limits, expected):
-    on(present, limits=limits)
+@pytest.mark.parametrize(("gpus", "expected"), [(0, 0), (1, 1), (0.5, 0)])
+def test_a_worker_gets_a_gpu_if_the_cluster_has_any(on, gpus, expected):
+    on([Node(16, gpus)])
     placement = require(Placement(), print)
     assert (placement.gpus_per_worker, placement.trial_gpus) == (expected, expected)
 
 
-def test_gpus_that_only_an_autoscaler_can_bring_are_asked_for(on):
-    faked = on({"CPU": 16.0}, {"CPU": 16.0}, {"CPU": 16.0}, {"CPU": 16.0, "GPU": 2.0}, limits={"CPU": 16.0, "GPU": 8.0})
+def test_gpus_that_an_autoscaler_can_bring_are_asked_for(on):
+    faked = on([Node(16)], [Node(16)], [Node(16)], [Node(16), Node(8, 8)], grows=True, limits={"CPU": 24.0, "GPU": 8.0})
     assert require(Placement(workers=2, wait_limit=5.0), print).gpus_per_worker == 1
-    assert faked.asked[0]["GPU"] == 2
+    assert faked.asked[0] == (1, (Bundle(0.5, 1), Bundle(0.5, 1), Bundle(0.5), Bundle(0.5)))
 
 
 def test_gpus_can_be_declined(on):
-    on({"CPU": 16.0, "GPU": 1.0})
+    on([Node(16, 1)])
     assert require(Placement(gpus_per_worker=0), print).trial_gpus == 0
     with pytest.raises(CornerstoneError, match=r"--placement.gpus-per-worker 0 trains on CPUs"):
         require(Placement(workers=2), print)
@@ -95,36 +119,73 @@ def test_gpus_can_be_declined(on):
         Placement(gpus_per_worker=-1)
 
 
-def test_an_autoscaler_that_cannot_add_enough_is_no_reason_to_wait(on):
-    on({"CPU": 2.0}, limits={"CPU": 8.0})
-    with pytest.raises(CornerstoneError, match="no autoscaler can add more"):
-        require(PLACEMENT, print)
+@pytest.mark.parametrize("how", [{"refuses": True}, {"limits": {"CPU": 8.0}}])
+def test_an_autoscaler_that_cannot_add_enough_is_no_reason_to_wait(on, how):
+    faked, said = on([Node(2)], grows=True, **how), []
+    with pytest.raises(CornerstoneError, match=r"= 10 CPUs; .* its autoscaler cannot add what is missing"):
+        require(replace(PLACEMENT, wait_limit=1000.0), said.append)
+    assert faked.asked[-1] == "withdrawn"
+
+
+def test_what_others_use_may_become_free(on):
+    on([Node(2)], grows=True, refuses=True, idle=False)
+    with pytest.raises(CornerstoneError, match="Waited 0 s"):
+        require(PLACEMENT, lambda text: None)
 
 
 def test_waiting_prints_for_what_and_requests_it(on):
-    sizes = [{"CPU": 2.0}] * 3 + [{"CPU": 6.0}] * 2 + [{"CPU": 10.0}]
-    faked, said = on(*sizes, limits={"CPU": 96.0}), []
+    faked, said = on(*[[Node(2)]] * 4, *[[Node(2), Node(4)]] * 2, [Node(2), Node(8)], grows=True), []
     require(PLACEMENT, said.append)
     assert len(said) == 1  # not at every poll
-    assert "waiting for the autoscaler to add 8 CPUs (the cluster has 2 CPUs, 0 GPUs" in said[0]
-    assert "= 10 CPUs" in said[0]
-    assert faked.asked == [{"CPU": 10.0, "GPU": 0.0}, {}]  # withdrawn, otherwise the cluster would never shrink
+    assert "waiting for the autoscaler to add room for 4 workers × 2 + 4 decode actors × 0.5" in said[0]
+    assert "(the cluster has 1 node with 2 CPUs)" in said[0]
+    assert faked.asked[0] == (1, (Bundle(2),) * 4 + (Bundle(0.5),) * 4)
+    assert faked.asked[-1] == "withdrawn"  # otherwise the cluster would never shrink
     assert faked.looks >= 5
 
 
 def test_the_message_about_waiting_is_repeated(on, monkeypatch):
     monkeypatch.setattr(cluster, "SAY_EVERY", 0.0)
     said = []
-    on(*({"CPU": 2.0} for _ in range(5)), {"CPU": 10.0}, limits={"CPU": 96.0})
+    on(*[[Node(2)]] * 5, [Node(10)], grows=True)
     require(PLACEMENT, said.append)
     assert len(said) > 1
 
 
 def test_waiting_ends_at_the_limit(on):
-    faked = on({"CPU": 2.0}, limits={"CPU": 96.0})
-    with pytest.raises(CornerstoneError, match=r"Waited 0 s for 8 CPUs: the cluster has 2 CPUs.*placement.wait-limit"):
+    faked = on([Node(2)], grows=True)
+    with pytest.raises(CornerstoneError, match=r"Waited 0 s for the autoscaler.*2 CPUs.*placement.wait-limit"):
         require(PLACEMENT, lambda text: None)
-    assert faked.asked[-1] == {}
+    assert faked.asked[-1] == "withdrawn"
+
+
+GPU_NODE, CPU_NODE = Node(8, 4, "train"), Node(16, 0, "decode")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "given", "groups"),
+    [
+        ([GPU_NODE, CPU_NODE], {}, ("train", "decode")),
+        ([GPU_NODE, Node(16)], {}, ("train", "")),
+        ([Node(16, 4)], {}, ("", "")),  # a cluster without such labels
+        ([GPU_NODE, CPU_NODE], {"gpus_per_worker": 0}, ("", "decode")),  # on CPUs, workers need no GPU node
+        ([GPU_NODE, CPU_NODE], {"gpus_per_worker": 0, "worker_group": "train"}, ("train", "decode")),
+        ([GPU_NODE, CPU_NODE], {"decode_group": ""}, ("train", "")),
+        ([GPU_NODE, Node(0.5, 0, "decode")], {}, ("", "")),  # the group is too small for a trial
+    ],
+)
+def test_groups_are_used_where_nodes_carry_their_label(on, nodes, given, groups):
+    on(nodes)
+    placement = require(Placement(workers=2, **given), print)
+    assert (placement.worker_group, placement.decode_group) == groups
+
+
+def test_a_group_that_is_named_and_not_there_is_refused(on):
+    on([GPU_NODE])
+    with pytest.raises(
+        CornerstoneError, match=r"× 0.5 on nodes of role decode .* 4 GPUs \(role train\), and no autoscaler"
+    ):
+        require(Placement(decode_group="decode"), print)
 
 
 class Ray:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import pickle
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -140,9 +140,16 @@ def execution_options(layout: Layout) -> ExecutionOptions:
 
 
 def ray_datasets(
-    layout: Layout, start: Callable[[], int], actors: int, cpus_per_actor: float
+    layout: Layout,
+    start: Callable[[], int],
+    actors: int,
+    cpus_per_actor: float,
+    selector: Mapping[str, str] | None = None,
 ) -> dict[str, ray.data.Dataset | Callable[[], ray.data.Dataset]]:
-    """The run's stream from step `start()` on. Ray Train calls these factories whenever it starts its workers."""
+    """The run's stream from step `start()` on. Ray Train calls these factories whenever it starts its workers.
+
+    `selector` is Ray's label selector for the nodes of the decode actors; none for any node.
+    """
 
     def build(turn: int) -> ray.data.Dataset:
         import ray.data
@@ -162,6 +169,7 @@ def ray_datasets(
             batch_size=None,
             compute=ActorPoolStrategy(size=actors),
             num_cpus=cpus_per_actor,
+            label_selector=dict(selector) if selector else None,
         )
         return made
 

@@ -15,6 +15,7 @@ from typing import Annotated, TypeVar
 
 import tyro
 
+from cornerstone.errors import CornerstoneError
 from cornerstone.recipes.placement import Placement
 from cornerstone.recipes.presets import PRESETS, preset
 from cornerstone.recipes.recipe import Recipe
@@ -86,11 +87,32 @@ class RunOptions(Shortcuts):
             recipe = recipe.with_data(features="stored", feature_stores=self.features, crop_scale=(1.0, 1.0))
         if self.limit_rows is not None:
             recipe = recipe.with_data(limit_rows=self.limit_rows)
-        if self.workers is not None:
-            placement = replace(placement, workers=self.workers)
-        if self.zero_stage is not None:
-            placement = replace(placement, zero_stage=self.zero_stage)
-        return recipe, placement
+        return recipe, _placed(placement, self.workers, self.zero_stage)
+
+
+@dataclass(frozen=True)
+class _PlacementOptions:
+    workers: int | None = None
+    zero_stage: int | None = None
+    placement: Placement = field(default_factory=Placement)
+
+
+def placement_of(arguments: Sequence[str]) -> Placement:
+    """The placement that the command line of an experiment or of a run gives, whatever other options it has."""
+    try:
+        found, _ = tyro.cli(_PlacementOptions, args=list(arguments), return_unknown_args=True, console_outputs=False)
+    except SystemExit:
+        raise CornerstoneError(f"Cannot read the placement of: {shlex.join(arguments)}. See --help-all.") from None
+    return _placed(found.placement, found.workers, found.zero_stage)
+
+
+def _placed(placement: Placement, workers: int | None, zero_stage: int | None) -> Placement:
+    """The placement with the shortcuts applied."""
+    if workers is not None:
+        placement = replace(placement, workers=workers)
+    if zero_stage is not None:
+        placement = replace(placement, zero_stage=zero_stage)
+    return placement
 
 
 def parse(

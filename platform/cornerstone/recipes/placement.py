@@ -2,9 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from cornerstone.errors import CornerstoneError
+
+ROLE_LABEL = "cornerstone.io/role"
+"""The label of a cluster's nodes by which a placement names a group of them, as the manifests in ray_jobs/ set it."""
+TRAIN, DECODE = "train", "decode"
+"""Its values on the nodes for workers with GPUs and on those for decode actors."""
+
+
+class Bundle(NamedTuple):
+    """What one worker or one decode actor needs, all of it on one node."""
+
+    cpus: float
+    gpus: int = 0
+    group: str = ""
+    """The role of the nodes it must be on; "" for any node."""
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """As Ray names them."""
+        return {"CPU": self.cpus, "GPU": float(self.gpus)} if self.gpus else {"CPU": self.cpus}
+
+    @property
+    def selector(self) -> dict[str, str]:
+        """Ray's label selector for the group; empty for any node."""
+        return {ROLE_LABEL: self.group} if self.group else {}
 
 
 @dataclass(frozen=True)
@@ -28,6 +54,11 @@ class Placement:
     decode_actors: int = 2
     """Ray Data actors that read, decode and tokenize for one training stream."""
     cpus_per_decode_actor: float = 0.5
+    worker_group: str | None = None
+    """The nodes for workers, by their label cornerstone.io/role. None: `train` if workers have GPUs and such nodes are there;
+    "": any node."""
+    decode_group: str | None = None
+    """The nodes for decode actors, by the same label. None: `decode` if such nodes are there; "": any node."""
     checkpoint_every: int = 0
     """Steps between checkpoints; 0 saves with each evaluation and at the end."""
     keep_checkpoints: int = 2
@@ -76,14 +107,45 @@ class Placement:
         """GPUs of one worker; 0 also before `on_cluster` has decided."""
         return self.gpus_per_worker or 0
 
-    def on_cluster(self, gpus: float) -> Placement:
-        """The placement on a cluster that has, or may grow to, so many GPUs: `gpus_per_worker` is decided."""
-        return self if self.gpus_per_worker is not None else replace(self, gpus_per_worker=int(gpus >= 1))
+    @property
+    def worker(self) -> Bundle:
+        """What one worker needs."""
+        return Bundle(self.cpus_per_worker, self.gpus, self.worker_group or "")
+
+    @property
+    def decode_actor(self) -> Bundle:
+        """What one decode actor needs."""
+        return Bundle(self.cpus_per_decode_actor, 0, self.decode_group or "")
+
+    @property
+    def bundles(self) -> tuple[Bundle, ...]:
+        """What one trial needs, in the order in which Ray reserves it."""
+        return (self.worker,) * self.workers + (self.decode_actor,) * self.decode_actors
+
+    def on_cluster(self, gpus: float, groups: Collection[str] = ()) -> Placement:
+        """The placement with `gpus_per_worker`, `worker_group` and `decode_group` decided.
+
+        `gpus` are those that the cluster has, or may grow to; `groups` are the roles of its nodes.
+        """
+        each = int(gpus >= 1) if self.gpus_per_worker is None else self.gpus_per_worker
+        worker = TRAIN if each and TRAIN in groups else ""
+        decode = DECODE if DECODE in groups else ""
+        return replace(
+            self,
+            gpus_per_worker=each,
+            worker_group=worker if self.worker_group is None else self.worker_group,
+            decode_group=decode if self.decode_group is None else self.decode_group,
+        )
 
     def arithmetic(self) -> str:
         """The sum behind `trial_cpus`, in words."""
         return (
-            f"{self.workers} workers × {self.cpus_per_worker:g} + {self.decode_actors} decode actors × "
-            f"{self.cpus_per_decode_actor:g} (training and evaluation data) = {self.trial_cpus:g} CPUs"
+            f"{self.workers} workers × {self.cpus_per_worker:g}{_role(self.worker_group)} + {self.decode_actors} decode "
+            f"actors × {self.cpus_per_decode_actor:g}{_role(self.decode_group)} (training and evaluation data) = "
+            f"{self.trial_cpus:g} CPUs"
             + (f", and {self.workers} × {self.gpus} = {self.trial_gpus} GPUs" if self.trial_gpus else "")
         )
+
+
+def _role(group: str | None) -> str:
+    return f" on nodes of role {group}" if group else ""

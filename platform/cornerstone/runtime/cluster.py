@@ -9,21 +9,26 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 from cornerstone.errors import CornerstoneError
 from cornerstone.recipes.placement import Placement
+from cornerstone.runtime import autoscaler, capacity
 from cornerstone.runtime.home import home
 
 Say = Callable[[str], None]
 T = TypeVar("T")
-POLL_EVERY = 5.0  # seconds between polls of a cluster that the autoscaler is growing
+POLL_EVERY = 1.0  # seconds between polls of a cluster that the autoscaler is growing
 CONNECT_TRIES, CONNECT_SECONDS = 3, 5.0
 LONGEST_SOCKET = 107  # bytes of the path of a UNIX socket
 SOCKET_NAME = len("/session_2026-01-31_14-25-01_123456_1234567/sockets/plasma_store.1")
 SAY_EVERY = 60.0  # seconds between messages about it
+
+
+class StillGrowing(CornerstoneError):
+    """The autoscaler has not added enough nodes in the time that it was given; it has not refused to."""
 
 
 @contextmanager
@@ -73,7 +78,7 @@ def _join(address: str) -> None:
         )
     found = _started_here() if address == "auto" else address
     host, _, port = found.removeprefix("ray://").rpartition(":")
-    if host and port.isdecimal() and not _listens(host.strip("[]"), int(port)):
+    if host and port.isdecimal() and not listens(host.strip("[]"), int(port)):
         if address == "auto":
             raise CornerstoneError(f"{what}, but the Ray that was last started here ({found}) has ended. {how}")
         raise CornerstoneError(f"{what}, where nothing answers. {how}")
@@ -84,7 +89,7 @@ def _join(address: str) -> None:
         raise CornerstoneError(f"{what}, which cannot be joined: {why.rstrip('.')}. {how}") from error
 
 
-def _listens(host: str, port: int) -> bool:
+def listens(host: str, port: int) -> bool:
     """Whether something accepts connections there; Ray itself would try for minutes."""
     for _ in range(CONNECT_TRIES):
         try:
@@ -225,68 +230,71 @@ def log_to_driver() -> bool:
 
 
 def require(placement: Placement, say: Say) -> Placement:
-    """Return once the cluster is large enough for one trial of this placement, with `gpus_per_worker` decided.
+    """Return once the cluster is large enough for one trial, with GPUs and groups of nodes decided (`Placement.on_cluster`).
 
     If the cluster is too small and no autoscaler can add what is missing, raises CornerstoneError at once, with the
-    arithmetic. Otherwise waits for the autoscaler, with a message, for up to `placement.wait_limit` seconds.
+    arithmetic. Otherwise asks the autoscaler for the trial's bundles and waits for up to `placement.wait_limit` seconds.
     """
-    import ray
-
-    limits = autoscaler_limits()
-    automatic = placement.gpus_per_worker is None
-    placement = placement.on_cluster(max(ray.cluster_resources().get("GPU", 0.0), limits.get("GPU", 0.0)))
-    needed = {"CPU": placement.trial_cpus, "GPU": float(placement.trial_gpus)}
-    start, said = time.monotonic(), float("-inf")
-    with ExitStack() as afterwards:
-        while missing := _missing(needed, ray.cluster_resources()):
-            has = ", ".join(f"{ray.cluster_resources().get(kind, 0):g} {kind}s" for kind in needed)
-            reachable = not _missing(needed, limits)
-            if not reachable:
+    automatic, given = placement.gpus_per_worker is None, placement
+    placement, found = decided(given, capacity.nodes()), capacity.nodes()
+    if capacity.trials_held(placement, found):
+        return placement
+    start, said, request = time.monotonic(), float("-inf"), autoscaler.Request(placement)
+    grows = autoscaler.present() and not _is_beyond(placement, autoscaler.limits(), found)
+    try:
+        while not capacity.trials_held(placement, found):
+            has = f"the cluster has {capacity.in_words(found)}"
+            if not grows or (request.is_refused() and _is_idle()):
+                why = (
+                    "its autoscaler cannot add what is missing"
+                    if autoscaler.present()
+                    else "no autoscaler can add more"
+                )
                 raise CornerstoneError(
-                    f"This placement needs {placement.arithmetic()}; the cluster has {has}, and no autoscaler can add more. "
+                    f"This placement needs {placement.arithmetic()}; {has}, and {why}. "
                     f"Lower --workers, --placement.cpus-per-worker, --placement.decode-actors or "
                     f"--placement.cpus-per-decode-actor, or use a larger cluster."
                     + (" --placement.gpus-per-worker 0 trains on CPUs." if automatic and placement.gpus else "")
                 )
-            if time.monotonic() - start > placement.wait_limit:
-                raise CornerstoneError(
-                    f"Waited {placement.wait_limit:.0f} s for {missing}: the cluster has {has}. This placement needs "
-                    f"{placement.arithmetic()}. See `ray status`, or raise --placement.wait-limit."
+            waited = time.monotonic() - start
+            if waited > placement.wait_limit:
+                raise StillGrowing(
+                    f"Waited {waited:.0f} s for the autoscaler: {has}. This placement needs {placement.arithmetic()}. "
+                    f"See `ray status`, or raise --placement.wait-limit."
                 )
             if time.monotonic() - said > SAY_EVERY:
                 said = time.monotonic()
-                say(
-                    f"waiting for the autoscaler to add {missing} (the cluster has {has}; needed: {placement.arithmetic()})"
-                )
-                _ask_for(needed)
-                afterwards.callback(
-                    _ask_for, {}
-                )  # a request is valid until the next one: the cluster would never shrink
+                say(f"waiting for the autoscaler to add room for {placement.arithmetic()} ({has})")
+            request.ask(1)
             time.sleep(POLL_EVERY)
+            found = capacity.nodes()
+            placement = decided(given, found)
+    finally:
+        request.withdraw()
     return placement
 
 
-def _missing(needed: dict[str, float], held: dict[str, float]) -> str:
-    """`2.5 CPUs and 1 GPUs`, or "" if nothing is missing."""
-    short = {
-        kind: amount - held.get(kind, 0.0) for kind, amount in needed.items() if amount > held.get(kind, 0.0) + 1e-6
-    }
-    return " and ".join(f"{amount:g} {kind}s" for kind, amount in short.items())
+def decided(placement: Placement, cluster: Sequence[capacity.Node]) -> Placement:
+    """The placement with GPUs and groups decided. Groups that it does not name are used only if a trial fits there."""
+    gpus = max(sum(node.gpus for node in cluster), autoscaler.limits().get("GPU", 0.0))
+    grouped, anywhere = placement.on_cluster(gpus, capacity.groups(cluster)), placement.on_cluster(gpus)
+    fits = capacity.trials_held(grouped, cluster) or not capacity.trials_held(anywhere, cluster)
+    return grouped if fits else anywhere
 
 
-def autoscaler_limits() -> dict[str, float]:
-    """The most resources to which the autoscaler may grow the cluster; empty if there is none. Ray Train uses the same call."""
-    from ray._private.state import state  # private: there is no public call for the autoscaler's limits
+def _is_beyond(placement: Placement, limits: Mapping[str, float], cluster: Sequence[capacity.Node]) -> bool:
+    """Whether an autoscaler that says how far it goes cannot grow the cluster that far."""
+    cpus = max(limits.get("CPU", 0.0), sum(node.cpus for node in cluster))
+    gpus = max(limits.get("GPU", 0.0), sum(node.gpus for node in cluster))
+    return bool(limits) and (placement.trial_cpus > cpus + capacity.ROUNDING or placement.trial_gpus > gpus)
 
-    limits = state.get_max_resources_from_cluster_config()
-    return {kind: float(amount) for kind, amount in (limits or {}).items()}
 
+def _is_idle() -> bool:
+    """Whether nothing else uses the cluster. If something does, what the autoscaler cannot add may become free."""
+    import ray
 
-def _ask_for(needed: dict[str, float]) -> None:
-    """Request resources from the autoscaler, which otherwise grows a cluster only for tasks and actors that wait."""
-    from ray.autoscaler.sdk import request_resources
-
-    request_resources(bundles=[{kind: 1} for kind, amount in needed.items() for _ in range(int(amount + 0.999))])
+    held, free = ray.cluster_resources(), ray.available_resources()
+    return all(free.get(kind, 0.0) >= held.get(kind, 0.0) - capacity.ROUNDING for kind in ("CPU", "GPU"))
 
 
 def _check_home() -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import ray
@@ -17,7 +18,7 @@ from rich.console import Console
 
 from cornerstone.data.storage import Location
 from cornerstone.recipes.placement import Placement
-from cornerstone.runtime import cluster
+from cornerstone.sweeps.room import AsRoomAllows, trials_at_a_time
 from cornerstone.sweeps.state import STOPPED, SweepState, TrialResult
 from cornerstone.tracking.address import Address
 from cornerstone.tracking.mlflow_records import Records
@@ -60,12 +61,17 @@ def run_trials(
     if waiting:
         progress = ProgressActor.remote()  # type: ignore[attr-defined]
         names = [(trial.job.identity.run, trial.name) for trial in trials]
-        placement = replace(placement, concurrent_trials=min(trials_at_a_time(placement), len(waiting)))
-        waiting = [replace(trial, job=replace(trial.job, placement=placement)) for trial in waiting]
+        at_a_time = min(trials_at_a_time(placement), len(waiting))
+        shared = replace(placement, concurrent_trials=at_a_time)  # by which workers share a machine's cores
+        waiting = [replace(trial, job=replace(trial.job, placement=shared)) for trial in waiting]
         opener = _start_opener(records, tuple(waiting), state.sweep, parent, progress)
         try:
             with ProgressPrinter(progress, names, console):
-                _tune(waiting, state, progress, placement, opener)
+                room = AsRoomAllows(len(waiting), placement, partial(console.print, markup=False, highlight=False))
+                try:
+                    _tune(waiting, state, progress, room, opener)
+                finally:
+                    room.close()
         finally:  # also after Ctrl-C: otherwise MLflow would show the runs as running
             _call(opener.close_rest)
     return [
@@ -74,25 +80,7 @@ def run_trials(
     ]
 
 
-def trials_at_a_time(placement: Placement) -> int:
-    """How many trials fit in the cluster, counting the nodes that its autoscaler may add.
-
-    Trials that wait for resources make the autoscaler add nodes; a limit by today's nodes would never ask for more.
-    """
-    if placement.concurrent_trials:
-        return placement.concurrent_trials
-    present, limits = ray.cluster_resources(), cluster.autoscaler_limits()
-
-    def most(kind: str) -> float:
-        return max(present.get(kind, 0.0), limits.get(kind, 0.0))
-
-    fits = [most("CPU") / placement.trial_cpus]
-    if placement.trial_gpus:
-        fits.append(most("GPU") / placement.trial_gpus)
-    return max(1, int(min(fits) + 1e-6))
-
-
-def _tune(trials: Sequence[Trial], state: SweepState, progress: Any, placement: Placement, opener: Any) -> None:
+def _tune(trials: Sequence[Trial], state: SweepState, progress: Any, room: AsRoomAllows, opener: Any) -> None:
     # Without this, Tune's own reporter and loggers write a second record of each trial.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # runtime.cluster.stoppable handles Ctrl-C
@@ -103,8 +91,9 @@ def _tune(trials: Sequence[Trial], state: SweepState, progress: Any, placement: 
     trial = tune.with_parameters(_trial, trials=tuple(trials), state=state, progress=progress, opener=opener)
     tuner = tune.Tuner(
         tune.with_resources(trial, HEAD),
-        param_space={"index": tune.grid_search(list(range(len(trials))))},
-        tune_config=tune.TuneConfig(max_concurrent_trials=trials_at_a_time(placement), reuse_actors=False),
+        tune_config=tune.TuneConfig(
+            search_alg=room, num_samples=len(trials), max_concurrent_trials=len(trials), reuse_actors=False
+        ),
         run_config=tune.RunConfig(
             name=f"tune-{state.sweep}-{int(time.time())}", storage_path=_storage(state), verbose=0
         ),

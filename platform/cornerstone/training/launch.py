@@ -72,15 +72,18 @@ def launch(job: Job, tell: Tell) -> Outcome:
         train_loop_config={"job": job, "tell": tell},
         # Ray Train calls these in its controller at every start of the workers: the step to resume from enters here.
         datasets=ray_datasets(
-            layout, partial(latest_step, job), placement.decode_actors, placement.cpus_per_decode_actor
+            layout,
+            partial(latest_step, job),
+            placement.decode_actors,
+            placement.cpus_per_decode_actor,
+            placement.decode_actor.selector,
         ),
         dataset_config=ray.train.DataConfig(execution_options=execution_options(layout)),
-        scaling_config=ray.train.ScalingConfig(
+        scaling_config=ray.train.ScalingConfig(  # type: ignore[call-arg]  # `label_selector` is Train V2's
             num_workers=placement.workers,
             use_gpu=placement.gpus > 0,
-            resources_per_worker={"CPU": placement.cpus_per_worker, "GPU": placement.gpus}
-            if placement.gpus
-            else {"CPU": placement.cpus_per_worker},
+            resources_per_worker=placement.worker.resources,
+            label_selector=placement.worker.selector or None,
         ),
         run_config=ray.train.RunConfig(
             name=job.identity.run,

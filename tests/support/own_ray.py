@@ -1,7 +1,8 @@
-"""A Ray of `ray start`, in processes of its own, to which jobs are submitted."""
+"""A Ray of its own for a test: `ray start` in another process, with or without an autoscaler, and its end."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -15,21 +16,60 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
 PATIENCE = 240.0
+HEAD_ID = "f" * 51 + "00000"  # by which the provider of raylets on this machine knows the head
+AUTOSCALED = {
+    "RAY_FAKE_CLUSTER": "1",
+    "RAY_enable_autoscaler_v2": "1",
+    "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+    "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
+    "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
+}
+
+
+def autoscaling(node_types: dict[str, Any], gcs: str) -> dict[str, Any]:
+    """The configuration of a cluster that Ray's autoscaler grows by raylets on this machine."""
+    unused = ("auth", "docker", "file_mounts")
+    commands = [f"{kind}_commands" for kind in ("initialization", "setup", "head_setup", "worker_setup")]
+    commands += ["head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files"]
+    return {
+        "cluster_name": "grows",
+        "max_workers": 8,
+        "idle_timeout_minutes": 0.3,
+        "provider": {
+            # By its module: the type `fake_multinode` reads an example that Ray's package does not contain.
+            "type": "external",
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "use_node_id_as_ip": True,
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+            "launch_multiple": True,
+            "head_node_id": HEAD_ID,
+            "gcs_address": gcs,
+        },
+        "head_node_type": "ray.head.default",
+        "available_node_types": {
+            "ray.head.default": {"resources": {"CPU": 2}, "node_config": {}, "max_workers": 0},
+            **{name: {"node_config": {}, "min_workers": 0, **kind} for name, kind in node_types.items()},
+        },
+        **{name: {} for name in unused},
+        **{name: [] for name in commands},
+    }
 
 
 @dataclass(frozen=True)
 class Head:
-    """A Ray that runs: where it takes jobs, where drivers join it, the home of what they leave, and its folder of sessions."""
+    """A Ray that runs: where it takes jobs, the home of what they leave, the address that drivers join, its folder of sessions."""
 
     address: str
-    joined_at: str
     home: Path
+    gcs: str
     sessions: Path
 
     def submit(self, *command: str, job: str = "", options: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
@@ -70,26 +110,34 @@ def free_port() -> str:
 
 
 @contextmanager
-def head(python: Path, folder: Path, home: Path, scenes: Path, **more: str) -> Iterator[Head]:
+def head(
+    python: Path, folder: Path, home: Path, scenes: Path, grows_by: dict[str, Any] | None = None, **variables: str
+) -> Iterator[Head]:
     """A Ray of the given Python, started in a folder, with a home of its own that shares the prepared scenes.
 
-    `more` is environment of its processes.
+    `grows_by` are node types, by name, that Ray's autoscaler adds as raylets on this machine; `variables` of its environment.
     """
-    home.mkdir()
+    home.mkdir(parents=True)
     (home / "scenes").symlink_to(scenes)
     with ExitStack() as stack:
         sessions = stack.enter_context(tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True))
-        dashboard, port = free_port(), free_port()
+        dashboard = free_port()
         command = [str(python), "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus", "2"]
         command += ["--disable-usage-stats", "--dashboard-host", "127.0.0.1", "--dashboard-port", dashboard]
-        command += ["--port", port]
+        ports = {"port": free_port()}
         for option in ("ray-client-server-port", "dashboard-agent-listen-port", "metrics-export-port"):
-            command += [f"--{option}", free_port()]
+            ports[option] = free_port()
+        command += [part for option, port in ports.items() for part in (f"--{option}", port)]
+        if grows_by is not None:
+            config = home / "autoscaler.json"
+            config.write_text(json.dumps(autoscaling(grows_by, f"127.0.0.1:{ports['port']}")))
+            command += ["--node-ip-address", "127.0.0.1", "--autoscaling-config", str(config)]
         environment = bare_environment(
             PATH=f"{python.parent}{os.pathsep}{os.environ['PATH']}",
             CORNERSTONE_HOME=str(home),
             RAY_TMPDIR=sessions,  # neither its sessions nor the file that names the last cluster meet anybody else's
-            **more,
+            **(AUTOSCALED if grows_by is not None else {}),
+            **variables,
         )
         log = stack.enter_context((home / "ray.log").open("w"))
         started = subprocess.Popen(
@@ -98,7 +146,7 @@ def head(python: Path, folder: Path, home: Path, scenes: Path, **more: str) -> I
         stack.callback(end, started, sessions)
         address = f"http://127.0.0.1:{dashboard}"
         wait_until(lambda: answers(f"{address}/api/jobs/"), started, home / "ray.log")
-        yield Head(address, f"127.0.0.1:{port}", home, Path(sessions) / "ray")
+        yield Head(address, home, f"127.0.0.1:{ports['port']}", Path(sessions) / "ray")
 
 
 def answers(url: str) -> bool:
