@@ -65,7 +65,7 @@ def autoscaling(node_types: dict[str, Any], gcs: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Head:
-    """A Ray that runs: where it takes jobs, the home of what they leave, the address that drivers join, its folder of sessions."""
+    """A Ray that runs: where it takes jobs, their home, the address that drivers join, and its folder of sessions."""
 
     address: str
     home: Path
