@@ -15,14 +15,18 @@ demo: install
 dashboards: install
 	@PATH="$(CURDIR)/$(BIN):$$PATH" cornerstone dashboards $(ARGS)
 
-# Everything but `test-faults` and `test-gpu`: about 17 minutes on 2 cores. Two processes run the tests without Ray; only one
+# Everything but `test-faults` and `test-gpu`: about 16 minutes on 2 cores. Two processes run the tests without Ray; only one
 # can hold the cluster of the others.
-test: install lint test-quick
+WITHOUT_RAY := not ray and not faults and not gpu
+IN_TWO_PROCESSES = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test: install lint
+	$(IN_TWO_PROCESSES) -m '$(WITHOUT_RAY)'
 	$(BIN)/python -m pytest -m 'ray and not faults and not gpu'
 
-# Everything that needs neither Ray nor a GPU: about 6 minutes on 2 cores.
+# Everything that needs neither Ray, nor a GPU, nor several workers: about 3 minutes on 2 cores.
 test-quick: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not ray and not faults and not gpu'
+	$(IN_TWO_PROCESSES) -m '$(WITHOUT_RAY) and not workers'
 
 # Without a GPU the tests run on the CPU, and those of the GPU are skipped with a reason.
 test-gpu: install

@@ -1,4 +1,4 @@
-"""Fixtures of all tests: a home of their own, the real sample data if available, one small Ray; sets the marker `ray`."""
+"""Fixtures of all tests: a home of their own, the real sample data if available, one small Ray; sets two of the markers."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ START_RAY = (
 )
 """Files whose tests start Ray in processes of their own, instead of using the fixture `ray_cluster`."""
 
+SEVERAL_WORKERS = ("test_engines.py", "test_zero_shares.py", "test_shares.py", "test_distributed.py")
+"""Files whose tests start several workers, which import PyTorch and DeepSpeed each."""
+
 # Set before cornerstone or Ray is imported: both read these on import, and Ray's workers inherit them.
 _home = tempfile.TemporaryDirectory(prefix="cornerstone-tests-", ignore_cleanup_errors=True)
 os.environ["CORNERSTONE_HOME"] = _home.name
@@ -40,10 +43,12 @@ sys.path[:0] = [folder for folder in (PLATFORM, SUPPORT) if folder not in sys.pa
 
 @pytest.hookimpl(tryfirst=True)  # before pytest deselects by `-m`
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test that needs a Ray cluster with `ray`."""
+    """Mark every test that needs a Ray cluster with `ray`, and every one of several workers with `workers`."""
     for item in items:
         if "ray_cluster" in getattr(item, "fixturenames", ()) or item.path.name in START_RAY:
             item.add_marker(pytest.mark.ray)
+        if item.path.name in SEVERAL_WORKERS:
+            item.add_marker(pytest.mark.workers)
 
 
 @pytest.fixture(autouse=True)
