@@ -32,7 +32,7 @@ test-quick: install
 test-gpu: install
 	$(BIN)/python -m pytest -m gpu
 
-# Kills processes and resumes: about 28 minutes.
+# Kills processes and resumes, grows and shrinks a cluster, scrapes metrics: about 37 minutes.
 test-faults: install
 	$(BIN)/python -m pytest -m faults
 

@@ -49,6 +49,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.ray)
         if item.path.name in SEVERAL_WORKERS:
             item.add_marker(pytest.mark.workers)
+    # Those that start a Ray of their own come last: two cores are too few for two, so they end the one that others share.
+    items.sort(key=lambda item: item.path.name in START_RAY)
 
 
 @pytest.fixture(autouse=True)

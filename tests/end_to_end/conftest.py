@@ -86,11 +86,6 @@ def defined(name: str, arguments: list[str]):
     return options, recipe, placement, define(recipe) if own is None else define(recipe, options)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """These come last: they start a Ray of their own, and end the one that all other tests share."""
-    items.sort(key=lambda item: item.path.name in ("test_jobs.py", "test_scrape.py"))
-
-
 @pytest.fixture(scope="session")
 def smoke_scenes() -> Path:
     """The folder `scenes` of the tests' home, with all that `smoke` needs: shards, evaluation sets, a pretrained tower."""

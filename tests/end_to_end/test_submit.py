@@ -71,6 +71,7 @@ def until(text: str, output: Path, process: subprocess.Popen) -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.faults
 @pytest.mark.timeout(600)
 def test_a_probe_looks_from_the_cluster_and_a_job_is_stopped_by_the_second_interrupt(
     project, server, tmp_path, monkeypatch
