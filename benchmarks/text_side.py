@@ -148,7 +148,7 @@ def main() -> None:
     """The part that the command line names."""
     usual = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     usual.add_argument("part", nargs="?", default="step", choices=("step", "loss", "one"))
-    usual.add_argument("--batch", type=int, default=16)
+    usual.add_argument("--batch", type=int, default=48)
     usual.add_argument("--rounds", type=int, default=3)
     usual.add_argument("--layers", type=int, default=12)
     usual.add_argument("--way", default="chunks", choices=("chunks", "dense"))
