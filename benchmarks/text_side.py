@@ -3,7 +3,7 @@
     python -m benchmarks.text_side                 the step: forward, loss, backward; BERT-base, 2 corners, limit 128
     python -m benchmarks.text_side loss            memory of the loss at a batch of 32,768, and its time against the dense form
 
-The baseline does what the authors' public code does, written anew: raw and long texts stacked, all padded to the limit, corners
+The baseline does what the authors' public code does: raw and long texts stacked, all padded to the limit, corners
 computed for both, a mask (texts, limit, limit), and matrices of all pairs in the loss. Both have the same weights, and must
 give the same loss. Times are of the processor, summed over threads, and of the clock; ways take turns.
 """

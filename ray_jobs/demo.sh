@@ -89,7 +89,7 @@ for argument in "$@"; do
 done
 echo "running $points: 3 points take about 6 minutes on 2 cores, all 14 about 28; the first start adds 1 for preparing data"
 
-terminal=()  # a job has no terminal: it is told how wide the table may be
+terminal=()  # a job has no terminal of its own: pass the width for its table
 [ -t 1 ] && terminal=("COLUMNS=$(tput cols 2>/dev/null || echo 100)")
 
 status=0

@@ -171,3 +171,23 @@ def test_smoothing_is_torchs_cross_entropy():
 def test_mistakes_are_named():
     with pytest.raises(CornerstoneError, match="0 principal components of groups of 4 images"):
         long_clip_loss(*some()[:3], 1.0, components=0, pca_group=4)
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_smoothing_gives_the_gradients_of_the_dense_form_beside_masked_rows_and_equal_ids(chunk):
+    generator = torch.Generator().manual_seed(3)
+    image, text = (F.normalize(torch.randn(8, 5, generator=generator, dtype=torch.float64), dim=-1) for _ in range(2))
+    valid, ids = torch.tensor([1, 1, 0, 1, 1, 1, 0, 1], dtype=torch.bool), torch.tensor([0, 1, 2, 1, 4, 5, 6, 7])
+    scale = torch.tensor([7.0], dtype=torch.float64)
+    given = [x.clone().requires_grad_() for x in (image, text, scale)]
+    dense = [x.clone().requires_grad_() for x in (image, text, scale)]
+    contrastive_loss(*given, label_smoothing=0.2, valid_B=valid, row_ids_B=ids, chunk=chunk).backward()
+
+    logits, losses = dense[2] * dense[0] @ dense[1].T, []
+    for row in valid.nonzero()[:, 0].tolist():
+        kept = valid & ((ids != ids[row]) | (torch.arange(8) == row))
+        own = kept[:row].sum()[None]
+        losses += [F.cross_entropy(x[row][kept][None], own, label_smoothing=0.2) for x in (logits, logits.T)]
+    (torch.stack(losses).sum() / 2 / valid.sum()).backward()
+    for mine, theirs in zip(given, dense, strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-10, atol=1e-12)

@@ -21,6 +21,24 @@ BeforeLayer = Callable[[int, Tensor], Tensor]
 """Called before each layer with its number and the hidden states (B, T, E); gives those that the layer reads."""
 
 
+def opt_config(config: CausalText, vocab_size: int, **more: Any) -> OPTConfig:
+    """OPT's architecture in a recipe's sizes, without dropout; `more` are other fields of `OPTConfig`."""
+    return OPTConfig(
+        vocab_size=vocab_size,
+        hidden_size=config.width,
+        word_embed_proj_dim=config.width,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        ffn_dim=4 * config.width,
+        max_position_embeddings=config.positions,
+        activation_function=config.activation,
+        dropout=0.0,
+        attention_dropout=0.0,
+        pad_token_id=None,
+        **more,
+    )
+
+
 class CausalDecoder(nn.Module):
     """Embeddings in, hidden states before the last norm out; attention stays inside each document.
 
@@ -32,23 +50,7 @@ class CausalDecoder(nn.Module):
         """`vocab_size` counts the special tokens too."""
         super().__init__()
         self.config = config
-        self.decoder = OPTDecoder(
-            OPTConfig(
-                vocab_size=vocab_size,
-                hidden_size=config.width,
-                word_embed_proj_dim=config.width,
-                num_hidden_layers=config.layers,
-                num_attention_heads=config.heads,
-                ffn_dim=4 * config.width,
-                max_position_embeddings=config.positions,
-                activation_function=config.activation,
-                dropout=0.0,
-                attention_dropout=0.0,
-                pad_token_id=None,
-                _remove_final_layer_norm=True,
-                use_cache=False,
-            )
-        )
+        self.decoder = OPTDecoder(opt_config(config, vocab_size, _remove_final_layer_norm=True, use_cache=False))
 
     def embed(self, token_ids_BT: Tensor) -> Tensor:
         """(B, T, E): the rows of the embedding table, without positions."""

@@ -14,12 +14,12 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     GenerationConfig,
-    OPTConfig,
     OPTForCausalLM,
     PreTrainedModel,
 )
 
 from cornerstone.errors import CornerstoneError
+from cornerstone.models.causal_text import opt_config
 from cornerstone.recipes.language import CausalText
 
 _RATES = ("dropout", "pdrop", "layerdrop")
@@ -43,21 +43,7 @@ class LanguageModel(nn.Module):
         cls, config: CausalText, vocab_size: int, seed: int, first: int | None = None, last: int | None = None
     ) -> LanguageModel:
         """OPT's architecture with random weights, without dropout. `first` and `last` are what begins and ends a text."""
-        described = OPTConfig(
-            vocab_size=vocab_size,
-            hidden_size=config.width,
-            word_embed_proj_dim=config.width,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            ffn_dim=4 * config.width,
-            max_position_embeddings=config.positions,
-            activation_function=config.activation,
-            dropout=0.0,
-            attention_dropout=0.0,
-            pad_token_id=None,
-            bos_token_id=first,
-            eos_token_id=last,
-        )
+        described = opt_config(config, vocab_size, bos_token_id=first, eos_token_id=last)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return cls(OPTForCausalLM(described))

@@ -23,6 +23,7 @@ from cornerstone.recipes.method import imported
 from cornerstone.recipes.towers import TextTowerConfig
 
 ROUND = 8
+"""Tokens: on a GPU the length of a batch of texts is a multiple of it."""
 
 
 class TextFeatures(NamedTuple):

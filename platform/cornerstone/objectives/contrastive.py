@@ -168,9 +168,11 @@ class _BothDirections(torch.autograd.Function):
     restricted to this worker's rows: what it says of the columns is summed over the workers by `gather`'s backward pass. So
     every worker must weigh its value alike, as a mean over workers does.
 
-    With ε of label smoothing, v the valid rows (1 or 0) and K the columns that count, the gradient of logit (i, j) is
+    With ε of label smoothing and K the columns that count, the gradient of logit (i, j) is
 
-        v_i (softmax_j − (1 − ε) δ_ij − ε / K_i) + v_j (softmax_i − (1 − ε) δ_ij − ε / K_j),    0 where it is ignored.
+        softmax_j − (1 − ε) δ_ij − ε / K_i  +  softmax_i − (1 − ε) δ_ij − ε / K_j,    0 where it is ignored.
+
+    A masked row or column has its own logit alone: its loss and its gradient are 0.
     """
 
     @staticmethod
@@ -201,8 +203,6 @@ class _BothDirections(torch.autograd.Function):
         if smoothing:
             targets_B = targets_B + smoothing * (row_sum_B / kept_B + column_sum_N[mine] / kept_N[mine])
         losses_B = row_B + column_N[mine] - targets_B
-        if pairs.valid_N is not None:
-            losses_B = torch.where(pairs.valid_N[mine], losses_B, 0)
         ctx.pairs, ctx.size, ctx.smoothing = pairs, size, smoothing
         held = (logits_CN,) if 0 < len(rows_BD) <= size else ()  # one chunk need not be computed again
         ctx.save_for_backward(rows_BD, columns_ND, scale, row_B, column_N, kept_B, kept_N, *held)
@@ -214,7 +214,6 @@ class _BothDirections(torch.autograd.Function):
         rows_BD, columns_ND, scale, row_B, column_N, kept_B, kept_N, *held = ctx.saved_tensors
         pairs, smoothing = ctx.pairs, ctx.smoothing
         of_rows_BD, of_columns_ND, of_scale = torch.zeros_like(rows_BD), torch.zeros_like(columns_ND), 0.0 * scale
-        valid_N = None if pairs.valid_N is None else pairs.valid_N.to(rows_BD.dtype)
         with torch.autocast(rows_BD.device.type, enabled=False):
             for start in range(0, len(rows_BD), ctx.size):
                 part = slice(start, start + ctx.size)
@@ -222,19 +221,14 @@ class _BothDirections(torch.autograd.Function):
                 logits_CN, ignored_CN, own_C = _logits(rows_CD, columns_ND, scale, pairs, start, *held)
                 of_row_CN = (logits_CN - row_B[part, None]).exp_()
                 of_column_CN = logits_CN.sub(column_N).exp_() if held else logits_CN.sub_(column_N).exp_()
-                own = 2 * (1 - smoothing)
                 if smoothing:
                     of_row_CN -= smoothing / kept_B[part, None]
                     of_column_CN -= smoothing / kept_N
-                if valid_N is not None:
-                    of_row_CN *= valid_N[own_C, None]
-                    of_column_CN *= valid_N
                 both_CN = of_row_CN.add_(of_column_CN)
                 if smoothing and ignored_CN is not None:
                     both_CN.masked_fill_(ignored_CN, 0)
                 own_C1 = own_C[:, None]
-                taken_C1 = both_CN.gather(1, own_C1) - own * (1.0 if valid_N is None else valid_N[own_C1])
-                both_CN.scatter_(1, own_C1, taken_C1)
+                both_CN.scatter_(1, own_C1, both_CN.gather(1, own_C1) - 2 * (1 - smoothing))
                 pulled_CD = both_CN @ columns_ND
                 of_scale = of_scale + (pulled_CD * rows_CD).sum()
                 of_rows_BD[part] = pulled_CD.mul_(scale * gradient)

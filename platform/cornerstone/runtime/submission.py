@@ -264,7 +264,7 @@ def _submitted(client: JobSubmissionClient, entrypoint: str, environment: dict[s
 
 
 def _terminal() -> dict[str, str]:
-    """A job has no terminal: it is told how wide the table may be."""
+    """The width of this terminal, for a job, which has none of its own."""
     return {"COLUMNS": str(shutil.get_terminal_size().columns)} if sys.stdout.isatty() else {}
 
 
