@@ -38,7 +38,7 @@ from cornerstone.evaluation.judged import metrics_of
 from cornerstone.hashing import digest
 from cornerstone.models.image_tower import build_image_tower
 from cornerstone.recipes import BertText, LongClipConfig, LotlipConfig, Recipe, preset
-from cornerstone.recipes.lotlip import with_long_loss_times, with_sub_captions
+from cornerstone.recipes.lotlip import from_scratch, with_long_loss_times, with_sub_captions
 from cornerstone.recipes.pairs import PairData
 from cornerstone.sweeps.statistics import paired_difference
 from cornerstone.training.build import build_method
@@ -60,8 +60,10 @@ SETTINGS: tuple[str, ...] = (
     "64,000 pairs",
     "limit 16",
     "limit 32",
+    "limit 64",
     "limit 128",
     "limit 128, k = 6",
+    "from scratch",
 )
 BASE = SETTINGS[0]
 CORE = ("0", "2", "2, no mask", "0, long × 3", "2, equal balance")
@@ -118,7 +120,8 @@ class Run:
         if self.setting == "4,000 pairs":
             recipe = recipe.with_data(limit_rows=options.pairs // 4)
         recipe = replace(self._with_texts(recipe), seed=self.seed)
-        return self._with_point(recipe)
+        recipe = self._with_point(recipe)
+        return from_scratch(recipe) if self.setting == "from scratch" else recipe
 
     def _with_texts(self, recipe: Recipe) -> Recipe:
         for part in self.setting.split(", "):
@@ -196,12 +199,14 @@ def _texts_file(folder: Path, prepared: Prepared, epoch: int) -> Path:
 
 
 def _features_file(folder: Path, prepared: Prepared) -> Path:
-    return folder / f"features-{digest([prepared.train.folders])}.pt"  # type: ignore[attr-defined]
+    read = [prepared.train.folders, _image_config(prepared).locked]  # type: ignore[attr-defined]
+    return folder / f"features-{digest(read)}.pt"
 
 
 def _evaluation_file(folder: Path, prepared: Prepared) -> Path:
     texts = prepared.evaluation_texts
     read = {"sets": [one.folder for one in prepared.sets], "texts": asdict(texts) if texts else None}
+    read["locked"] = _image_config(prepared).locked
     return folder / f"evaluation-{digest(read)}.pt"
 
 
@@ -216,12 +221,12 @@ def write_texts(prepared: Prepared, epoch: int, file: Path) -> None:
 
 
 def write_features(prepared: Prepared, file: Path) -> None:
-    """Encode the image of every training row."""
+    """Encode the image of every training row; for a tower that is trained, its pixels in one fixed crop."""
     torch.set_num_threads(1)
     train, rows = prepared.train.open(), np.arange(prepared.train.rows)
-    tower = build_image_tower(_image_config(prepared)).lock()
     parts = (cast(PairBatch, prepared.train.batch(0, train.take(part, part * 0))) for part in np.array_split(rows, 32))
-    torch.save(torch.cat([_encoded(tower, part.image) for part in parts]), file)
+    encoded = _encoder(prepared)
+    torch.save(torch.cat([encoded(part.image) for part in parts]), file)
 
 
 def write_evaluation(prepared: Prepared, file: Path) -> None:
@@ -230,18 +235,26 @@ def write_evaluation(prepared: Prepared, file: Path) -> None:
     due = next(step for step in range(prepared.recipe.optimization.steps) if prepared.stream().evaluates_after(step))
     stream = Stream.local(Layout(prepared.stream(), 1), 0, due)
     stream.batch(due)
-    tower = build_image_tower(_image_config(prepared)).lock()
+    encoded = _encoder(prepared)
     judged: list[tuple[int, EvaluationBatch]] = list(stream.evaluation(due))  # type: ignore[arg-type]
-    torch.save([(place, replace(batch, image=_encoded(tower, batch.image))) for place, batch in judged], file)
+    torch.save([(place, replace(batch, image=encoded(batch.image))) for place, batch in judged], file)
 
 
 def _image_config(prepared: Prepared) -> Any:
     return prepared.recipe.method.image_tower
 
 
-@torch.inference_mode()
-def _encoded(tower: Any, image: torch.Tensor) -> torch.Tensor:
-    return torch.cat([tower(part).pooled for part in image.split(256)]).clone()
+def _encoder(prepared: Prepared) -> Callable[[torch.Tensor], torch.Tensor]:
+    """From pixels to what a training reads: a locked tower's features, or the pixels themselves."""
+    if not _image_config(prepared).locked:
+        return torch.Tensor.clone
+    tower = build_image_tower(_image_config(prepared)).lock()
+
+    @torch.inference_mode()
+    def encoded(image: torch.Tensor) -> torch.Tensor:
+        return torch.cat([tower(part).pooled for part in image.split(256)]).clone()
+
+    return encoded
 
 
 def train(run: Run, options: argparse.Namespace, folder: Path) -> Iterator[Measurement]:
