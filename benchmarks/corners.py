@@ -41,7 +41,7 @@ from cornerstone.recipes import BertText, LongClipConfig, LotlipConfig, Recipe, 
 from cornerstone.recipes.lotlip import from_scratch, with_long_loss_times, with_sub_captions
 from cornerstone.recipes.pairs import PairData
 from cornerstone.sweeps.statistics import paired_difference
-from cornerstone.training.build import build_method
+from cornerstone.training.build import build_method, build_tower
 from cornerstone.training.engine import PlainEngine
 from cornerstone.training.prepare import Preparer
 from cornerstone.training.prepared import Prepared
@@ -60,10 +60,12 @@ SETTINGS: tuple[str, ...] = (
     "64,000 pairs",
     "limit 16",
     "limit 32",
-    "limit 64",
+    "limit 96",
     "limit 128",
     "limit 128, k = 6",
     "from scratch",
+    "from scratch, rate × 0.5",
+    "from scratch, rate × 0.25",
 )
 BASE = SETTINGS[0]
 CORE = ("0", "2", "2, no mask", "0, long × 3", "2, equal balance")
@@ -121,7 +123,7 @@ class Run:
             recipe = recipe.with_data(limit_rows=options.pairs // 4)
         recipe = replace(self._with_texts(recipe), seed=self.seed)
         recipe = self._with_point(recipe)
-        return from_scratch(recipe) if self.setting == "from scratch" else recipe
+        return from_scratch(recipe) if self.setting.startswith("from scratch") else recipe
 
     def _with_texts(self, recipe: Recipe) -> Recipe:
         for part in self.setting.split(", "):
@@ -132,6 +134,9 @@ class Run:
                 recipe = recipe.with_data(captioners=(value,))
             elif name == "limit":
                 recipe = recipe.with_text(token_limit=int(value))
+            elif name == "rate ×":
+                rate = recipe.optimization.learning_rate
+                recipe = recipe.with_optimization(learning_rate=float(value) * rate)
         return recipe
 
     def _with_point(self, recipe: Recipe) -> Recipe:
@@ -269,7 +274,8 @@ def train(run: Run, options: argparse.Namespace, folder: Path) -> Iterator[Measu
     pairs = KeptPairs(prepared.plan, epochs, features, first=3 * run.seed)
     judged = torch.load(_evaluation_file(folder, prepared), weights_only=False)
     texts = prepared.evaluation_texts
-    model = build_method(prepared, None).to(device)
+    tower = None if _image_config(prepared).locked else build_tower(prepared)
+    model = build_method(prepared, tower).to(device)
     engine = PlainEngine(model, recipe.optimization, precision=options.precision)
     begun = time.perf_counter()
     for step in range(recipe.optimization.steps):
