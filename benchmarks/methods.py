@@ -21,50 +21,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cornerstone
 from benchmarks.report import table
+from cornerstone.inference.load import load
 from cornerstone.recipes import preset
 from cornerstone.runtime.home import home
 from cornerstone.tracking.mlflow_pages import command_path
 from cornerstone.training.prepare import prepare
 
 PLACEMENT = ("--placement.threads-per-worker", "2", "--placement.decode-actors", "1")
-METHODS: dict[str, tuple[str, ...]] = {
-    "LoTLIP": ("scenes",),
-    "LoTLIP, no mask": ("scenes", "--recipe.method.text.no-corner-mask"),
-    "LoTLIP, from scratch": (
-        *("scenes", "--recipe.data.features", "online", "--recipe.method.image.no-pretrained"),
-        *("--recipe.method.image.no-locked", "--recipe.method.image.name", "vit_tiny_patch16_224"),
-        *(
-            "--recipe.method.image.width",
-            "128",
-            "--recipe.method.image.layers",
-            "3",
-            "--recipe.method.image.heads",
-            "8",
-        ),
-        *("--recipe.method.image.patch", "32"),
-    ),
-    "LiT, short only": (
-        *("scenes", "--recipe.method.text.corner-tokens", "0", "--recipe.method.loss.long-weight", "0"),
-        *("--recipe.data.sub-captions", "0"),
-    ),
-    "LiT + long": ("scenes", "--recipe.method.text.corner-tokens", "0"),
-    "registers": ("scenes", "--recipe.method.text.registers", "--recipe.method.text.no-corner-mask"),
-    "Long-CLIP": ("scenes-longclip",),
-    "SigLIP": ("scenes-siglip",),
-    "FILIP": ("scenes-filip",),
-    "LaCLIP": ("scenes-laclip",),
-    "T5 text tower": ("scenes-t5",),
-    "LCL": ("scenes-lcl",),
-    "CLIP on MMC4-Pair": ("scenes-clip-pair",),
-    "CoCa": ("scenes-coca",),
-    "BLIP-2": ("scenes-blip2",),
-    "BEiT-3": ("scenes-beit3",),
-    "Flamingo": ("scenes-flamingo",),
-    "Emu": ("scenes-emu",),
+METHODS = {
+    "LoTLIP": "scenes",
+    "LoTLIP, no mask": "scenes-unmasked",
+    "LoTLIP, from scratch": "scenes-scratch",
+    "LiT": "scenes-lit",
+    "LiT + long": "scenes-lit-long",
+    "LiT + Long-CLIP": "scenes-longclip",
+    "registers": "scenes-registers",
+    "CLIP": "scenes-clip",
+    "CLIP + long": "scenes-clip-long",
+    "SigLIP": "scenes-siglip",
+    "FILIP": "scenes-filip",
+    "LaCLIP": "scenes-laclip",
+    "LoTLIP over T5": "scenes-t5",
+    "LCL": "scenes-lcl",
+    "CLIP on MMC4-Pair": "scenes-clip-pair",
+    "CoCa": "scenes-coca",
+    "BLIP-2": "scenes-blip2",
+    "BEiT-3": "scenes-beit3",
+    "Flamingo": "scenes-flamingo",
+    "Emu": "scenes-emu",
 }
-"""By the name in the papers' tables: the preset and what is changed in it."""
+"""The preset of each, by its name in the papers' tables."""
 
 
 @dataclass
@@ -107,11 +94,11 @@ def journal(run: Path, metric: str = "train/loss") -> list[tuple[int, float]]:
     return [(line["step"], line["metrics"][metric]) for line in lines if metric in line["metrics"]]
 
 
-def tried(name: str, words: tuple[str, ...], steps: int, scratch: Path) -> Tried:
+def tried(name: str, chosen: str, steps: int, scratch: Path) -> Tried:
     """Train half, interrupt, resume to the end, evaluate and load."""
     begun, runs = time.perf_counter(), Path(home().join("runs").uri)
     before = set(runs.glob("*"))
-    typed = ["train", "--preset", *words, "--steps", str(steps), "--recipe.evaluation.every", "0", *PLACEMENT]
+    typed = ["train", "--preset", chosen, "--steps", str(steps), "--recipe.evaluation.every", "0", *PLACEMENT]
     typed += ["--placement.checkpoint-every", str(steps // 4)]
     log = scratch / "log"
     with log.open("w") as out:
@@ -128,21 +115,19 @@ def tried(name: str, words: tuple[str, ...], steps: int, scratch: Path) -> Tried
     (run,) = new
     stopped, inside = _steps_of(run), scratch / "training.json"
     _done(*typed, "--resume", run.name, "--json", str(inside))
-    evaluated, difference = _evaluated(words, typed, run, json.loads(inside.read_text()), scratch)
-    cornerstone.load(str(run))
+    evaluated, difference = _evaluated(chosen, run, json.loads(inside.read_text()), scratch)
+    load(str(run))
     losses = dict(sorted(journal(run)))  # of a step that was done twice, the later report
     return Tried(name, stopped, max(losses), list(losses.values()), evaluated, difference, time.perf_counter() - begun)
 
 
-def _evaluated(
-    words: tuple[str, ...], typed: list[str], run: Path, inside: dict[str, Any], scratch: Path
-) -> tuple[dict[str, float], float]:
+def _evaluated(chosen: str, run: Path, inside: dict[str, Any], scratch: Path) -> tuple[dict[str, float], float]:
     """The metrics of the saved model, and the largest difference from those at the end of training."""
-    sets = prepare(preset(words[0])).sets
+    sets = prepare(preset(chosen)).sets
     found: dict[str, float] = {}
     for task in dict.fromkeys(one.task.name for one in sets):
-        file, chosen = scratch / f"{task}.json", [one for one in sets if one.task.name == task]
-        data = [f"{one.name}={one.folder}" for one in chosen]
+        file, judged = scratch / f"{task}.json", [one for one in sets if one.task.name == task]
+        data = [f"{one.name}={one.folder}" for one in judged]
         _done("evaluate", str(run), "--data", *data, "--task", task, "--json", str(file))
         found |= {k: v for k, v in json.loads(file.read_text()).items() if isinstance(v, float) and k in inside}
     return found, max(abs(inside[k] - v) for k, v in found.items())

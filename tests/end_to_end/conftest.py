@@ -53,7 +53,11 @@ def commands(text: str) -> list[list[str]]:
 
 
 def documents() -> list[tuple[str, list[str]]]:
-    files = [*sorted((REPOSITORY / "experiments").glob("*.py")), REPOSITORY / "README.md"]
+    files = [
+        *sorted((REPOSITORY / "experiments").glob("*.py")),
+        REPOSITORY / "README.md",
+        REPOSITORY / "docs" / "guide.md",
+    ]
     found = [(path.name, command) for path in files for command in commands(path.read_text())]
     return [(name, command) for name, command in found if "..." not in command]
 
