@@ -30,12 +30,15 @@ def trials(tmp_path, monkeypatch, tracking):
 
     class Trials:
         fail: tuple = ()
+        rounds: list
+        """The number of trials of each round, and of those that are to come later."""
         model = ""
         interrupt = False
         opens_runs = False
 
-        def run(self, trials, state, records, parent, placement, console):
-            self.asked = trials
+        def run(self, trials, state, records, parent, placement, progress):
+            self.asked, self.board = trials, progress.board
+            self.rounds.append((len(trials), progress.board.later))
             if self.interrupt:
                 raise KeyboardInterrupt
             results = []
@@ -61,7 +64,7 @@ def trials(tmp_path, monkeypatch, tracking):
             return results
 
     played = Trials()
-    played.asked, played.started, played.values = [], [], {}
+    played.asked, played.started, played.values, played.rounds = [], [], {}, []
     monkeypatch.setattr("cornerstone.sweeps.driver.run_trials", played.run)
     yield played
     signal.signal(signal.SIGTERM, before)

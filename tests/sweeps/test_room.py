@@ -11,6 +11,7 @@ from cornerstone.recipes.placement import Placement
 from cornerstone.runtime.capacity import Node
 from cornerstone.sweeps import room
 from cornerstone.sweeps.room import AsRoomAllows, trials_at_a_time
+from cornerstone.tracking.board import Board
 
 TRIAL = Placement(gpus_per_worker=0, cpus_per_worker=1.0, decode_actors=1, cpus_per_decode_actor=1.0)  # 2 CPUs
 
@@ -46,11 +47,11 @@ class Cluster:
 @pytest.fixture
 def on(monkeypatch):
     def use(nodes, trials, *, grows=False, **placement):
-        faked, said = Cluster(nodes, grows), []
+        faked, board = Cluster(nodes, grows), Board()
         monkeypatch.setattr(room, "autoscaler", faked)
         monkeypatch.setattr(room.capacity, "nodes", faked.nodes)
         monkeypatch.setattr(room, "POLL_EVERY", 0.0)
-        return faked, AsRoomAllows(trials, replace(TRIAL, **placement), said.append), said
+        return faked, AsRoomAllows(trials, replace(TRIAL, **placement), board), board
 
     return use
 
@@ -61,12 +62,17 @@ def started(queue, *names):
 
 @pytest.mark.parametrize("nodes", [2, 0])
 def test_as_many_trials_run_as_the_nodes_hold_and_at_least_one(on, nodes):
-    faked, queue, said = on(nodes, 3)
+    faked, queue, board = on(nodes, 3)
     first = [0, 1, None] if nodes else [0, None, None]
     assert started(queue, "a", "b", "c") == first
+    has = "2 nodes with 2 CPUs" if nodes else "no node"
+    waits = "1 trial waits" if nodes else "2 trials wait"
+    assert board.waits_for == f"{waits} for 2 CPUs each; the cluster has {has}"
     queue.on_trial_complete("a", error=True)
     assert started(queue, "d") == ([2] if nodes else [1])
-    assert (faked.asked, said) == (0, [])
+    started(queue, "e")
+    assert faked.asked == 0
+    assert board.waits_for == ("" if nodes else "1 trial waits for 2 CPUs each; the cluster has no node")
 
 
 def test_after_the_last_trial_the_sweep_has_no_more(on):
@@ -76,27 +82,27 @@ def test_after_the_last_trial_the_sweep_has_no_more(on):
 
 
 def test_a_number_that_is_given_is_the_most(on):
-    _, queue, _ = on(8, 8, concurrent_trials=3)
+    _, queue, board = on(8, 8, concurrent_trials=3)
     assert started(queue, *"abcd") == [0, 1, 2, None]
+    assert board.waits_for == "5 trials wait for one of 3 to end (--placement.concurrent-trials 3)"
     _, queue, _ = on(8, 8, grows=True, concurrent_trials=3)
     assert started(queue, *"abcd") == [0, 1, 2, None]
 
 
 def test_trials_that_wait_are_asked_for_and_start_as_nodes_come(on):
-    faked, queue, said = on(1, 4, grows=True)
+    faked, queue, board = on(1, 4, grows=True)
     assert started(queue, "a", "b") == [0, None]
     assert faked.asked == 3
-    assert len(said) == 1
-    assert "3 trials wait for the autoscaler to add room, each for 1 workers × 1 + 1 decode actors × 1" in said[0]
-    assert "1 node with 2 CPUs; 1 trials run" in said[0]
+    said = board.waits_for
+    assert said.startswith("3 trials wait for the autoscaler to add room, each for 1 workers × 1 + 1 decode actors × 1")
+    assert said.endswith("= 2 CPUs (the cluster has 1 node with 2 CPUs; 1 run; asked for 3 more)")
     faked.size = 3
     assert started(queue, "b", "c", "d") == [1, 2, None]
     assert faked.asked == 1
     assert faked.withdrawn[-1] == faked.SETTLE  # nobody takes the room before the trial that was started
     queue.on_trial_complete("a")
     assert started(queue, "d") == [3]
-    assert faked.asked == 0
-    assert len(said) == 1  # not at every poll
+    assert (faked.asked, board.waits_for) == (0, "")  # nobody waits any more
 
 
 def test_no_more_is_asked_for_than_may_run(on):
@@ -123,10 +129,10 @@ def test_a_cluster_that_has_shrunk_to_nothing_is_asked_to_grow_before_the_next_r
 
 
 def test_the_end_withdraws_the_request(on):
-    faked, queue, _ = on(1, 3, grows=True)
+    faked, queue, board = on(1, 3, grows=True)
     started(queue, "a", "b")
     queue.close()
-    assert (faked.asked, faked.withdrawn[-1]) == (0, 0.0)
+    assert (faked.asked, faked.withdrawn[-1], board.waits_for) == (0, 0.0, "")
 
 
 def test_the_nodes_are_looked_at_now_and_then(on, monkeypatch):

@@ -120,6 +120,27 @@ def test_two_trials_of_a_row_do_not_measure_the_same(run):
     assert "'2' and '2 → transfer' share a row of the table, and both measure eval/pairs" in said
 
 
+def test_the_view_counts_the_trials_that_are_to_come_and_knows_the_tables_metric(run, trials):
+    run("--seeds", "2")
+    assert trials.rounds == [(4, 3), (2, 1), (1, 0)]
+    assert trials.board.title.startswith("test_run 20")
+    assert trials.board.primary == ("eval/pairs-short/i2t_r1", "pairs-short i→t R@1", "%")  # BY's set chooses
+
+
+def test_a_trial_that_cannot_be_prepared_is_shown_as_failed(run, trials):
+    def broken(recipe):
+        def transfer(model):
+            return recipe.with_evaluation(sets=("no-such-folder",))
+
+        return Sweep([Point("2", recipe, follow_ups=(FollowUp("transfer", transfer),))], baseline="2")
+
+    status, said = run(define=broken)
+    assert status == 1
+    assert trials.rounds == [(1, 1)]
+    assert "[1/1] 2 → transfer, seed 0: FAILED: " in said
+    assert "no-such-folder" in said
+
+
 def test_the_chosen_recipe_is_that_of_the_other_seeds(run, trials):
     run("--seeds", "2", "--only", "2")
     assert trials.started == [("2 (low)", 0), ("2 (high)", 0), ("2 → transfer", 0), ("2", 1), ("2 → transfer", 1)]

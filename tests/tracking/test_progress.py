@@ -1,57 +1,58 @@
-"""What the driver's terminal shows of a run: lines now and then, each notice once."""
+"""Progress in the driver's terminal: the actor's statuses, the view in a pseudo-terminal, and lines where there is none."""
 
 from __future__ import annotations
 
 import io
-from types import SimpleNamespace
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from contextlib import suppress
 
 import pytest
 from rich.console import Console
 
 from cornerstone.tracking import progress
-from cornerstone.tracking.progress import ProgressActor, ProgressPrinter
+from cornerstone.tracking.board import Board
+from cornerstone.tracking.progress import Progress, ProgressActor
 
-NAME = "[1/1] 2 corners"
+CODES = re.compile(r"\x1b\[([?0-9;]*)([a-zA-Z])")
+
+
+class Actor:
+    """A stand-in for the actor: its statuses are read without Ray."""
+
+    def __init__(self):
+        self.statuses = {}
+        self.read = self
+
+    def remote(self):
+        return self.statuses
 
 
 @pytest.fixture
-def printed(monkeypatch):
-    """Prints a status of one run after so many seconds, and returns all lines so far."""
-    clock = SimpleNamespace(seconds=1000.0)
-    monkeypatch.setattr(progress.time, "monotonic", lambda: clock.seconds)
-    stream = io.StringIO()
-    printer = ProgressPrinter(None, [("run", "2 corners")], Console(file=stream, width=200))
-
-    def show(seconds=0.0, **status):
-        clock.seconds += seconds
-        printer._print("run", NAME, {"state": "training"} | status)
-        return stream.getvalue().splitlines()
-
-    return show
+def actor(monkeypatch):
+    monkeypatch.setattr(progress.ray, "get", lambda found, timeout: found)
+    monkeypatch.setattr(progress, "LOOK_EVERY", 0.01)
+    return Actor()
 
 
-def test_the_first_line_has_the_time_to_the_first_block_and_later_ones_the_wait(printed):
-    status = {"step": 1, "steps": 220, "loss": 4.21, "waits": 0.0, "left": None, "first_block": 3.84}
-    printed(state="starting its workers")
-    assert printed(**status)[1:] == [f"{NAME}: step 1 of 220, loss 4.210 (first block after 3.8 s)"]
-    assert len(printed(5, **{**status, "step": 9})) == 2  # not every status is a line
-    lines = printed(11, **{**status, "step": 30, "waits": 0.31, "left": 75.0})
-    assert lines[2:] == [f"{NAME}: step 30 of 220, loss 4.210, 31% waiting for data, 75 s left"]
-    assert "waiting" not in printed(16, **{**status, "step": 60, "waits": 0.04, "left": 8000.0})[-1]
+def board(*names):
+    made = Board("sweep")
+    for name in names:
+        made.add(name, name, steps=9)
+    return made
 
 
-def test_a_new_state_is_printed_at_once(printed):
-    printed(step=1, steps=9, loss=1.0)
-    assert printed(1, state="evaluated after step 9")[-1] == f"{NAME}: evaluated after step 9"
-    assert len(printed(100, state="evaluated after step 9")) == 2
-
-
-def test_each_notice_is_printed_once(printed):
-    advice, refusal = "the steps wait for data 40% of the time: give more actors.", "MLflow refuses the metric 'a b'"
-    printed(notices=[advice], step=3, steps=9, loss=1.0)
-    lines = printed(20, notices=[advice, refusal], step=5, steps=9, loss=1.0)
-    assert lines.count(f"{NAME}: {advice}") == 1
-    assert lines.count(f"{NAME}: {refusal}") == 1
+def until(condition, seconds=5.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
 
 
 def test_the_actor_merges_statuses_and_keeps_every_notice():
@@ -59,7 +60,161 @@ def test_the_actor_merges_statuses_and_keeps_every_notice():
     actor.update("a", {"state": "training", "step": 1})
     actor.update("a", {"notice": "first"})
     actor.update("a", {"step": 2, "notice": "second"})
-    actor.update("b", {"state": "starting its workers"})
+    actor.update("b", {"state": "building the model"})
     found = actor.read()
     assert (found["a"]["state"], found["a"]["step"], found["a"]["notices"]) == ("training", 2, ["first", "second"])
     assert found["b"]["notices"] == []
+
+
+def test_without_a_terminal_there_are_lines_and_no_control_characters(actor):
+    stream = io.StringIO()
+    shown = Progress(board("a [b]", "c"), Console(file=stream, width=200))
+    shown._actor = actor
+    with shown:
+        actor.statuses["a [b]"] = {"state": "training", "step": 3, "steps": 9, "loss": 1.0, "notices": ["slow"]}
+        until(lambda: "step 3" in stream.getvalue())
+        actor.statuses["a [b]"] = {"state": "failed", "error": "no way", "seconds": 1.0, "notices": ["slow"]}
+    assert stream.getvalue().splitlines() == [
+        "[1/2] a [b]: slow",
+        "[1/2] a [b]: step 3 of 9, loss 1.000",
+        "[1/2] a [b]: FAILED: no way",  # what came last, too
+    ]
+
+
+def test_a_forced_colour_does_not_make_a_file_a_terminal(actor, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    stream = io.StringIO()
+    with Progress(board("a"), Console(file=stream)) as shown:
+        assert not shown.is_live
+    assert "\x1b" not in stream.getvalue()
+
+
+VIEW = """
+    import faulthandler, logging, os, signal, sys, time, warnings
+    handler = logging.StreamHandler()  # it holds the stream itself
+    logging.getLogger("early").addHandler(handler)
+    from functools import partial
+    from rich.console import Console
+    from cornerstone.runtime.cluster import stoppable
+    from cornerstone.tracking import progress
+    from cornerstone.tracking.board import Board
+
+    class Actor:
+        statuses = {}
+        @property
+        def read(self): return self
+        def remote(self): return self.statuses
+
+    progress.ray.get = lambda found, timeout: found
+    progress.LOOK_EVERY = 0.02
+    board, console = Board("my sweep"), Console()
+    for name in ("first [b]", "second"):
+        board.add(name, name, steps=9)
+    shown = progress.Progress(board, console)
+    shown._actor = Actor()
+
+    def training(step):
+        Actor.statuses["first [b]"] = {"state": "training", "step": step, "steps": 9, "loss": 1.0}
+        time.sleep(0.1)
+
+    with stoppable("continue with: this", shown.say_last), shown:
+        training(1)
+        SCRIPT
+    console.print("the table")
+"""
+
+
+def in_terminal(script, lines=24, columns=80):
+    """The output of a program in a pseudo-terminal, and its exit status; after `READY` it gets an interrupt."""
+    inside = textwrap.indent(textwrap.dedent(script).strip(), "    ").strip()
+    program = textwrap.dedent(VIEW).replace("SCRIPT", inside)
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "LINES": str(lines), "COLUMNS": str(columns)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=theirs, stdout=theirs, stderr=theirs, env=environment, close_fds=True
+    )
+    os.close(theirs)
+    output, interrupted = b"", False
+    with suppress(OSError):  # EIO: the other side is closed
+        while chunk := os.read(ours, 65536):
+            output += chunk
+            if b"READY" in output and not interrupted:
+                interrupted = True
+                process.send_signal(signal.SIGINT)
+    os.close(ours)
+    return output.decode().replace("\r\n", "\n"), process.wait(10)
+
+
+def screen(output):
+    """What is to be seen in the end: an emulation of the few codes that a view uses."""
+    lines, row, column = [""], 0, 0
+    for part in re.split(r"(\x1b\[[?0-9;]*[a-zA-Z]|\n|\r)", output):
+        if part == "\n":
+            row, column = row + 1, 0
+            lines += [""] * (row - len(lines) + 1)
+        elif part == "\r":
+            column = 0
+        elif code := CODES.fullmatch(part):
+            number, kind = code.groups()
+            if kind == "A":
+                row -= int(number or 1)
+            elif kind == "K":
+                lines[row] = "" if number == "2" else lines[row][:column]
+        else:
+            lines[row] = lines[row][:column].ljust(column) + part + lines[row][column + len(part) :]
+            column += len(part)
+    return [line.rstrip() for line in lines if line.strip()]
+
+
+def test_in_a_terminal_lines_of_others_stay_above_the_view():
+    output, status = in_terminal(
+        """
+        warnings.warn("a warning of Python")
+        logging.getLogger("early").warning("a handler that was there before")
+        os.write(2, b"a library in C++\\n")
+        print("a print")
+        console.print("a notice", markup=False)
+        training(4)
+        os.write(2, b"without an end")
+        Actor.statuses["second"] = {"state": "failed", "error": "no way\\non", "seconds": 1.0}
+        """
+    )
+    assert status == 0, output
+    seen = screen(output)
+    view = seen.index(next(line for line in seen if line.startswith("my sweep")))
+    above = "\n".join(seen[:view])
+    for text in ("a warning of Python", "a handler that was there before", "a library in C++", "a print", "a notice"):
+        assert text in above
+    assert "[2/2] second: FAILED: no way\non" in above
+    assert seen[view].endswith("0 of 2 trials done, 1 failed")
+    assert "first [b]  step 4 of 9  loss 1.000" in seen
+    assert "second     failed: no way" in seen
+    assert sum(line.startswith("my sweep") for line in seen) == 1
+    assert seen[-2:] == ["without an end", "the table"]
+    assert output.rindex("\x1b[?25h") > output.rindex("\x1b[?25l")
+
+
+def test_an_interrupt_leaves_the_view_and_a_cursor_and_says_how_to_continue():
+    output, status = in_terminal('print("READY"); time.sleep(20)')
+    assert status == 130
+    assert screen(output)[-1] == "Stopped. continue with: this"
+    assert any(line.startswith("first [b]  step 1 of 9") for line in screen(output))
+    assert output.rindex("\x1b[?25h") > output.rindex("\x1b[?25l")
+    assert output.index("Stopped.") > output.rindex("\x1b[?25h")  # the cursor is there before anything can be killed
+
+
+def test_the_view_is_never_higher_than_the_terminal():
+    output, status = in_terminal(
+        """
+        for number in range(40):
+            board.add(str(number), str(number), steps=9)
+            board.trials[str(number)].update({"state": "starting"}, 0.0)
+        training(2)
+        training(3)
+        """,
+        lines=10,
+    )
+    assert status == 0, output
+    seen = screen(output)
+    assert sum("my sweep" in line for line in seen) == 1
+    assert len(seen) == 9 + 1  # the view, which leaves a line for the cursor, and the table

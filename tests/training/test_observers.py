@@ -279,8 +279,9 @@ def test_progress_is_sent_at_most_once_a_second_and_at_the_end(now):
     assert [status["left"] for status in sent[1:]] == pytest.approx(
         [0.25 * (40 - status["step"]) for status in sent[1:]]
     )
-    progress.after_evaluation(39, {}, Clock())
-    assert sent[-1] == {"state": "evaluated after step 40"}
+    assert [status["pace"] for status in sent[1:]] == pytest.approx([0.25] * 8)
+    progress.after_evaluation(39, {"eval/dci/i2t_r1": 20.0}, Clock())
+    assert sent[-1] == {"state": "evaluated after step 40", "metrics": {"eval/dci/i2t_r1": 20.0}}
 
 
 def test_with_several_workers_the_mean_of_all_is_shown(now):

@@ -137,6 +137,12 @@ class Placement:
             decode_group=decode if self.decode_group is None else self.decode_group,
         )
 
+    @property
+    def needs(self) -> str:
+        """What one trial needs, in short: `2 GPUs and 8 CPUs`."""
+        gpus = f"{self.trial_gpus} GPU{'s' * (self.trial_gpus > 1)} and " if self.trial_gpus else ""
+        return f"{gpus}{self.trial_cpus:g} CPU{'s' * (self.trial_cpus != 1)}"
+
     def arithmetic(self) -> str:
         """The sum behind `trial_cpus`, in words."""
         return (

@@ -8,13 +8,11 @@ import time
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-from rich.console import Console
 
 from cornerstone.data.storage import Location
 from cornerstone.recipes.placement import Placement
@@ -22,7 +20,7 @@ from cornerstone.sweeps.room import AsRoomAllows, trials_at_a_time
 from cornerstone.sweeps.state import STOPPED, SweepState, TrialResult
 from cornerstone.tracking.address import Address
 from cornerstone.tracking.mlflow_records import Records
-from cornerstone.tracking.progress import ProgressActor, ProgressPrinter, ProgressSender
+from cornerstone.tracking.progress import Progress, ProgressSender
 from cornerstone.training.job import Job
 from cornerstone.training.launch import Outcome, launch
 from cornerstone.training.mlflow_run import close_run, open_run, reason
@@ -51,27 +49,30 @@ def run_trials(
     records: Records,
     parent: str | None,
     placement: Placement,
-    console: Console,
+    progress: Progress,
 ) -> list[TrialResult]:
     """Run all trials that are not finished yet, as many at a time as fit. A trial that fails does not stop the others.
 
     Returns the results of all trials, in order.
     """
+    board = progress.board
+    for trial in trials:
+        run = trial.job.identity.run
+        board.add(run, trial.name, row=trial.point, steps=trial.job.recipe.optimization.steps)
+        if (result := state.result(run)) is not None and result.finished:
+            board.end(run, result.metrics, result.seconds)
     waiting = [trial for trial in trials if not _finished(state, trial)]
     if waiting:
-        progress = ProgressActor.remote()  # type: ignore[attr-defined]
-        names = [(trial.job.identity.run, trial.name) for trial in trials]
-        at_a_time = min(trials_at_a_time(placement), len(waiting))
+        board.at_a_time = at_a_time = min(trials_at_a_time(placement), len(waiting))
         shared = replace(placement, concurrent_trials=at_a_time)  # by which workers share a machine's cores
         waiting = [replace(trial, job=replace(trial.job, placement=shared)) for trial in waiting]
-        opener = _start_opener(records, tuple(waiting), state.sweep, parent, progress)
+        opener = _start_opener(records, tuple(waiting), state.sweep, parent, progress.actor)
         try:
-            with ProgressPrinter(progress, names, console):
-                room = AsRoomAllows(len(waiting), placement, partial(console.print, markup=False, highlight=False))
-                try:
-                    _tune(waiting, state, progress, room, opener)
-                finally:
-                    room.close()
+            room = AsRoomAllows(len(waiting), placement, board)
+            try:
+                _tune(waiting, state, progress.actor, room, opener)
+            finally:
+                room.close()
         finally:  # also after Ctrl-C: otherwise MLflow would show the runs as running
             _call(opener.close_rest)
     return [
@@ -122,11 +123,10 @@ def _trial(config: dict[str, Any], trials: tuple[Trial, ...], state: SweepState,
             intervals=outcome.intervals,
             seconds=time.monotonic() - start,
         )
-        tell({"state": f"done in {result.seconds:.0f} s"})
     except Exception as error:  # the other trials continue; the table and the log show this one's error
         result = replace(result, error=reason(error), seconds=time.monotonic() - start)
-        tell({"state": f"FAILED: {result.error}"})
     state.save(result)
+    tell.ended(result.seconds, result.metrics, result.error)
     _call(opener.close, config["index"], outcome, result.error)
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 from ray.tune.search import Searcher
 
 from cornerstone.recipes.placement import Placement
 from cornerstone.runtime import autoscaler, capacity
-from cornerstone.runtime.cluster import POLL_EVERY, SAY_EVERY
+from cornerstone.runtime.cluster import POLL_EVERY
+from cornerstone.tracking.board import Board
 
-Say = Callable[[str], None]
 MOST_ASKED = 64
 """Trials that the autoscaler is asked to make room for at a time."""
 
@@ -27,17 +26,17 @@ class AsRoomAllows(Searcher):
 
     `concurrent_trials` of the placement is the most at a time; 0 for no limit. Beside an autoscaler, trials that wait are
     asked for, and nothing is asked for as soon as none waits. Without one, the number of trials that the nodes hold is the
-    number that runs, and at least one.
+    number that runs, and at least one. The board shows why trials wait.
     """
 
-    def __init__(self, trials: int, placement: Placement, say: Say) -> None:
+    def __init__(self, trials: int, placement: Placement, board: Board) -> None:
         super().__init__()
-        self._trials, self._placement, self._say = trials, placement, say
+        self._trials, self._placement, self._board = trials, placement, board
         self._running: set[str] = set()
         self._started = 0
         self._grows = autoscaler.present()
         self._request = autoscaler.Request(placement)
-        self._looked = self._said = self._waited_since = float("-inf")
+        self._looked = self._waited_since = float("-inf")
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """The next trial; None as long as there is no room for it, and after the last one."""
@@ -45,6 +44,7 @@ class AsRoomAllows(Searcher):
             return None
         self._running.add(trial_id)
         self._started += 1
+        self._board.waits_for = ""
         return {"index": self._started - 1}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -54,14 +54,19 @@ class AsRoomAllows(Searcher):
 
     def close(self) -> None:
         """The sweep ended, or was stopped: the cluster may shrink."""
+        self._board.waits_for = ""
         self._request.withdraw()
 
     def _may_start(self) -> bool:
         running, most = len(self._running), self._placement.concurrent_trials or self._trials
         if running >= most:
+            self._say_waiting(f"for one of {most} to end (--placement.concurrent-trials {most})")
             return False
         if not self._grows:
-            return running < trials_at_a_time(self._placement)
+            if running < trials_at_a_time(self._placement):
+                return True
+            self._say_waiting(f"for {self._placement.needs} each; the cluster has {_has()}")
+            return False
         now = time.monotonic()
         if now - self._looked < POLL_EVERY:  # Tune asks many times a second
             return False
@@ -72,21 +77,22 @@ class AsRoomAllows(Searcher):
             return True
         if not running and self._has_waited(now):
             return True  # Ray Train says what is missing
-        self._wait(min(most, self._trials - self._started + running) - running, now)
+        self._wait(min(most, self._trials - self._started + running) - running)
         return False
 
-    def _wait(self, trials: int, now: float) -> None:
+    def _wait(self, trials: int) -> None:
         """Ask for room for so many trials more."""
         if self._request.holds_room():
             self._request.withdraw(autoscaler.SETTLE)
         self._request.ask(min(trials, MOST_ASKED))
-        if now - self._said > SAY_EVERY:
-            self._said = now
-            has = capacity.in_words(capacity.nodes())
-            self._say(
-                f"{trials} trials wait for the autoscaler to add room, each for {self._placement.arithmetic()} "
-                f"(the cluster has {has}; {len(self._running)} trials run)"
-            )
+        self._say_waiting(
+            f"for the autoscaler to add room, each for {self._placement.arithmetic()} (the cluster has {_has()}; "
+            f"{len(self._running)} run; asked for {min(trials, MOST_ASKED)} more)"
+        )
+
+    def _say_waiting(self, for_what: str) -> None:
+        waiting = self._trials - self._started
+        self._board.waits_for = f"{waiting} trial{'s wait' if waiting > 1 else ' waits'} {for_what}"
 
     def _has_waited(self, now: float) -> bool:
         if self._waited_since == float("-inf"):
@@ -105,3 +111,7 @@ class AsRoomAllows(Searcher):
     def __getstate__(self) -> dict[str, Any]:
         """Tune stores its arguments; a request and a console cannot be stored."""
         return {"_trials": self._trials}
+
+
+def _has() -> str:
+    return capacity.in_words(capacity.nodes())

@@ -17,11 +17,13 @@ from cornerstone.recipes.placement import Placement
 from cornerstone.runtime import cluster
 from cornerstone.sweeps import driver
 from cornerstone.sweeps.points import Point, Sweep
-from cornerstone.sweeps.results import Results
+from cornerstone.sweeps.results import Results, columns_of
 from cornerstone.sweeps.schedule import Planned, Schedule
 from cornerstone.sweeps.state import STOPPED, SweepState, TrialRecord, TrialResult, new_sweep_id
-from cornerstone.sweeps.variants import in_rows
+from cornerstone.sweeps.variants import in_rows, not_in_rows
+from cornerstone.tracking.board import Board, Primary
 from cornerstone.tracking.mlflow_records import Records
+from cornerstone.tracking.progress import Progress
 from cornerstone.training.job import Identity, Job
 from cornerstone.training.mlflow_run import git_commit
 from cornerstone.training.prepare import Preparer
@@ -66,8 +68,10 @@ class SweepRun:
             self.placement = cluster.require(self.placement, self.say)
             first = self._start()
             self.say(self._headline())
-            with cluster.stoppable(f"Finished trials are kept; continue with:\n  {self._command()}", self.say):
-                self._run_rounds(first)
+            progress = Progress(Board(f"{self.name} {self.state.sweep}", self._primary()), self.console)
+            how_to_continue = f"Finished trials are kept; continue with:\n  {self._command()}"
+            with cluster.stoppable(how_to_continue, progress.say_last):
+                self._run_rounds(first, progress)
 
     def _start(self) -> Round:
         """The trials that can run at once. All are prepared before the first one starts, so that mistakes show early."""
@@ -83,13 +87,15 @@ class SweepRun:
         self._write()
         return first
 
-    def _run_rounds(self, trials: Round) -> None:
+    def _run_rounds(self, trials: Round, progress: Progress) -> None:
         records = Records(self.name, say=self.say)
         parent = self._parent(records, trials[0][1].job.prepared)
         try:
-            while trials:
-                self._run_round(trials, records, parent)
-                trials = self._next_round()
+            with progress:
+                while trials:
+                    self._run_round(trials, records, parent, progress)
+                    trials = self._next_round(progress.board)
+                progress.board.later = 0  # what would follow a trial that failed
         except KeyboardInterrupt:
             records.finish(parent, "KILLED")
             raise
@@ -98,7 +104,7 @@ class SweepRun:
             raise
         self._show(records, parent)
 
-    def _run_round(self, trials: Round, records: Records, parent: str | None) -> None:
+    def _run_round(self, trials: Round, records: Records, parent: str | None, progress: Progress) -> None:
         to_run = []
         for planned, trial in trials:
             if self.schedule.is_superseded(planned):
@@ -107,21 +113,25 @@ class SweepRun:
                 self.schedule.add(planned, lost)
             else:
                 to_run.append((planned, trial))
+        progress.board.later = self.schedule.trials - self.schedule.ended - len(to_run)
         results = driver.run_trials(
-            [trial for _, trial in to_run], self.state, records, parent, self.placement, self.console
+            [trial for _, trial in to_run], self.state, records, parent, self.placement, progress
         )
         for (planned, _), result in zip(to_run, results, strict=True):
             self.schedule.add(planned, result)
 
-    def _next_round(self) -> Round:
+    def _next_round(self, board: Board) -> Round:
         """The trials that the finished ones made ready. One that cannot be prepared fails and does not stop the others."""
         found: Round = []
         while not found and (ready := self.schedule.ready()):
             for planned in ready:
+                board.doing = f"preparing {planned.row}, seed {planned.seed}"
                 try:
                     found.append((planned, self._trial(planned)))
                 except CornerstoneError as error:
                     self.schedule.add(planned, TrialResult(planned.row, planned.seed, "", error=str(error)))
+                    board.refuse(f"{planned.row}, seed {planned.seed}", str(error))
+        board.doing = ""
         self._write()  # the choices too: a continued sweep must not choose again
         if found:
             self.say(f"sweep {self.state.sweep}: {len(found)} more trials, for which others had to end first")
@@ -163,6 +173,14 @@ class SweepRun:
                     f"{other!r} and {planned.row!r} share a row of the table, and both measure {min(twice)}: give one's "
                     f"evaluation set another name, OTHER=DIR."
                 )
+
+    def _primary(self) -> Primary | None:
+        """The metric of the table's first column."""
+        prepared = list(self.prepared.values())
+        sets = not_in_rows([judged for ready in prepared for judged in ready.sets], self.points)
+        choosing = [ready.recipe.evaluation.best for ready in prepared] + [point.chosen_by for point in self.points]
+        columns = columns_of(sets, choosing) or columns_of(sets, ())
+        return Primary(*columns[0]) if columns else None
 
     def _write(self) -> None:
         # Trials and choices of points that --only leaves out stay in the sweep.

@@ -62,6 +62,11 @@ class Schedule:
         """How many trials there are in all."""
         return sum(len(p.rows) * self._seeds + max(len(p.candidates) - 1, 0) for p in self._points)
 
+    @property
+    def ended(self) -> int:
+        """How many of them have a result."""
+        return len(self._results)
+
     def ready(self) -> list[Planned]:
         """The trials that have no result yet and depend on none that is missing."""
         found = [planned for seed in range(self._seeds) for point in self._points for planned in self._of(point, seed)]

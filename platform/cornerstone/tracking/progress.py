@@ -1,17 +1,27 @@
-"""Progress of a sweep's trials in the driver's terminal: a line per trial now and then, each notice once."""
+"""Progress of trials in the driver's terminal: workers send it, an actor holds it, a thread of the driver shows it."""
 
 from __future__ import annotations
 
+import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import ray
 from rich.console import Console
+from rich.live import Live
+from rich.text import Text
 
-LINE_EVERY = 15.0  # seconds between lines about the same trial
-WAIT_SHARE = 0.05  # share of the time that steps wait for data, from which a line mentions it
+from cornerstone.tracking.board import DONE, FAILED, Board
+from cornerstone.tracking.captured_output import CapturedErrors
+from cornerstone.tracking.live_view import LiveView
+from cornerstone.tracking.progress_lines import ProgressLines
+
+LOOK_EVERY = 1.0  # seconds
+PATIENCE = 1.0  # seconds that a signal handler waits for a view that is being drawn
+SHOW_CURSOR = "\x1b[?25h"
 
 
 @ray.remote(num_cpus=0)
@@ -35,8 +45,9 @@ class ProgressActor:
 class ProgressSender:
     """Sends a trial's status to the actor; a call never waits.
 
-    Keys of a status: `notice` (a text that is printed once), `state`, and, with the state "training", `step`, `steps`, `loss`,
-    `waits`, `left`, `first_block`.
+    Keys of a status: `notice` (a text that is printed once), `state` (`board.BUILDING` and so on, or a text), `metrics`,
+    `restarts` (how often the run was started before), and, with the state "training", `step`, `steps`, `loss`, `pace` (seconds
+    a step), `waits`, `left`, `first_block`; with the states "done" and "failed" `seconds` and `error`.
     """
 
     def __init__(self, actor: Any, run: str) -> None:
@@ -46,71 +57,113 @@ class ProgressSender:
         """Send a status, or a part of it."""
         self._actor.update.remote(self._run, status)
 
+    def ended(self, seconds: float, metrics: Mapping[str, float], error: str = "") -> None:
+        """Send that the trial has ended."""
+        self({"state": FAILED if error else DONE, "seconds": seconds, "metrics": dict(metrics), "error": error})
 
-class ProgressPrinter:
-    """Reads the actor every second in a thread, and prints what changed."""
 
-    def __init__(self, actor: Any, runs: Sequence[tuple[str, str]], console: Console) -> None:
-        """`runs` are the trials' UUIDs and names, in the order of the table."""
-        self._actor, self._runs, self._console = actor, list(runs), console
-        self._stop = threading.Event()
+class Progress:
+    """Shows a board within a `with` block: a live view in a terminal, a line for each event elsewhere.
+
+    What others print through the console, or write to the standard error, appears above the view.
+    """
+
+    def __init__(self, board: Board, console: Console) -> None:
+        self.board, self.is_live = board, _is_terminal(console)
+        self._console, self._lines = console, ProgressLines(board)
+        self._actor: Any = None
+        self._lock, self._stop = threading.RLock(), threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True, name="progress")
-        self._printed: dict[str, tuple[str, float]] = {}  # the state of each trial's last line, and when it was printed
-        self._lines: dict[str, str] = {}
-        self._notices: set[tuple[str, str]] = set()
-        self._with_first_block: set[str] = set()
+        self._view = ExitStack()
+        self._live: Live | None = None
+        self._errors: CapturedErrors | None = None
 
-    def __enter__(self) -> ProgressPrinter:
+    @property
+    def actor(self) -> Any:
+        """What holds the statuses; it is started by the first use, since that needs Ray."""
+        if self._actor is None:
+            self._actor = ProgressActor.remote()  # type: ignore[attr-defined]
+        return self._actor
+
+    def sender(self, run: str) -> ProgressSender:
+        """What sends the statuses of a trial, from any process."""
+        return ProgressSender(self.actor, run)
+
+    def __enter__(self) -> Progress:
+        if self.is_live:
+            self._errors = self._view.enter_context(CapturedErrors())
+            live = Live(
+                LiveView(self.board, time.monotonic),
+                console=self._console,
+                auto_refresh=False,
+                redirect_stderr=not self._errors.captures,
+            )
+            self._live = self._view.enter_context(live)
         self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._stop.set()
         self._thread.join(5)
+        with self._lock:
+            self._close()
+
+    def say_last(self, text: str) -> None:
+        """End the view, then print. For signal handlers: the process may be killed right after it."""
+        self._stop.set()
+        if self._lock.acquire(timeout=PATIENCE):
+            try:
+                self._close()
+            finally:
+                self._lock.release()
+        elif self.is_live:  # the thread that was interrupted holds what the view's thread waits for
+            os.write(self._console.file.fileno(), SHOW_CURSOR.encode())
+        self._print(text)
+
+    def _close(self) -> None:
+        if self._live is not None:
+            self._show()
+            self._live = None
+            self._view.close()
+            self._show_errors()
 
     def _follow(self) -> None:
-        while not self._stop.wait(1.0):
-            self._read()
-        self._read()  # the last statuses, a trial's failure among them
+        while not self._stop.wait(LOOK_EVERY):
+            self._look()
+        if not self.is_live or self._live is not None:
+            self._look()  # the last statuses, a trial's failure among them
 
-    def _read(self) -> None:
+    def _look(self) -> None:
         try:
-            statuses = ray.get(self._actor.read.remote(), timeout=5)
-        except Exception:  # without its progress lines a sweep goes on
-            return
-        for place, (run, name) in enumerate(self._runs):
-            if run in statuses:
-                self._print(run, f"[{place + 1}/{len(self._runs)}] {name}", statuses[run])
+            statuses = ray.get(self._actor.read.remote(), timeout=5) if self._actor is not None else {}
+        except Exception:  # without its progress a sweep goes on
+            statuses = {}
+        with self._lock:
+            self.board.update(statuses, time.monotonic())
+            self._show()
 
-    def _print(self, run: str, name: str, status: dict[str, Any]) -> None:
-        for notice in status.get("notices", []):
-            if (run, notice) not in self._notices:
-                self._notices.add((run, notice))
-                self._console.print(f"{name}: {notice}", highlight=False, markup=False, soft_wrap=True)
-        if "state" not in status:
-            return
-        state, now = str(status["state"]), time.monotonic()
-        last_state, last_time = self._printed.get(run, ("", 0.0))
-        if state == last_state and (state != "training" or now - last_time < LINE_EVERY):
-            return
-        self._printed[run] = (state, now)
-        text = self._training(run, status) if state == "training" and "step" in status else state
-        if text != self._lines.get(run):
-            self._lines[run] = text
-            self._console.print(f"{name}: {text}", highlight=False, markup=False, soft_wrap=True)
+    def _show(self) -> None:
+        """Print what is new, and draw the view again."""
+        for line in self._lines.notices():
+            self._print(line)
+        if not self.is_live:
+            for line in self._lines.new(time.monotonic()):
+                self._print(line)
+        elif self._live is not None:
+            for line in self._lines.failures():
+                self._print(line)
+            self._show_errors()
+            self._live.refresh()
 
-    def _training(self, run: str, status: dict[str, Any]) -> str:
-        text = f"step {status['step']:,} of {status['steps']:,}"
-        text += f", loss {status['loss']:.3f}" if "loss" in status else ""
-        text += f", {status['waits']:.0%} waiting for data" if status.get("waits", 0) >= WAIT_SHARE else ""
-        text += f", {_duration(status['left'])} left" if status.get("left") else ""
-        if status.get("first_block") is not None and run not in self._with_first_block:
-            self._with_first_block.add(run)
-            text += f" (first block after {status['first_block']:.1f} s)"
-        return text
+    def _show_errors(self) -> None:
+        """Print what was written to the standard error."""
+        for line in self._errors.new() if self._errors is not None else ():
+            self._console.print(Text.from_ansi(line), soft_wrap=True)
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def _is_terminal(console: Console) -> bool:
+    """Whether a view can be drawn again and again in the same place."""
+    return console.is_terminal and console.is_interactive and not console.is_dumb_terminal and console.file.isatty()

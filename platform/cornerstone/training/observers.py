@@ -223,7 +223,7 @@ class ProgressReporter:
         self._first_step, self._first_wait = -1, 0.0
 
     def after_step(self, step: int, batch: Observed, report: StepReport, clock: Clock) -> None:
-        """Send the step, the loss, and the seconds left at the pace so far (None after the first step)."""
+        """Send the step, the loss, the seconds a step so far, and those left at this pace (None after the first step)."""
         now = time.monotonic()
         if self._first_step < 0:
             self._first_step, self._start, self._first_wait = step, now, clock.seconds["data"]
@@ -244,14 +244,15 @@ class ProgressReporter:
                 "step": step + 1,
                 "steps": self._steps,
                 **({} if loss is None else {"loss": loss}),
+                "pace": pace,
                 "left": None if pace is None else pace * (self._steps - step - 1),
                 "first_block": self._stream.seconds_to_first_block if self._stream is not None else None,
             }
         )
 
     def after_evaluation(self, step: int, metrics: Metrics, clock: Clock) -> None:
-        """Send that the model was evaluated, and after which step."""
-        self._send({"state": f"evaluated after step {step + 1:,}"})
+        """Send that the model was evaluated, after which step, and what was measured."""
+        self._send({"state": f"evaluated after step {step + 1:,}", "metrics": metrics})
 
 
 class CollapseWarning:

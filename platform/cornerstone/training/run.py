@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -10,17 +11,20 @@ from functools import partial
 from rich.console import Console
 
 from cornerstone.errors import CornerstoneError
+from cornerstone.evaluation.judged import metric_name
 from cornerstone.recipes.options import RunOptions, again_with
 from cornerstone.runtime.cluster import connect, interruptible, require, stoppable
 from cornerstone.runtime.home import home
+from cornerstone.tracking.board import Board, Primary
 from cornerstone.tracking.mlflow_pages import run_link, server_command
 from cornerstone.tracking.mlflow_records import Records
-from cornerstone.tracking.progress import ProgressActor, ProgressPrinter, ProgressSender
+from cornerstone.tracking.progress import Progress
 from cornerstone.training.epochs import resolved_options
 from cornerstone.training.job import Identity, Job
 from cornerstone.training.launch import Outcome, launch
 from cornerstone.training.mlflow_run import close_run, open_run, reason
 from cornerstone.training.prepare import Preparer
+from cornerstone.training.prepared import Prepared
 
 Say = Callable[..., None]
 EXPERIMENT = "train"
@@ -51,11 +55,14 @@ def train_one(options: RunOptions, resume: str, console: Console, name: str = ""
         records = Records(EXPERIMENT, say=say)
         name = name or f"{recipe.name} {identity.run[:6]}"
         job = open_run(records, job, name, {})
-        progress = ProgressActor.remote()  # type: ignore[attr-defined]
+        board = Board(name, _primary(job.prepared))
+        board.add(identity.run, name, steps=recipe.optimization.steps)
+        progress, start = Progress(board, console), time.monotonic()
         how_to_continue = f"Continue with:\n  {again_with(sys.argv, '--resume', identity.run)}"
         try:
-            with stoppable(how_to_continue, say), ProgressPrinter(progress, [(identity.run, name)], console):
-                outcome = interruptible(partial(launch, job, ProgressSender(progress, identity.run)))
+            with stoppable(how_to_continue, progress.say_last), progress:
+                outcome = interruptible(partial(launch, job, tell := progress.sender(identity.run)))
+                tell.ended(time.monotonic() - start, outcome.metrics)
         except SystemExit:
             close_run(records, job, None)
             raise
@@ -65,6 +72,16 @@ def train_one(options: RunOptions, resume: str, console: Console, name: str = ""
         close_run(records, job, outcome)
         _say_where(records, job, say)
         return outcome
+
+
+def _primary(prepared: Prepared) -> Primary | None:
+    """What is shown of its evaluations: the metric that chooses its best checkpoint, or the first one."""
+    shown = [
+        Primary(metric_name(judged.name, metric.name), f"{judged.name} {metric.label}", metric.unit)
+        for judged in prepared.sets
+        for metric in judged.task.shown
+    ]
+    return next((one for one in shown if one.metric == prepared.recipe.evaluation.best), shown[0] if shown else None)
 
 
 def _say_where(records: Records, job: Job, say: Say) -> None:

@@ -26,6 +26,7 @@ from cornerstone.evaluation.judged import chance_of, intervals_of, metrics_of, p
 from cornerstone.inference.saved_model import save_model
 from cornerstone.models.image_tower import TimmTower, build_image_tower
 from cornerstone.recipes.pairs import PairData
+from cornerstone.tracking.board import BUILDING
 from cornerstone.tracking.journal import Journal
 from cornerstone.tracking.mlflow_records import metric_sender
 from cornerstone.tracking.run_store import RunStore
@@ -57,6 +58,8 @@ def run_worker(job: Job, tell: Tell) -> dict[str, Any]:
     recipe, placement, layout = job.recipe, job.placement, job.layout(workers)
     torch.set_num_threads(_threads(job, context.get_local_world_size()))
 
+    if rank == 0:
+        tell({"state": BUILDING})
     checkpoint = ray.train.get_checkpoint()
     start = steps_done(Path(checkpoint.path).name) if checkpoint else 0
     stream = ray_stream(layout, start, ray.train.get_dataset_shard)  # its actors start while the model is built
@@ -75,6 +78,8 @@ def run_worker(job: Job, tell: Tell) -> dict[str, Any]:
     )
     last = _resume(engine, checkpoint) if checkpoint else Evaluated({}, {})
     store = job.store(rank, lambda text: tell({"notice": text}))
+    if rank == 0:
+        tell({"restarts": store.restarts})
     write = _record(job, store, tell).write if rank == 0 else _nowhere
     every = max(1, min(50, recipe.optimization.steps // 20))
     steps, limit = recipe.optimization.steps, recipe.optimization.skipped_step_limit
