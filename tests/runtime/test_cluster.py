@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import contextlib
 import os
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 
 import pytest
@@ -119,10 +119,19 @@ def test_gpus_can_be_declined(on):
         Placement(gpus_per_worker=-1)
 
 
-@pytest.mark.parametrize("how", [{"refuses": True}, {"limits": {"CPU": 8.0}}])
-def test_an_autoscaler_that_cannot_add_enough_is_no_reason_to_wait(on, how):
+@pytest.mark.parametrize(
+    ("how", "said_limit"),
+    [
+        ({"refuses": True}, r"\. "),
+        ({"limits": {"CPU": 8.0}}, r" \(it stops at 8 CPUs\)"),
+        ({"limits": {"CPU": 8.0, "GPU": 2.0}}, r" \(it stops at 8 CPUs and 2 GPUs\)"),
+    ],
+)
+def test_an_autoscaler_that_cannot_add_enough_is_no_reason_to_wait(on, how, said_limit):
     faked, said = on([Node(2)], grows=True, **how), []
-    with pytest.raises(CornerstoneError, match=r"= 10 CPUs; .* its autoscaler cannot add what is missing"):
+    with pytest.raises(
+        CornerstoneError, match=r"= 10 CPUs.*; .* its autoscaler cannot add what is missing" + said_limit
+    ):
         require(replace(PLACEMENT, wait_limit=1000.0), said.append)
     assert faked.asked[-1] == "withdrawn"
 
@@ -201,7 +210,7 @@ class Ray:
 
 def test_ray_is_started_here_and_stopped_even_after_a_failure(monkeypatch):
     ray, said = Ray(monkeypatch), []
-    with contextlib.suppress(ZeroDivisionError), connect(said.append):
+    with suppress(ZeroDivisionError), connect(said.append):
         raise ZeroDivisionError
     assert ray.calls[0]["address"] == "local"
     assert ray.calls[0]["dashboard_host"] == "127.0.0.1"
@@ -224,7 +233,7 @@ def test_a_local_ray_uses_its_own_dashboard(monkeypatch, before):
 def test_a_named_cluster_is_joined(monkeypatch):
     ray, said = Ray(monkeypatch), []
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "NodeManagerAddress": "10.0.0.1"}])
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "NodeID": "a", "NodeManagerAddress": "10.0.0.1"}])
     with connect(said.append):
         assert ray.calls[0]["address"] == "10.0.0.1:6379"
     assert said == []
@@ -237,29 +246,54 @@ def test_a_ray_that_runs_already_is_neither_started_nor_stopped(monkeypatch):
     assert ray.calls == []
 
 
-@pytest.mark.parametrize("blind", [(), ("10.0.0.2",)])
-def test_a_home_that_other_machines_cannot_read_is_an_error(monkeypatch, tmp_path, blind):
+@pytest.fixture
+def three_machines(monkeypatch):
+    """A cluster to join; `problems` are those of each node with the home."""
     Ray(monkeypatch)
-    nodes = [{"Alive": i < 3, "NodeID": f"10.0.0.{i}", "NodeManagerAddress": f"10.0.0.{i}"} for i in range(5)]
+    nodes = [{"Alive": i < 3, "NodeID": f"node-{i}", "NodeManagerAddress": f"10.0.0.{i}"} for i in range(5)]
+    problems = dict.fromkeys(("node-0", "node-1", "node-2"), "")
     monkeypatch.setattr("ray.nodes", lambda: nodes)
-    monkeypatch.setattr(cluster, "_can_read", lambda node, path: node not in blind)
+    monkeypatch.setattr(cluster, "_problems_of_home", lambda asked, token: [problems[node] for node in asked])
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.0:6379")
+    return problems
+
+
+@pytest.mark.parametrize("blind", [(), ("node-2",)])
+def test_a_home_that_other_machines_cannot_use_is_an_error(three_machines, monkeypatch, tmp_path, blind):
+    three_machines.update(dict.fromkeys(blind, "CORNERSTONE_HOME is here, where 10.0.0.2 cannot write: no."))
     monkeypatch.setenv("CORNERSTONE_HOME", str(tmp_path))
-    expected = (
-        pytest.raises(CornerstoneError, match=r"which 10\.0\.0\.2 cannot read") if blind else contextlib.nullcontext()
-    )
+    expected = pytest.raises(CornerstoneError, match=r"where 10\.0\.0\.2 cannot write") if blind else nullcontext()
     with expected, connect(print):
         pass
     assert list((tmp_path / ".probe").iterdir()) == []
 
 
-def test_a_home_in_an_object_store_is_readable_everywhere(monkeypatch):
-    Ray(monkeypatch)
-    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "NodeManagerAddress": str(i)} for i in range(3)])
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.0:6379")
-    monkeypatch.setenv("CORNERSTONE_HOME", "s3://bucket/home")
-    with connect(print):
+def test_of_many_machines_that_cannot_write_some_are_named(three_machines, monkeypatch, tmp_path):
+    monkeypatch.setattr(cluster, "NAMED", 1)
+    three_machines.update({node: f"{node} cannot write" for node in three_machines})
+    monkeypatch.setenv("CORNERSTONE_HOME", str(tmp_path))
+    with pytest.raises(CornerstoneError, match=r"^node-0 cannot write\n\(and 2 more\)$"), connect(print):
         pass
+
+
+@pytest.mark.parametrize("address", ["10.0.0.0:6379", ""])
+@pytest.mark.parametrize("refuses", [True, False])
+def test_a_home_in_an_object_store_must_be_writable(three_machines, monkeypatch, address, refuses):
+    """Also with a Ray of this machine alone: otherwise the first checkpoint would find out."""
+    asked = []
+
+    def problem_of_home(token, write=False):
+        asked.append(write)
+        return "CORNERSTONE_HOME is s3://bucket/home, where here cannot write" if refuses else ""
+
+    monkeypatch.setattr(cluster, "problem_of_home", problem_of_home)
+    monkeypatch.setenv("CORNERSTONE_HOME", "s3://bucket/home")
+    monkeypatch.setattr("cornerstone.data.storage.Location.remove", lambda self: None)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    expected = pytest.raises(CornerstoneError, match="s3://bucket/home, where here cannot write")
+    with expected if refuses else nullcontext(), connect(print):
+        pass
+    assert asked == [True]
 
 
 @pytest.mark.parametrize(("value", "shown"), [("", False), ("0", False), ("1", True)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import time
 from types import SimpleNamespace
@@ -123,6 +124,16 @@ def test_code_that_is_too_large_is_refused_with_the_largest_files(jobs, tmp_path
     (tmp_path / "experiments" / "weights.bin").write_bytes(bytes(4 << 20))
     message = refused(limit=1.0)
     assert "above the limit of 1 MiB; the largest: experiments/weights.bin (4.0 MiB)" in message
+    assert jobs.jobs == {}
+
+
+def test_rays_own_limit_holds_whatever_is_allowed(jobs, tmp_path, monkeypatch):
+    (tmp_path / "experiments" / "weights.bin").write_bytes(random.Random(0).randbytes(3 << 20))
+    assert refused(limit=2.0).count("above the limit of 2 MiB") == 1
+    monkeypatch.setattr("ray._private.runtime_env.packaging.GCS_STORAGE_MAX_SIZE", 1 << 20)
+    message = refused(limit=1000.0)
+    assert "above Ray's own limit of 1 MiB; the largest: experiments/weights.bin (3.0 MiB)" in message
+    assert "raise --limit" not in message
     assert jobs.jobs == {}
 
 

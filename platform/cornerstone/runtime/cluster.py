@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from cornerstone.errors import CornerstoneError
 from cornerstone.recipes.placement import Placement
 from cornerstone.runtime import autoscaler, capacity
-from cornerstone.runtime.home import home
+from cornerstone.runtime.home import home, problem_of_home
 
 Say = Callable[[str], None]
 T = TypeVar("T")
@@ -25,6 +25,8 @@ CONNECT_TRIES, CONNECT_SECONDS = 3, 5.0
 LONGEST_SOCKET = 107  # bytes of the path of a UNIX socket
 SOCKET_NAME = len("/session_2026-01-31_14-25-01_123456_1234567/sockets/plasma_store.1")
 SAY_EVERY = 60.0  # seconds between messages about it
+HOME_SECONDS = 120.0  # for all nodes to write to the home
+NAMED = 3  # problems of nodes in a message
 
 
 class StillGrowing(CornerstoneError):
@@ -60,7 +62,7 @@ def connect(say: Say) -> Iterator[None]:
         stack.callback(ray.shutdown)
         _warm_up()
         _set_log_levels()
-        if address:
+        if address or not home().is_local:
             _check_home()
         yield
 
@@ -246,7 +248,7 @@ def require(placement: Placement, say: Say) -> Placement:
             has = f"the cluster has {capacity.in_words(found)}"
             if not grows or (request.is_refused() and _is_idle()):
                 why = (
-                    "its autoscaler cannot add what is missing"
+                    f"its autoscaler cannot add what is missing{_at_most(autoscaler.limits())}"
                     if autoscaler.present()
                     else "no autoscaler can add more"
                 )
@@ -289,6 +291,12 @@ def _is_beyond(placement: Placement, limits: Mapping[str, float], cluster: Seque
     return bool(limits) and (placement.trial_cpus > cpus + capacity.ROUNDING or placement.trial_gpus > gpus)
 
 
+def _at_most(limits: Mapping[str, float]) -> str:
+    """` (it stops at 64 CPUs and 8 GPUs)`; "" if it does not say where."""
+    held = capacity.Node(limits.get("CPU", 0.0), limits.get("GPU", 0.0))
+    return f" (it stops at {held})" if limits else ""
+
+
 def _is_idle() -> bool:
     """Whether nothing else uses the cluster. If something does, what the autoscaler cannot add may become free."""
     import ray
@@ -298,30 +306,33 @@ def _is_idle() -> bool:
 
 
 def _check_home() -> None:
-    """Raise CornerstoneError if the home is a local folder that another machine of the cluster cannot read."""
+    """Raise CornerstoneError if this process, or another machine of the cluster, cannot write to the home, or sees another."""
     import ray
 
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    if not home().is_local or len({node["NodeManagerAddress"] for node in nodes}) < 2:
+    machines = {node["NodeManagerAddress"]: node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    if home().is_local and len(machines) < 2:
         return
-    probe = home().join(".probe", f"{os.getpid()}-{time.time_ns()}")
-    probe.write_text("visible")
+    token = f"{os.getpid()}-{time.time_ns()}"
+    if problem := problem_of_home(token, write=True):
+        raise CornerstoneError(problem)
     try:
-        blind = [node["NodeManagerAddress"] for node in nodes if not _can_read(node["NodeID"], probe.uri)]
+        found = [problem for problem in _problems_of_home(list(machines.values()), token) if problem]
     finally:
-        probe.remove()
-    if blind:
-        raise CornerstoneError(
-            f"CORNERSTONE_HOME is {home()}, which {', '.join(blind[:3])} cannot read: on a cluster of several machines set it "
-            f"to a shared folder or a storage URI (s3://bucket/cornerstone)."
-        )
+        home().join(".probe", token).remove()
+    if found:
+        raise CornerstoneError("\n".join(found[:NAMED]) + (f"\n(and {len(found) - NAMED} more)" * (len(found) > NAMED)))
 
 
-def _can_read(node: str, path: str) -> bool:
+def _problems_of_home(nodes: Sequence[str], token: str) -> list[str]:
+    """What `problem_of_home` says on each node."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    there = ray.remote(num_cpus=0)(os.path.exists).options(
-        scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node, soft=False)
-    )
-    return bool(ray.get(there.remote(path)))
+    look = ray.remote(num_cpus=0)(problem_of_home)
+    asked = [
+        look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node, soft=False)).remote(
+            token, uri=home().uri
+        )
+        for node in nodes
+    ]
+    return list(ray.get(asked, timeout=HOME_SECONDS))

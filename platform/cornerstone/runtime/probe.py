@@ -16,12 +16,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
 from cornerstone.recipes.options import placement_of
 from cornerstone.runtime.cluster import StillGrowing, require
-from cornerstone.runtime.home import VARIABLE as HOME
-from cornerstone.runtime.home import home
+from cornerstone.runtime.home import home, problem_of_home
 
 MARK = "cornerstone probe: "
 """Before the report, on its line of the output."""
@@ -88,34 +86,6 @@ def problems_here(token: str) -> list[str]:
     found = [problem_of_home(token)] if token else []
     found.append(problem_of_tracking(os.environ.get(TRACKING, "")))
     return [problem for problem in found if problem]
-
-
-def problem_of_home(token: str, write: bool = False) -> str:
-    """Why the home cannot be used from this node; "" if it can."""
-    place, here = home(), socket.gethostname()
-    try:
-        file = place.join(".probe", token)
-        if write:
-            file.write_text(token)
-        else:
-            _write_and_remove(place.join(".probe", f"{token}-{uuid.uuid4().hex[:8]}"))
-        if not file.exists():
-            return (
-                f"{HOME} is {place}, of which {here} sees a folder of its own: set it to a shared folder or a storage URI "
-                f"(s3://bucket/cornerstone) that every node reaches."
-            )
-    except Exception as error:  # of any storage's client: permission, address, credentials, no space
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return (
-            f"{HOME} is {place}, where {here} cannot write: {why}. Set it to a shared folder or a storage URI that the nodes "
-            f"may write to, and give them its credentials."
-        )
-    return ""
-
-
-def _write_and_remove(file: Location) -> None:
-    file.write_text("probe")
-    file.remove()
 
 
 def is_server(address: str) -> bool:

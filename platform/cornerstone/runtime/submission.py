@@ -278,28 +278,38 @@ def _environment() -> dict[str, Any]:
 
 
 def _measured(environment: dict[str, Any], limit: float) -> str:
-    """What travels, as a message: `913 KiB of code travel to the cluster`. Raises CornerstoneError above `limit` MiB."""
-    from ray._private.runtime_env.packaging import create_package  # private: what the submission itself packs with
+    """What travels, as a message: `913 KiB of code travel to the cluster`.
+
+    Raises CornerstoneError above `limit` MiB in all, and above Ray's own limit, which is one for each package.
+    """
+    from ray._private.runtime_env.packaging import (  # private: what the submission itself packs with, and its limit
+        GCS_STORAGE_MAX_SIZE,
+        create_package,
+    )
 
     logging.getLogger("ray._private.runtime_env.packaging").setLevel(
         logging.WARNING
     )  # silences its list of ignore files
     files: list[tuple[int, str]] = []
+    largest_package = 0
     with tempfile.TemporaryDirectory() as folder:
         places = [environment["working_dir"], *environment.get("py_modules", ())]
         for number, place in enumerate(places):
             packed = Path(folder) / f"{number}.zip"
             create_package(place, packed, include_gitignore=True, excludes=environment.get("excludes"))
+            largest_package = max(largest_package, packed.stat().st_size)
             with zipfile.ZipFile(packed) as package:
                 found = [entry for entry in package.infolist() if not entry.is_dir()]
             files += [(entry.compress_size, str(Path(place) / entry.filename)) for entry in found]
     total = sum(size for size, _ in files)
-    if total > limit * MEBIBYTE:
+    beyond_ray = largest_package >= GCS_STORAGE_MAX_SIZE
+    if total > limit * MEBIBYTE or beyond_ray:
+        allowed = f"Ray's own limit of {GCS_STORAGE_MAX_SIZE / MEBIBYTE:g}" if beyond_ray else f"the limit of {limit:g}"
         largest = ", ".join(f"{name} ({_readable(size)})" for size, name in sorted(files)[: -NAMED - 1 : -1])
         raise CornerstoneError(
-            f"{_readable(total)} in {len(files):,} files would travel to the cluster with the code, above the limit of "
-            f"{limit:g} MiB; the largest: {largest}. Keep data outside experiments/, ray_jobs/ and platform/ (name them by "
-            "URI), list them in .rayignore, or raise --limit."
+            f"{_readable(total)} in {len(files):,} files would travel to the cluster with the code, above {allowed} "
+            f"MiB; the largest: {largest}. Keep data outside experiments/, ray_jobs/ and platform/ (name them by "
+            "URI), or list them in .rayignore" + ("." if beyond_ray else ", or raise --limit.")
         )
     return f"{_readable(total)} of code travel to the cluster ({len(files):,} files)"
 
