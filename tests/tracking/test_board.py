@@ -112,6 +112,16 @@ def test_trials_of_an_earlier_start_are_not_run_again(board):
     assert board.trials["run0"] is trial
 
 
+def test_a_snapshot_does_not_change(board):
+    train(board, "run0", 1.0, step=10)
+    before = board.snapshot()
+    train(board, "run0", 2.0, step=20)
+    board.add("more", "4, seed 0")
+    assert before.trials["run0"].step == 10
+    assert len(before.trials) == 4
+    assert board.snapshot().trials["run0"].step == 20
+
+
 @pytest.mark.parametrize(
     ("running", "waiting", "at_a_time", "expected"),
     [

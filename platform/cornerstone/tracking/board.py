@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import heapq
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -164,6 +165,10 @@ class Board:
         for run, status in statuses.items():
             if run in self.trials:
                 self.trials[run].update(status, now)
+
+    def snapshot(self) -> Board:
+        """A board that does not change: a view may be drawn in one thread while statuses arrive in another."""
+        return replace(self, trials={run: copy.copy(trial) for run, trial in list(self.trials.items())})
 
     def of(self, *phases: Phase) -> list[Trial]:
         """The trials in one of these phases."""

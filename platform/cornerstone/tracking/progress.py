@@ -116,9 +116,9 @@ class Progress:
                 self._close()
             finally:
                 self._lock.release()
-        elif self.is_live:  # the thread that was interrupted holds what the view's thread waits for
-            os.write(self._console.file.fileno(), SHOW_CURSOR.encode())
-        self._print(text)
+            self._print(text)
+        else:  # this thread was interrupted while it held what the view's thread waits for: go around both
+            os.write(self._console.file.fileno(), f"{SHOW_CURSOR * self.is_live}\n{text}\n".encode())
 
     def _close(self) -> None:
         if self._live is not None:
