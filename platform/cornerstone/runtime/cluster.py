@@ -328,7 +328,7 @@ def _problems_of_home(nodes: Sequence[str], token: str) -> list[str]:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    look = ray.remote(num_cpus=0)(problem_of_home)
+    look: Any = ray.remote(num_cpus=0)(problem_of_home)
     asked = [
         look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node, soft=False)).remote(
             token, uri=home().uri

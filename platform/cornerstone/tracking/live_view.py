@@ -47,7 +47,9 @@ class LiveView:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The view's lines, each as wide as the terminal at most; one line of the terminal stays free for the cursor."""
         bar = "#-" if options.ascii_only else "━─"
-        yield from rendered(self._board.snapshot(), self._clock(), options.max_width, max(console.size.height - 1, 1), bar)
+        yield from rendered(
+            self._board.snapshot(), self._clock(), options.max_width, max(console.size.height - 1, 1), bar
+        )
 
 
 def rendered(board: Board, now: float, width: int, height: int, bar: str = "━─") -> list[Text]:
