@@ -121,6 +121,15 @@ def test_before_there_is_a_metric_and_where_it_is_no_number():
     assert "1, seed 0  done, 5 s" in lines
 
 
+def test_a_state_that_lasts_says_for_how_long():
+    shown = board(2)
+    shown.update({"run0": {"state": "starting its workers"}, "run1": {"state": "evaluated after step 9"}}, NOW - 62.0)
+    shown.update({"run0": {"state": "starting its workers"}, "run1": {"state": "building the model"}}, NOW - 2.0)
+    lines = drawn(shown)
+    assert "0, seed 0  starting its workers, for 62 s so far" in lines
+    assert "1, seed 0  building the model" in lines
+
+
 def test_names_with_brackets_are_no_markup():
     shown = board(2, running=1, failed=1, name="[bold]{}[/] [red]x[/red]")
     shown.update({"run1": {"state": "failed", "error": "[/] is no tag", "seconds": 1.0}}, NOW)

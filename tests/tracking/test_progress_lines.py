@@ -33,6 +33,7 @@ def log():
 def test_the_first_line_has_the_time_to_the_first_block_and_later_ones_the_wait(log):
     status = {"step": 1, "loss": 4.21, "waits": 0.0, "left": None, "first_block": 3.84}
     assert log(state="starting") == [f"{NAME}: starting"]
+    assert log(state="starting its workers") == []
     assert log(state="building the model") == []
     assert log(**status) == [f"{NAME}: step 1 of 220, loss 4.210 (first block after 3.8 s)"]
     assert log(5, **{**status, "step": 9}) == []

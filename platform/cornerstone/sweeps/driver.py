@@ -19,6 +19,7 @@ from cornerstone.recipes.placement import Placement
 from cornerstone.sweeps.room import AsRoomAllows, trials_at_a_time
 from cornerstone.sweeps.state import STOPPED, SweepState, TrialResult
 from cornerstone.tracking.address import Address
+from cornerstone.tracking.board import WORKERS
 from cornerstone.tracking.mlflow_records import Records
 from cornerstone.tracking.progress import Progress, ProgressSender
 from cornerstone.training.job import Job
@@ -110,7 +111,9 @@ def _trial(config: dict[str, Any], trials: tuple[Trial, ...], state: SweepState,
     tell({"state": "starting"})
     result = TrialResult(trial.point, trial.seed, trial.job.identity.run)
     try:
-        outcome = launch(_call(opener.open, config["index"]) or trial.job, tell)
+        job = _call(opener.open, config["index"]) or trial.job
+        tell({"state": WORKERS})
+        outcome = launch(job, tell)
         result = replace(
             result,
             metrics=outcome.metrics,

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, NamedTuple
 
-BUILDING, TRAINING, DONE, FAILED = "building the model", "training", "done", "failed"
+WORKERS, BUILDING = "starting its workers", "building the model"
+TRAINING, DONE, FAILED = "training", "done", "failed"
 """States that mean something; others are texts to show."""
 
 
@@ -57,6 +58,8 @@ class Trial:
     steps: int = 0
     phase: Phase = Phase.WAITS
     state: str = ""
+    since: float = 0.0
+    """When it came into this state."""
     step: int = 0
     pace: float | None = None
     """Seconds a step."""
@@ -103,7 +106,8 @@ class Trial:
             return
         if self.phase is Phase.WAITS:
             self.began = now
-        changed, self.state = state != self.state, state
+        if changed := state != self.state:
+            self.state, self.since = state, now
         if state in (DONE, FAILED):
             self.phase, self.error = (Phase.DONE, "") if state == DONE else (Phase.FAILED, str(status.get("error", "")))
             self.seconds = status.get("seconds", now - self.began)

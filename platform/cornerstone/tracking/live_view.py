@@ -22,6 +22,7 @@ from cornerstone.tracking.board import TRAINING, Board, Phase, Trial, duration
 
 GAP = "  "
 SHORTEST_NAME = 12  # columns that a name keeps; what else is said of a trial gives way first
+LONG = 10.0  # seconds in a state, from which the view says for how long
 LEFT, STEP, LOSS, PACE = range(4)
 ORDER = (STEP, PACE, LOSS, LEFT)
 """Of a training trial, from left to right. Where there is no room, the last in the order of their numbers is left out first."""
@@ -150,7 +151,9 @@ def _row(board: Board, trial: Trial, now: float) -> _Row:
         return _Row(trial.name, style, f"done{_metric(board, trial)}{took}")
     if trial.state != TRAINING or not trial.steps:
         value = _metric(board, trial) if trial.state.startswith("evaluated") else ""
-        return _Row(trial.name, style, f"{again}{trial.state}{value}")
+        since = now - trial.since
+        lasts = f", for {duration(since)} so far" if since >= LONG else ""
+        return _Row(trial.name, style, f"{again}{trial.state}{value}{lasts}")
     left = trial.left(now)
     loss = "" if trial.loss is None else f"loss {trial.loss:.3f}"
     step = f"{again}step {trial.step:,} of {trial.steps:,}"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from cornerstone.tracking.board import BUILDING, TRAINING, Board, Phase, Trial, duration
+from cornerstone.tracking.board import BUILDING, TRAINING, WORKERS, Board, Phase, Trial, duration
 
 LINE_EVERY = 30.0  # seconds, at least, between lines about the same trial's steps
 HEARTBEAT = 600.0  # seconds after which a line comes before the next tenth of the steps is done
@@ -87,7 +87,7 @@ class ProgressLines:
         if trial.restarts > printed.restarts:
             printed.restarts, printed.tenth = trial.restarts, 0
             return f"its workers started again (restart {trial.restarts})"
-        if trial.state == BUILDING:
+        if trial.state in (WORKERS, BUILDING):
             return ""
         if trial.state != TRAINING:
             return self._evaluated(trial)

@@ -15,7 +15,7 @@ from cornerstone.evaluation.judged import metric_name
 from cornerstone.recipes.options import RunOptions, again_with
 from cornerstone.runtime.cluster import connect, interruptible, require, stoppable
 from cornerstone.runtime.home import home
-from cornerstone.tracking.board import Board, Primary
+from cornerstone.tracking.board import WORKERS, Board, Primary
 from cornerstone.tracking.mlflow_pages import run_link, server_command
 from cornerstone.tracking.mlflow_records import Records
 from cornerstone.tracking.progress import Progress
@@ -61,7 +61,9 @@ def train_one(options: RunOptions, resume: str, console: Console, name: str = ""
         how_to_continue = f"Continue with:\n  {again_with(sys.argv, '--resume', identity.run)}"
         try:
             with stoppable(how_to_continue, progress.say_last), progress:
-                outcome = interruptible(partial(launch, job, tell := progress.sender(identity.run)))
+                tell = progress.sender(identity.run)
+                tell({"state": WORKERS})
+                outcome = interruptible(partial(launch, job, tell))
                 tell.ended(time.monotonic() - start, outcome.metrics)
         except SystemExit:
             close_run(records, job, None)
