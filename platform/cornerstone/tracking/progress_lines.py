@@ -70,9 +70,13 @@ class ProgressLines:
             yield run, f"[{place + 1}/{self._board.total}] {trial.name}", trial
 
     def _of_earlier_starts(self) -> Iterator[str]:
-        ended = [run for run, _, trial in self._named() if trial.earlier and run not in self._printed]
-        for run in ended:
-            self._printed[run] = _Printed(text=self._done(self._board.trials[run]))
+        ended = [
+            (trial, printed)
+            for run, _, trial in self._named()
+            if trial.earlier and not (printed := self._printed.setdefault(run, _Printed())).text
+        ]
+        for trial, printed in ended:
+            printed.text = self._done(trial)
         if ended:
             yield f"{len(ended)} of {self._board.total} trials had finished before"
 
