@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from job_client import Jobs
+from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus
 
 from cornerstone.errors import CornerstoneError
@@ -163,6 +164,20 @@ def test_a_dead_address_is_refused_within_seconds(monkeypatch):
         CornerstoneError, match=rf"No cluster answers at http://127.0.0.1:{port}: nothing listens there"
     ):
         submission.connected(f"http://127.0.0.1:{port}")
+
+
+def test_a_cluster_that_wants_a_token_says_so(monkeypatch):
+    def client(address):
+        raise AuthenticationError("Authentication required: Unauthorized: Missing authentication token\nmore")
+
+    monkeypatch.setattr(submission, "listens", lambda host, port: True)
+    monkeypatch.setattr("ray.job_submission.JobSubmissionClient", client)
+    with pytest.raises(
+        CornerstoneError, match=r"head:8265 refuses this client: .*Missing authentication token. Give"
+    ) as no:
+        submission.connected("http://head:8265")
+    assert "~/.ray/auth_token" in str(no.value)
+    assert "Is the cluster up" not in str(no.value)
 
 
 def test_addresses_travel_and_places_of_this_machine_stay():

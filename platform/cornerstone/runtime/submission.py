@@ -127,9 +127,11 @@ def dashboard(address: str) -> str:
 
 
 def connected(address: str) -> JobSubmissionClient:
-    """A client of the cluster. Raises CornerstoneError, within seconds, if nothing answers."""
+    """A client of the cluster. Raises CornerstoneError, within seconds, if nothing answers, or if it wants another token."""
+    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
+    logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)  # silences "Uploading package"
     parts = urlsplit(address)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     how = "Is the cluster up (ray status, kubectl get pods), and is the tunnel to its port 8265 open?"
@@ -137,7 +139,13 @@ def connected(address: str) -> JobSubmissionClient:
         raise CornerstoneError(f"No cluster answers at {address}: nothing listens there. {how}")
     try:
         return JobSubmissionClient(address)
-    except Exception as error:  # ConnectionError, RuntimeError, AuthenticationError and others
+    except AuthenticationError as error:
+        why = error.message.strip().splitlines()[0].rstrip(".")
+        raise CornerstoneError(
+            f"The cluster at {address} refuses this client: {why}. Give it the cluster's token: RAY_AUTH_MODE=token, and the "
+            f"token in ~/.ray/auth_token or RAY_AUTH_TOKEN (on the head: ray get-auth-token)."
+        ) from error
+    except Exception as error:  # ConnectionError, RuntimeError and others
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CornerstoneError(f"No cluster answers at {address}: {why} {how}") from error
 
