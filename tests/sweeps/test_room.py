@@ -67,12 +67,13 @@ def test_as_many_trials_run_as_the_nodes_hold_and_at_least_one(on, nodes):
     assert started(queue, "a", "b", "c") == first
     has = "2 nodes with 2 CPUs" if nodes else "no node"
     waits = "1 trial waits" if nodes else "2 trials wait"
-    assert board.waits_for == f"{waits} for 2 CPUs each; the cluster has {has}"
+    each = "" if nodes else " each"
+    assert board.waits_for == f"{waits} for 2 CPUs{each}; the cluster has {has}"
     queue.on_trial_complete("a", error=True)
     assert started(queue, "d") == ([2] if nodes else [1])
     started(queue, "e")
     assert faked.asked == 0
-    assert board.waits_for == ("" if nodes else "1 trial waits for 2 CPUs each; the cluster has no node")
+    assert board.waits_for == ("" if nodes else "1 trial waits for 2 CPUs; the cluster has no node")
 
 
 def test_after_the_last_trial_the_sweep_has_no_more(on):

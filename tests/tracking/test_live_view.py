@@ -48,7 +48,7 @@ def drawn(shown, width=90, height=24, color=False):
 
 def test_each_trial_has_a_line_in_the_order_of_the_sweep():
     shown = board(5, running=1, failed=1, finished=2)
-    shown.waits_for = "1 trial waits for 2 CPUs each; the cluster has 1 node with 2 CPUs"
+    shown.waits_for = "1 trial waits for 2 CPUs; the cluster has 1 node with 2 CPUs"
     head, _, best, *rows, waiting = drawn(shown)
     assert head.startswith("ablate_loss 20260131-142501-3f9a  ")
     assert head.endswith("  2 of 5 trials done, 1 failed, 90 s left")

@@ -110,9 +110,9 @@ def test_trials_that_an_earlier_start_finished_have_one_line_together():
 
 def test_what_trials_wait_for_is_said_now_and_then():
     log = Log("0", "2")
-    log.board.waits_for = "1 trial waits for 2 CPUs each"
-    assert log(run="0", state="starting") == ["[1/2] 0: starting", "1 trial waits for 2 CPUs each"]
-    log.board.waits_for = "1 trial waits for 3 CPUs each"
+    log.board.waits_for = "1 trial waits for 2 CPUs"
+    assert log(run="0", state="starting") == ["[1/2] 0: starting", "1 trial waits for 2 CPUs"]
+    log.board.waits_for = "1 trial waits for 3 CPUs"
     assert log(30, run="0", state="starting") == []
-    assert log(31, run="0", state="starting") == ["1 trial waits for 3 CPUs each"]
+    assert log(31, run="0", state="starting") == ["1 trial waits for 3 CPUs"]
     assert log(300, run="0", state="starting") == []

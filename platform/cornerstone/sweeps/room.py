@@ -65,7 +65,8 @@ class AsRoomAllows(Searcher):
         if not self._grows:
             if running < trials_at_a_time(self._placement):
                 return True
-            self._say_waiting(f"for {self._placement.needs} each; the cluster has {_has()}")
+            each = " each" * (self._trials - self._started > 1)
+            self._say_waiting(f"for {self._placement.needs}{each}; the cluster has {_has()}")
             return False
         now = time.monotonic()
         if now - self._looked < POLL_EVERY:  # Tune asks many times a second
