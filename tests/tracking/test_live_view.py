@@ -121,6 +121,18 @@ def test_before_there_is_a_metric_and_where_it_is_no_number():
     assert "1, seed 0  done, 5 s" in lines
 
 
+def test_a_trial_that_trains_shows_what_was_measured_last_if_there_is_room():
+    shown = board(1, running=1)
+    shown.trials["run0"].metrics[PRIMARY.metric] = 12.5
+    row = "0, seed 0  step 110 of 220  0.25 s/step  loss 3.210  28 s left"
+    assert drawn(shown, width=100)[-1] == f"{row}  dci i→t R@1 12.50 %"
+    assert drawn(shown, width=80)[-1] == row
+    shown.trials["run0"].name = "0, long loss × 3, equal, seed 0"
+    assert drawn(shown, width=100)[-1] == row.replace(
+        "0, seed 0", "0, long loss × 3, equal, seed 0"
+    )  # the name comes first
+
+
 def test_a_state_that_lasts_says_for_how_long():
     shown = board(2)
     shown.update({"run0": {"state": "starting its workers"}, "run1": {"state": "evaluated after step 9"}}, NOW - 62.0)

@@ -115,7 +115,8 @@ VIEW = """
 
     def training(step):
         Actor.statuses["first [b]"] = {"state": "training", "step": step, "steps": 9, "loss": 1.0}
-        time.sleep(0.1)
+        while board.trials["first [b]"].step != step:
+            time.sleep(0.02)
 
     with stoppable("continue with: this", shown.say_last), shown:
         training(1)

@@ -21,10 +21,12 @@ from rich.text import Text
 from cornerstone.tracking.board import TRAINING, Board, Phase, Trial, duration
 
 GAP = "  "
-SHORTEST_NAME = 12  # columns that a name keeps; what else is said of a trial gives way first
+SHORTEST_NAME = (
+    12  # columns that a name keeps; what else is said of a trial gives way first, pace and metric to all of it
+)
 LONG = 10.0  # seconds in a state, from which the view says for how long
-LEFT, STEP, LOSS, PACE = range(4)
-ORDER = (STEP, PACE, LOSS, LEFT)
+COLUMNS = LEFT, STEP, LOSS, PACE, MEASURED = range(5)
+ORDER = (STEP, PACE, LOSS, LEFT, MEASURED)
 """Of a training trial, from left to right. Where there is no room, the last in the order of their numbers is left out first."""
 STYLES = {Phase.DONE: "green", Phase.FAILED: "red", Phase.RUNS: "", Phase.WAITS: "dim"}
 
@@ -36,7 +38,7 @@ class _Row(NamedTuple):
     style: str
     text: str = ""
     columns: tuple[str, ...] = ()
-    """In the order of their importance: left, step, loss, pace."""
+    """By their numbers, the most important first."""
 
 
 class LiveView:
@@ -157,7 +159,9 @@ def _row(board: Board, trial: Trial, now: float) -> _Row:
     left = trial.left(now)
     loss = "" if trial.loss is None else f"loss {trial.loss:.3f}"
     step = f"{again}step {trial.step:,} of {trial.steps:,}"
-    return _Row(trial.name, style, columns=("" if left is None else f"{duration(left)} left", step, loss, _pace(trial)))
+    measured = _metric(board, trial).removeprefix(", ")
+    columns = ("" if left is None else f"{duration(left)} left", step, loss, _pace(trial), measured)
+    return _Row(trial.name, style, columns=columns)
 
 
 def _metric(board: Board, trial: Trial) -> str:
@@ -174,14 +178,14 @@ def _pace(trial: Trial) -> str:
 
 def _drawn(rows: Sequence[_Row], width: int) -> Iterator[Text]:
     """The rows as lines, with equal columns one below the other."""
-    widths = [max((cell_len(row.columns[c]) for row in rows if row.columns), default=0) for c in range(4)]
+    widths = [max((cell_len(row.columns[c]) for row in rows if row.columns), default=0) for c in COLUMNS]
     longest = max((cell_len(row.name) for row in rows), default=0)
-    kept = [column for column in (LEFT, STEP, LOSS, PACE) if widths[column]]
+    kept = [column for column in COLUMNS if widths[column]]
 
     def taken() -> int:
         return sum(widths[column] + len(GAP) for column in kept)
 
-    while len(kept) > 1 and width - taken() < min(longest, SHORTEST_NAME):
+    while len(kept) > 1 and width - taken() < (longest if kept[-1] >= PACE else min(longest, SHORTEST_NAME)):
         kept.pop()
     with_text = any(row.name and not row.columns for row in rows)
     room = width - taken() if kept else width
