@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import safetensors.torch
 import timm
 import torch
 from torch import Tensor, nn
 
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
+from cornerstone.models.loading import load_weights, read_safetensors
 from cornerstone.recipes.towers import ImageTower
 
 _CHECK_SEED = 0x70_77_65_72
@@ -174,8 +174,9 @@ def _of_run(config: ImageTower) -> TimmTower | None:
             f"--recipe.method.image.size {described['size']}."
         )
     tower = TimmTower.rebuilt(described)
-    tensors = safetensors.torch.load(place.join("model.safetensors").read_bytes())
-    tower.load_state_dict({n.removeprefix(VISUAL): x for n, x in tensors.items() if n.startswith(VISUAL)})
+    tensors = read_safetensors(place.join("model.safetensors"))
+    visual = {n.removeprefix(VISUAL): x for n, x in tensors.items() if n.startswith(VISUAL)}
+    load_weights(tower, visual, f"The image tower's weights in {place} do not fit its config.json")
     return tower
 
 

@@ -137,6 +137,11 @@ class TextTowerConfig:
         """Places of the token limit that the tower fills itself; the data are cut to what remains."""
         return 0
 
+    @property
+    def without_effect(self) -> tuple[str, ...]:
+        """Sentences on what is set and changes nothing, given the rest: they are said before a run."""
+        return ()
+
 
 @dataclass(frozen=True)
 class BertText(TextTowerConfig):
@@ -180,6 +185,14 @@ class CornerText(BertText):
     def reserved_tokens(self) -> int:
         """The learnable tokens."""
         return self.corner_tokens
+
+    @property
+    def without_effect(self) -> tuple[str, ...]:
+        """The mask, and whether the tokens are registers, if there are none."""
+        if self.corner_tokens or self.corner_mask:
+            return ()
+        option = "--recipe.method.text.registers" if self.registers else "--recipe.method.text.no-corner-mask"
+        return (f"{option} has no effect with 0 learnable tokens (--recipe.method.text.corner-tokens).",)
 
     @property
     def extra_features(self) -> int:

@@ -19,8 +19,9 @@ from torch import Tensor
 from cornerstone.data.released_images import Filter, FixedTransform
 from cornerstone.data.released_texts import ReleasedFormat, ReleasedTexts
 from cornerstone.data.texts import FILE, plain_tokenizer
-from cornerstone.errors import CornerstoneError, did_you_mean
+from cornerstone.errors import CornerstoneError, did_you_mean, nearest
 from cornerstone.inference.released.model import ReleasedEncoder, ReleasedModel, Seen
+from cornerstone.models.loading import some
 from cornerstone.runtime.hub import hub_answers
 from cornerstone.runtime.tokenizer import load_tokenizer
 
@@ -136,23 +137,40 @@ def _loaded(source: str, name: str) -> tuple[Config, Any]:
         if config.model_type not in FAMILIES:
             raise CornerstoneError(_another(config.model_type, name))
         model, found = AutoModel.from_pretrained(
-            source, config=config, local_files_only=offline, dtype=torch.float32, output_loading_info=True
+            source,
+            config=config,
+            local_files_only=offline,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, with names and shapes
         )
     except (OSError, ValueError, RuntimeError) as error:
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         if offline:
             raise CornerstoneError(
-                f"The Hugging Face hub does not answer, and {source!r} is not in its cache: give a folder that holds the "
-                f"model's config.json, weights and tokenizer. ({line})"
+                f"The Hugging Face hub does not answer, and {source!r} is not in its cache{_near(source)} Give a folder that "
+                f"holds the model's config.json, weights and tokenizer. ({line})"
             ) from error
-        hint = "" if local else f" Not a name of the hub{did_you_mean(source, WELL_KNOWN)}"
+        hint = "" if local else f" Is {source!r} a name of the hub{_near(source) or '?'}"
         raise CornerstoneError(f"Cannot open {name}: {line}{hint}") from error
-    if missing := sorted(found["missing_keys"]):
-        raise CornerstoneError(
-            f"The weights of {name} lack {len(missing)} of the model's, {missing[0]} among them: they belong to another "
-            f"architecture than its config.json."
-        )
+    _refuse_others(found, name)
     return config, model
+
+
+def _refuse_others(found: Mapping[str, Any], name: str) -> None:
+    """Raise CornerstoneError for weights that are missing or of another shape; what is left over alone is no harm."""
+    missing, left = sorted(found["missing_keys"]), sorted(found["unexpected_keys"])
+    differ = [f"{one[0]} {tuple(one[1])} instead of {tuple(one[2])}" for one in sorted(found["mismatched_keys"])]
+    if missing or differ:
+        raise CornerstoneError(
+            f"The weights of {name} belong to another architecture than its config.json: missing {len(missing)}: "
+            f"{some(missing)}; left over {len(left)}: {some(left)}; of another shape {len(differ)}: {some(differ)}."
+        )
+
+
+def _near(name: str) -> str:
+    """The nearest of the well-known names, unless the name is one of them."""
+    return "." if name in WELL_KNOWN else nearest(name, WELL_KNOWN)
 
 
 def _another(model_type: str, name: str) -> str:

@@ -17,6 +17,7 @@ from cornerstone.inference.convert import read_state
 from cornerstone.inference.lotlip_checkpoint import from_checkpoint
 from cornerstone.inference.saved_model import SavedModel, save_model
 from cornerstone.models.image_tower import build_image_tower
+from cornerstone.models.loading import load_weights
 from cornerstone.models.lotlip import Lotlip
 from cornerstone.models.method import Inputs
 from cornerstone.recipes.lotlip import LotlipConfig, LotlipLoss
@@ -71,13 +72,9 @@ def lotlip_model(
     )
     tower = build_image_tower(config.image)
     model = Lotlip(config, Inputs(vocabulary, tower.width, tower), text_tower=_bert(weights.method, vocabulary, heads))
-    try:
-        tower.model.load_state_dict(weights.image)
-        model.load_state_dict(weights.method)
-    except RuntimeError as error:
-        raise CornerstoneError(
-            f"The weights of {source or 'LoTLIP'} do not fit {vision} and a BERT: {error}"
-        ) from error
+    named = source or "LoTLIP"
+    load_weights(tower.model, weights.image, f"The image tower's weights in {named} do not fit {vision}")
+    load_weights(model, weights.method, f"The text tower's weights in {named} do not fit a BERT")
     texts = ReleasedTexts(ReleasedFormat.name, tokenizer, limit - weights.corners, "lotlip")
     return SavedModel(model, tokenizer, {"name": "lotlip", "source": source}, texts)
 
