@@ -108,10 +108,12 @@ def test_what_transformers_has_not_is_copied_and_said(tmp_path, tiny_tower, caps
     torch.testing.assert_close(found, model.encode_image(pixels), rtol=0, atol=1e-5)
 
 
-def test_a_released_model_is_written_in_its_own_layout(tmp_path, small_data):
-    folder = tiny_released.siglip(tmp_path / "siglip", tiny_released.t5_like())
+@pytest.mark.parametrize("family", ["siglip", "naflex"])
+def test_a_released_model_is_written_in_its_own_layout(tmp_path, small_data, family):
+    make = getattr(tiny_released, family)
+    folder = make(tmp_path / family, tiny_released.t5_like() if family == "siglip" else tiny_released.gemma_like())
     main(["export", folder, "--out", str(tmp_path / "out")])
-    first, second = cornerstone.load(folder), cornerstone.load(str(tmp_path / "out"))
+    first, second = cornerstone.load(folder), cornerstone.load(f"hf:{tmp_path / 'out'}")
     torch.testing.assert_close(second.encode_text(TEXTS), first.encode_text(TEXTS), rtol=0, atol=1e-6)
     np.testing.assert_array_equal(second.pixels(small_data.picture(3)), first.pixels(small_data.picture(3)))
     assert "by the architecture that config.json names" in (tmp_path / "out" / "README.md").read_text()

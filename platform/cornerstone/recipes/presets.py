@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from cornerstone.errors import CornerstoneError, did_you_mean
 from cornerstone.recipes.beit3 import Beit3Config
@@ -17,6 +18,7 @@ from cornerstone.recipes.language import CausalText
 from cornerstone.recipes.lcl import LclConfig, LclLoss
 from cornerstone.recipes.long_clip import LongClipConfig
 from cornerstone.recipes.lotlip import LotlipConfig, LotlipLoss
+from cornerstone.recipes.lotlip_rows import ROWS
 from cornerstone.recipes.lotlip_t5 import LotlipT5Config
 from cornerstone.recipes.pairs import PairData, Scenes
 from cornerstone.recipes.recipe import Evaluation, Optimization, Recipe
@@ -319,6 +321,16 @@ def lcl_dialogue() -> Recipe:
     return _named(recipe.with_method(language_model=vicuna).with_data(tokenizer=vicuna), "lcl-dialogue")
 
 
+def _row(base: Callable[[], Recipe], row: str) -> Recipe:
+    """A row of LoTLIP's tables at a scale, as `base-row`."""
+    recipe = base()
+    return _named(ROWS[row](recipe), f"{recipe.name}-{row}")
+
+
+def _named(recipe: Recipe, name: str) -> Recipe:
+    return replace(recipe, name=name)
+
+
 PRESETS: dict[str, Callable[[], Recipe]] = {
     "smoke": smoke,
     "scenes": scenes,
@@ -350,6 +362,8 @@ PRESETS: dict[str, Callable[[], Recipe]] = {
     "lcl-caption": lcl_caption,
     "lcl-dialogue": lcl_dialogue,
 }
+PRESETS |= {f"scenes-{row}": partial(_row, scenes, row) for row in ROWS if f"scenes-{row}" not in PRESETS}
+PRESETS |= {f"lotlip-3m-{row}": partial(_row, lotlip_3m, row) for row in ROWS}
 
 
 def preset(name: str) -> Recipe:
@@ -357,7 +371,3 @@ def preset(name: str) -> Recipe:
     if name not in PRESETS:
         raise CornerstoneError(f"Unknown preset {name!r}{did_you_mean(name, PRESETS)}")
     return PRESETS[name]()
-
-
-def _named(recipe: Recipe, name: str) -> Recipe:
-    return replace(recipe, name=name)

@@ -67,13 +67,21 @@ class ImageTower:
     @property
     def patches(self) -> int:
         """Patches of an image. Raises CornerstoneError if neither `patch` nor the name tells a patch's side."""
-        named = re.search(r"patch(\d+)", self.name)
-        side = self.patch or int(named[1] if named else 0)
-        if not side:
+        if not (side := self._patch_side):
             raise CornerstoneError(
                 f"The side of a patch of {self.name} is not known: give it as --recipe.method.image.patch, in pixels."
             )
         return (self.size // side) ** 2
+
+    @property
+    def patches_if_known(self) -> int:
+        """`patches`; 0 if only the tower itself tells them, as one that is loaded from a folder."""
+        return (self.size // self._patch_side) ** 2 if self._patch_side and "/" not in self.name else 0
+
+    @property
+    def _patch_side(self) -> int:
+        named = re.search(r"patch(\d+)", self.name)
+        return self.patch or int(named[1] if named else 0)
 
     @property
     def sizes(self) -> dict[str, int]:
