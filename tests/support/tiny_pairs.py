@@ -75,7 +75,11 @@ def lotlip(row: str, wide: bool = False) -> Any:
 OF_TABLES = {f"lotlip-{row}": partial(lotlip, row) for row in ROWS if row not in ("laclip", "longclip", "filip")}
 """LaCLIP is CLIP on other texts; the other two are among the methods below."""
 KINDS = {
-    **{"coca": coca, "clip": clip, "filip": filip, "long-clip": long_clip, "lotlip-t5": lotlip_t5},
+    "coca": coca,
+    "clip": clip,
+    "filip": filip,
+    "long-clip": long_clip,
+    "lotlip-t5": lotlip_t5,
     "lotlip": partial(lotlip, ""),
     **OF_TABLES,
 }

@@ -11,7 +11,6 @@ import torch
 from transformers import CLIPModel, SiglipModel
 
 import cornerstone
-
 from cornerstone.errors import CornerstoneError
 from cornerstone.inference.saved_model import save_model
 from cornerstone.models.classifier import Classifier
@@ -104,8 +103,12 @@ def test_a_released_tower_is_that_of_its_library(family, prefix, tmp_path, monke
 
 @pytest.mark.parametrize("family", ["align", "naflex"])
 def test_a_tower_without_a_grid_of_patches_is_refused(family, tmp_path):
-    folder = tiny_released.align(tmp_path) if family == "align" else tiny_released.naflex(tmp_path, tiny_released.gemma_like())
-    with pytest.raises(CornerstoneError, match="gives no patches of a fixed grid.*NaFlex"):
+    folder = (
+        tiny_released.align(tmp_path)
+        if family == "align"
+        else tiny_released.naflex(tmp_path, tiny_released.gemma_like())
+    )
+    with pytest.raises(CornerstoneError, match=r"gives no patches of a fixed grid.*NaFlex"):
         open_tower(f"hf:{folder}")
 
 
@@ -114,5 +117,5 @@ def test_another_norm_than_the_released_models_is_refused(tmp_path):
     described = json.loads((folder / "config.json").read_text())
     described["vision_config"]["layer_norm_eps"] = 1e-3
     (folder / "config.json").write_text(json.dumps(described))
-    with pytest.raises(CornerstoneError, match="epsilon 0.001 are not those of released models"):
+    with pytest.raises(CornerstoneError, match=r"epsilon 0\.001 are not those of released models"):
         open_tower(str(folder))

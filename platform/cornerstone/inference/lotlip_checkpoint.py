@@ -19,11 +19,8 @@ _PREFIXES = {"text.transformer.": "text.bert.", "text.proj.": "text.project."}
 _VISUAL = "visual.trunk."
 _BUFFERS = ("position_ids", "token_type_ids")
 _BERT = ("embeddings.position_embeddings.weight", "encoder.layer.0.intermediate.dense.bias", "pooler.dense.weight")
-_NEEDED = (
-    *(_WORDS, *(f"text.transformer.{name}" for name in _BERT), "text.proj.weight"),
-    *(f"{_VISUAL}patch_embed.proj.weight", f"{_VISUAL}pos_embed", "logit_scale"),
-)
-"""Some weights that tell LoTLIP from other architectures, and the sizes of its towers."""
+_NEEDED = (_WORDS, *(f"text.transformer.{name}" for name in _BERT), "text.proj.weight", "logit_scale")
+"""Some weights that tell LoTLIP from other architectures, and the sizes of its text tower."""
 _KNOWN = (*_PREFIXES, _VISUAL, "logit_scale")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterable, Mapping
 
 import safetensors.torch
@@ -44,6 +45,16 @@ def misnamed(missing: Iterable[str], left: Mapping[str, Tensor]) -> str:
 def some(names: list[str]) -> str:
     """The first few names."""
     return (", ".join(names[:_SHOWN]) or "none") + (", .." if len(names) > _SHOWN else "")
+
+
+def first_line(error: Exception) -> str:
+    """What a library says first; of a pickle that PyTorch does not open what that means."""
+    if isinstance(error, pickle.UnpicklingError):
+        return (
+            "it is a pickle of more than tensors, which runs code of its own if it is opened: only tensors are unpickled. Use "
+            "a .safetensors file, or save its state_dict again."
+        )
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def read_safetensors(file: Location) -> dict[str, Tensor]:

@@ -37,6 +37,8 @@ class ImageTower:
     heads: int = 0
     patch: int = 0
     """Pixels of a patch's side."""
+    mlp_ratio: float = 0.0
+    """Width of the feed-forward layers in widths of the tower; 0 as named."""
     position_std: float = 0.0
     """Standard deviation of the initial position embeddings; 0 as timm's, 0.02. With larger ones a small tower tells places
     apart within a short training."""
@@ -84,10 +86,10 @@ class ImageTower:
         return self.patch or int(named[1] if named else 0)
 
     @property
-    def sizes(self) -> dict[str, int]:
+    def sizes(self) -> dict[str, float]:
         """The sizes that differ from the named model's, by timm's names."""
         given = {"embed_dim": self.width, "depth": self.layers, "num_heads": self.heads, "patch_size": self.patch}
-        return {name: value for name, value in given.items() if value}
+        return {name: value for name, value in {**given, "mlp_ratio": self.mlp_ratio}.items() if value}
 
 
 def from_scratch() -> ImageTower:

@@ -57,6 +57,6 @@ def _check_images(recipe: Recipe, documents: DocumentData, packed: PackedSource)
     for folder, config in zip(packed.packings, packed.configs, strict=True):
         if wanted and config.image_tokens != wanted:
             raise CornerstoneError(
-                f"{folder} has places for {config.image_tokens} tokens of an image, but the method {recipe.method.kind!r} gives "
-                f"{wanted} at {documents.image_size} pixels: pack the documents with --image-tokens {wanted}."
+                f"{folder} has places for {config.image_tokens} tokens of an image, but the method {recipe.method.kind!r} "
+                f"gives {wanted} at {documents.image_size} pixels: pack the documents with --image-tokens {wanted}."
             )

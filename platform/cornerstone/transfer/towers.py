@@ -23,6 +23,7 @@ _SIZES = {
     "depth": "layers",
     "num_heads": "heads",
     "patch_size": "patch",
+    "mlp_ratio": "mlp_ratio",
     "init_values": "layer_scale",
 }
 """timm's names of what a recipe says of an architecture."""
@@ -116,7 +117,9 @@ def _copied(named: str) -> Location:
     tower = _of_model(named)
     kept = home().join("towers", state_hash(tower))
     if not kept.join(_CONFIG).exists():
-        arguments = {name: value for name, value in tower.arguments.items() if name not in ("model_name", "num_classes")}
+        arguments = {
+            name: value for name, value in tower.arguments.items() if name not in ("model_name", "num_classes")
+        }
         seen = {"input_size": (3, tower.size, tower.size), "mean": tower.mean, "std": tower.std}
         with tempfile.TemporaryDirectory() as folder:
             described = {"model_args": arguments, "pretrained_cfg": seen}
@@ -134,7 +137,9 @@ def _is_released(named: str) -> bool:
         return True
     folder = Location.of(named)
     config = folder.join(_CONFIG)
-    return folder.join(OPEN_CLIP_CONFIG).exists() or config.exists() and "model_type" in json.loads(config.read_text())
+    return folder.join(OPEN_CLIP_CONFIG).exists() or (
+        config.exists() and "model_type" in json.loads(config.read_text())
+    )
 
 
 def _of_timm(name: str, pretrained: bool, image_size: int, seed: int) -> TimmTower:

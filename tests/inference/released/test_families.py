@@ -180,7 +180,9 @@ def test_a_folder_whose_weights_do_not_fit_is_refused(tmp_path):
     state = safetensors.torch.load_file(folder / "model.safetensors")
     del state["text_model.head.weight"]
     safetensors.torch.save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(CornerstoneError, match=r"missing 1: text_model\.head\.weight; left over 0: none; of another shape 0"):
+    with pytest.raises(
+        CornerstoneError, match=r"missing 1: text_model\.head\.weight; left over 0: none; of another shape 0"
+    ):
         cornerstone.load(str(folder))
     state |= {"text_model.head.weight": torch.zeros(3, 32), "another.weight": torch.zeros(2)}
     safetensors.torch.save_file(state, folder / "model.safetensors", metadata={"format": "pt"})

@@ -78,7 +78,9 @@ def test_weights_of_another_kind_are_refused(folder, tmp_path):
 def test_a_folder_without_tokenizer_and_with_weights_of_another_name(folder, reference, tmp_path):
     """As a release with one .pt file: BERT's tokenizer is taken, only tensors are unpickled."""
     shutil.copy(folder / "open_clip_config.json", tmp_path)
-    torch.save({"state_dict": safetensors.torch.load_file(folder / "open_clip_model.safetensors")}, tmp_path / "epoch_10.pt")
+    torch.save(
+        {"state_dict": safetensors.torch.load_file(folder / "open_clip_model.safetensors")}, tmp_path / "epoch_10.pt"
+    )
     texts = json.loads(reference[2]["long"])
     found = cornerstone.load(f"hf:{tmp_path}").encode_text(texts)
     torch.testing.assert_close(found, reference[1]["io.cls_features"], rtol=0, atol=1e-5)

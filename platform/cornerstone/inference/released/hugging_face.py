@@ -7,6 +7,7 @@ images are seen where the folder has no preprocessor_config.json.
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from cornerstone.errors import CornerstoneError, did_you_mean, nearest
 from cornerstone.inference.released.hugging_face_encoder import HuggingFaceEncoder, described_seen
 from cornerstone.inference.released.model import Channels, ReleasedModel, Seen
 from cornerstone.inference.released.naflex import NaflexEncoder, naflex_seen
-from cornerstone.models.loading import some
+from cornerstone.models.loading import first_line, some
 from cornerstone.runtime.hub import hub_answers
 from cornerstone.runtime.tokenizer import load_tokenizer
 
@@ -98,7 +99,9 @@ def open_hugging_face(source: str, name: str) -> ReleasedModel:
     tokenizer = _tokenizer(source)
     if family is SIGLIP and plain_tokenizer(tokenizer).token_to_id("<eos>") is not None:
         family = SIGLIP2
-    described = _json(source, "preprocessor_config.json") or _json(source, "processor_config.json").get("image_processor")
+    described = _json(source, "preprocessor_config.json") or _json(source, "processor_config.json").get(
+        "image_processor"
+    )
     seen = family.seen(config.vision_config, described or {}, name)
     context = min(
         family.context or config.text_config.max_position_embeddings, config.text_config.max_position_embeddings
@@ -128,8 +131,8 @@ def _loaded(source: str, name: str) -> tuple[Config, Any]:
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, with names and shapes
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
+        line = first_line(error)
         if offline:
             raise CornerstoneError(
                 f"The Hugging Face hub does not answer, and {source!r} is not in its cache{_near(source)} Give a folder that "

@@ -46,8 +46,12 @@ class HuggingFaceEncoder(ReleasedEncoder):
         return pooled(self.model.get_text_features(input_ids=ids_BC, **mask))  # type: ignore[operator]
 
 
-def described_seen(described: Mapping[str, Any], usual: FixedTransform, channels: tuple[Channels, Channels], name: str) -> Seen:
+def described_seen(
+    described: Mapping[str, Any], usual: FixedTransform, channels: tuple[Channels, Channels], name: str
+) -> Seen:
     """What a preprocessor_config.json says; `usual` and the `channels`' mean and deviation where it says nothing."""
+    if not described:
+        return Seen(usual, *channels)
     size, crop = described.get("size"), described.get("crop_size")
     resized, squash = _side(size, name) if size else (usual.resized, usual.squash)
     crops = bool(described.get("do_center_crop", not usual.squash)) and crop is not None

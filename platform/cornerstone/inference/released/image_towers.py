@@ -65,8 +65,8 @@ def image_tower_of(model: OpenedModel) -> TimmTower:
     found = _of_open_clip(library.visual) if hasattr(library, "visual") else _of_transformers(library)
     if found is None:
         raise CornerstoneError(
-            f"The image tower of {model.name} gives no patches of a fixed grid: transfer needs a vision transformer, as those of "
-            f"CLIP, Long-CLIP, LoTLIP, SigLIP and SigLIP 2 of a fixed size, not a convolutional one (ALIGN) or NaFlex."
+            f"The image tower of {model.name} gives no patches of a fixed grid: transfer needs a vision transformer, as "
+            f"those of CLIP, Long-CLIP, LoTLIP, SigLIP and SigLIP 2 of a fixed size, not a convolutional one (ALIGN) or NaFlex."
         )
     arguments, weights = found
     arguments = {**arguments, "num_classes": 0, "global_pool": "", "img_size": model.image_size}
@@ -74,7 +74,9 @@ def image_tower_of(model: OpenedModel) -> TimmTower:
     expected = made.state_dict().keys()
     if any(name.startswith("visual.") for name in weights):
         weights = checkpoint_filter_fn(weights, made)
-    load_weights(made, {n: x for n, x in weights.items() if n in expected or not _pools(n)}, f"The tower of {model.name}")
+    load_weights(
+        made, {n: x for n, x in weights.items() if n in expected or not _pools(n)}, f"The tower of {model.name}"
+    )
     tower = TimmTower(made, model.image_size, arguments)
     tower.mean, tower.std = model.mean_std
     return tower
@@ -101,7 +103,9 @@ def _of_open_clip(visual: nn.Module) -> tuple[dict[str, Any], Mapping[str, Tenso
         heads=block.attn.num_heads,
         between=block.mlp.c_fc.out_features,
     )
-    return {**arguments, "act_layer": activation}, {f"visual.{name}": value for name, value in visual.state_dict().items()}
+    return {**arguments, "act_layer": activation}, {
+        f"visual.{name}": value for name, value in visual.state_dict().items()
+    }
 
 
 def _sizes(architecture: str, *, patch: int, width: int, layers: int, heads: int, between: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from cornerstone.data.released_images import Filter, FixedTransform
 from cornerstone.data.released_texts import ReleasedFormat, ReleasedTexts
 from cornerstone.errors import CornerstoneError, did_you_mean, nearest
 from cornerstone.inference.released.model import ReleasedEncoder, ReleasedModel, Seen
+from cornerstone.models.loading import first_line
 from cornerstone.runtime.hub import hub_answers
 from cornerstone.runtime.tokenizer import clip_tokenizer
 
@@ -80,6 +82,8 @@ def _created(name: str, reachable: bool, *arguments: str, **options: Any) -> Any
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of quick GELU, which is set as the weights need it
             return open_clip.create_model(*arguments, **options)
+    except pickle.UnpicklingError as error:
+        raise CornerstoneError(f"Cannot open {name}: {first_line(error)}") from error
     except (RuntimeError, OSError, ValueError, KeyError, TypeError) as error:
         line = (str(error).strip() or type(error).__name__).splitlines()
         if not reachable:
@@ -125,4 +129,3 @@ def _seen(described: Mapping[str, Any], name: str) -> Seen:
     by: Filter = described["interpolation"] if described["interpolation"] != "random" else "bicubic"
     transform = FixedTransform(sides.pop(), squash=mode == "squash", filter=by)
     return Seen(transform, tuple(described["mean"]), tuple(described["std"]))
-
