@@ -73,7 +73,7 @@ def image_tower_of(model: OpenedModel) -> TimmTower:
     made = timm.create_model(**arguments)
     expected = made.state_dict().keys()
     if any(name.startswith("visual.") for name in weights):
-        weights = checkpoint_filter_fn(weights, made)
+        weights = checkpoint_filter_fn(dict(weights), made)  # type: ignore[arg-type]  # of whatever vision transformer
     load_weights(
         made, {n: x for n, x in weights.items() if n in expected or not _pools(n)}, f"The tower of {model.name}"
     )
