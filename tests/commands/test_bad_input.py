@@ -63,14 +63,15 @@ def places(tmp_path_factory, pairs_folder, tiny_tower, small_data, wordpiece):
     return {**named, "root": str(root), "pairs": pairs_folder, "tower": tiny_tower, "tokenizer": str(wordpiece)}
 
 
+PICKLE = "it is a pickle of more than tensors, .*only tensors are unpickled"
 TRAIN = "train --preset photos --train {pairs} --tokenizer {tokenizer} --batch-size 8 --steps 4"
 LCL = "train --preset scenes-lcl --batch-size 2 --steps 4"
 LOTLIP = {
     "convert lotlip {other_safetensors} --tokenizer {tokenizer} --out {root}/x": "Not a LoTLIP checkpoint: missing 6: "
     "logit_scale, .*; left over 2: a.weight (3,), b.bias (2,)",
-    "convert lotlip {harmful_pt} --tokenizer {tokenizer} --out {root}/x": "cannot be read as weights: it is a pickle of more than tensors, .*only tensors are unpickled",
-    "evaluate {hf_pickle} --data {pairs}": "Cannot open .*: it is a pickle of more than tensors, .*only tensors are unpickled",
-    "evaluate {oc_pickle} --data {pairs}": "Cannot open .*: it is a pickle of more than tensors, .*only tensors are unpickled",
+    "convert lotlip {harmful_pt} --tokenizer {tokenizer} --out {root}/x": "cannot be read as weights: " + PICKLE,
+    "evaluate {hf_pickle} --data {pairs}": "Cannot open .*: " + PICKLE,
+    "evaluate {oc_pickle} --data {pairs}": "Cannot open .*: " + PICKLE,
     TRAIN
     + " --image-tower {tower_pickle} --recipe.method.image.size 32": "Cannot load the image tower .*weights_only=True blocked",
     TRAIN + " --image-tower {tower} --recipe.method.image.size 32 --recipe.method.text.name {bert}"

@@ -14,6 +14,7 @@ from cornerstone.models.method import Inputs
 from cornerstone.recipes.coca import CocaConfig, CocaLoss
 from cornerstone.recipes.filip import FilipConfig, FilipLoss
 from cornerstone.recipes.long_clip import LongClipConfig, LongClipLoss
+from cornerstone.recipes.long_clip_tuned import LongClipTunedConfig
 from cornerstone.recipes.lotlip import LotlipConfig, LotlipLoss
 from cornerstone.recipes.lotlip_rows import ROWS
 from cornerstone.recipes.lotlip_t5 import LotlipT5Config
@@ -57,6 +58,13 @@ def long_clip(wide: bool = False, **changes) -> LongClipConfig:
     return LongClipConfig(image=replace(TOWER, pooling="token"), text=bert(wide), loss=loss)
 
 
+def long_clip_tuned(wide: bool = False, **changes) -> LongClipTunedConfig:
+    """The same over CLIP's text transformer, both towers trained, the scale starting at its cap."""
+    text = ClipText(width=160 if wide else 16, layers=2, heads=2, token_limit=LIMIT)
+    loss = LongClipLoss(**{"components": 2, "pca_group": 5, "initial_scale": 100.0, **changes})
+    return LongClipTunedConfig(replace(TOWER, pooling="token", projection=10), text, loss)
+
+
 def lotlip_t5(wide: bool = False, **changes) -> LotlipT5Config:
     """LoTLIP with two corners over a T5."""
     width = 160 if wide else 16
@@ -79,6 +87,7 @@ KINDS = {
     "clip": clip,
     "filip": filip,
     "long-clip": long_clip,
+    "long-clip-tuned": long_clip_tuned,
     "lotlip-t5": lotlip_t5,
     "lotlip": partial(lotlip, ""),
     **OF_TABLES,

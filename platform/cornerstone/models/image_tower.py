@@ -135,6 +135,8 @@ def build_image_tower(config: ImageTower, seed: int = 0) -> TimmTower:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed ^ _PROJECTION_SEED)
             tower = TimmTower(tower.model, tower.size, tower.arguments, config.projection)
+        if tower.projection is not None and (released := _released_projection(config)) is not None:
+            tower.projection.weight.data.copy_(released)
     return tower.lock() if config.locked else tower
 
 
@@ -161,6 +163,20 @@ def _of_timm(config: ImageTower, seed: int) -> TimmTower:
     elif name.startswith("hf-hub:"):
         arguments["model_name"] = model.pretrained_cfg["architecture"]  # type: ignore[index]
     return TimmTower(model, config.size, arguments)
+
+
+def _released_projection(config: ImageTower) -> Tensor | None:
+    """(D, V): the projection of a released CLIP, which timm's weights hold as a classifier without bias; None of others."""
+    folder = Path(config.name).expanduser()
+    name = f"local-dir:{folder}" if folder.is_dir() else config.name
+    if not config.pretrained or saved_tower(config.name) is not None:
+        return None
+    arguments = {"model_name": name, "img_size": config.size, "num_classes": config.projection}
+    plain: Any = _create({"model_name": name, "img_size": config.size}, pretrained=False, seed=_CHECK_SEED)
+    if plain.num_classes != config.projection:
+        return None
+    head: Any = _create(arguments, pretrained=True, seed=_CHECK_SEED).get_classifier()  # type: ignore[operator]
+    return None if head.bias is not None and head.bias.any() else head.weight.detach()
 
 
 def _of_run(config: ImageTower) -> TimmTower | None:

@@ -17,6 +17,7 @@ from cornerstone.recipes.flamingo import FlamingoConfig
 from cornerstone.recipes.language import CausalText
 from cornerstone.recipes.lcl import LclConfig, LclLoss
 from cornerstone.recipes.long_clip import LongClipConfig
+from cornerstone.recipes.long_clip_tuned import LongClipTunedConfig
 from cornerstone.recipes.lotlip import LotlipConfig, LotlipLoss
 from cornerstone.recipes.lotlip_rows import ROWS
 from cornerstone.recipes.lotlip_t5 import LotlipT5Config
@@ -172,6 +173,20 @@ def lotlip_100m() -> Recipe:
     """The 100M scale: batch 16,384, 10 epochs of 102.6M pairs, the tower online with its random crop; 133 A100 days."""
     recipe = lotlip_3m().with_data(features="online", crop_scale=(0.9, 1.0))
     return _named(recipe.with_optimization(steps=62_600, batch_size=16_384, warmup_steps=5_000), "lotlip-100m")
+
+
+def longclip_b16() -> Recipe:
+    """Long-CLIP as its authors train it, on 1.2M pairs of ShareGPT4V: batch 2,048, 6 epochs at a small rate.
+
+    `--recipe.method.loss.initial-scale` is 100, where CLIP's training ended; from scratch it starts at 1/0.07.
+    """
+    return Recipe(
+        name="longclip-b16",
+        method=LongClipTunedConfig(),
+        data=PairData(tokenizer="openai/clip-vit-base-patch16", sub_captions=32, crop_scale=(1.0, 1.0)),
+        optimization=Optimization(3_500, 2_048, 1e-6, 200, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8),
+        precision="bf16",
+    )
 
 
 def scenes_lcl() -> Recipe:
@@ -347,6 +362,7 @@ PRESETS: dict[str, Callable[[], Recipe]] = {
     "lotlip-12m": lotlip_12m,
     "lotlip-30m": lotlip_30m,
     "lotlip-100m": lotlip_100m,
+    "longclip-b16": longclip_b16,
     "scenes-lcl": scenes_lcl,
     "scenes-flamingo": scenes_flamingo,
     "scenes-emu": scenes_emu,
