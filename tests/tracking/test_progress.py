@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -63,3 +65,23 @@ def test_the_actor_merges_statuses_and_keeps_every_notice():
     found = actor.read()
     assert (found["a"]["state"], found["a"]["step"], found["a"]["notices"]) == ("training", 2, ["first", "second"])
     assert found["b"]["notices"] == []
+
+
+def test_no_thread_uses_ray_behind_the_block(monkeypatch):
+    """Ray is shut down next: a slow reading, as on a busy machine, must have ended."""
+    read, reading = threading.Event(), []
+
+    def slow(reference, timeout):
+        reading.append(True)
+        read.set()
+        time.sleep(0.3)
+        reading.append(False)
+        return {}
+
+    monkeypatch.setattr(progress.ray, "get", slow)
+    monkeypatch.setattr(progress, "READ_SECONDS", 0.01)
+    actor = SimpleNamespace(read=SimpleNamespace(remote=lambda: None))
+    with ProgressPrinter(actor, [("run", "a")], Console(file=io.StringIO())) as printer:
+        assert read.wait(5)
+    assert not printer._thread.is_alive()
+    assert reading == [True, False] * 2  # the last statuses are read too

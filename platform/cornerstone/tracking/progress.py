@@ -11,6 +11,8 @@ import ray
 from rich.console import Console
 
 LINE_EVERY = 15.0  # seconds between lines about the same trial
+READ_SECONDS = 5.0
+"""Most that a reading of the statuses waits."""
 WAIT_SHARE = 0.05  # share of the time that steps wait for data, from which a line mentions it
 
 
@@ -48,7 +50,10 @@ class ProgressSender:
 
 
 class ProgressPrinter:
-    """Reads the actor every second in a thread, and prints what changed."""
+    """Reads the actor every second in a thread, and prints what changed.
+
+    At the end of the block the thread has ended, after READ_SECONDS for each of two readings at most.
+    """
 
     def __init__(self, actor: Any, runs: Sequence[tuple[str, str]], console: Console) -> None:
         """`runs` are the trials' UUIDs and names, in the order of the table."""
@@ -66,7 +71,7 @@ class ProgressPrinter:
 
     def __exit__(self, *error: object) -> None:
         self._stop.set()
-        self._thread.join(5)
+        self._thread.join()  # Ray is shut down next, and a thread that uses it then brings down the whole process
 
     def _follow(self) -> None:
         while not self._stop.wait(1.0):
@@ -75,7 +80,7 @@ class ProgressPrinter:
 
     def _read(self) -> None:
         try:
-            statuses = ray.get(self._actor.read.remote(), timeout=5)
+            statuses = ray.get(self._actor.read.remote(), timeout=READ_SECONDS)
         except Exception:  # without its progress lines a sweep goes on
             return
         for place, (run, name) in enumerate(self._runs):
