@@ -12,7 +12,8 @@ point chooses among three learning rates on the validation set; without one (you
 """
 
 from cornerstone.recipes import LotlipConfig, Recipe
-from cornerstone.recipes.lotlip import from_scratch, with_sub_captions
+from cornerstone.recipes.lotlip import from_scratch
+from cornerstone.recipes.lotlip_rows import clip, clip_long
 from cornerstone.sweeps import Point, Sweep, main
 from cornerstone.sweeps.papers.lotlip import TABLE_8
 
@@ -21,12 +22,10 @@ def initialisation(recipe: Recipe) -> Sweep:
     """The points of Table 8, and LoTLIP as the recipe has it."""
     if not isinstance(recipe.method, LotlipConfig) or not recipe.method.image.locked:
         raise SystemExit("This experiment needs a locked tower: give a preset of LoTLIP, such as --preset scenes.")
-    scratch = from_scratch(recipe)
-    clip = scratch.with_text(corner_tokens=0)
     recipes = {
-        "CLIP": with_sub_captions(clip, 0),
-        "CLIP + long": clip,
-        "LoTLIP": scratch,
+        "CLIP": clip(recipe),
+        "CLIP + long": clip_long(recipe),
+        "LoTLIP": from_scratch(recipe),
         "LoTLIP, pretrained": recipe,
     }
     return Sweep([Point.at_best_rate(*one) for one in recipes.items()], baseline="CLIP + long", paper=TABLE_8)

@@ -13,6 +13,7 @@ which register tokens do not: the control trains without learnable tokens, but w
 
 from cornerstone.recipes import LotlipConfig, Recipe
 from cornerstone.recipes.lotlip import with_long_loss_times
+from cornerstone.recipes.lotlip_rows import registers
 from cornerstone.sweeps import Claim, Point, Sweep, main
 from cornerstone.sweeps.papers.lotlip import TABLE_7
 
@@ -34,7 +35,7 @@ def learnable_tokens(recipe: Recipe) -> Sweep:
     weighed = with_long_loss_times(none, 1 + recipe.method.text.corner_tokens)
     points = [
         Point("none", none),
-        Point("Register", recipe.with_text(corner_mask=False, registers=True)),
+        Point("Register", registers(recipe)),
         Point("Corner", recipe),
         Point(CONTROL, weighed),
     ]

@@ -12,10 +12,8 @@ docstring of `models/long_clip.py` says what is kept. Each point is given three 
 retrieval on the validation set is kept; without a validation set (your own --eval) all train at the recipe's.
 """
 
-from dataclasses import replace
-
-from cornerstone.recipes import LongClipConfig, LotlipConfig, Recipe
-from cornerstone.recipes.lotlip import with_sub_captions
+from cornerstone.recipes import LotlipConfig, Recipe
+from cornerstone.recipes.lotlip_rows import lit, lit_long, long_clip
 from cornerstone.sweeps import Point, Sweep, main
 from cornerstone.sweeps.papers.lotlip import TABLE_2
 
@@ -25,11 +23,10 @@ def long_text_methods(recipe: Recipe) -> Sweep:
     lotlip = recipe.method
     if not isinstance(lotlip, LotlipConfig) or lotlip.kind != "lotlip":
         raise SystemExit("This experiment compares with LoTLIP: give one of its presets, such as --preset scenes.")
-    lit = recipe.with_text(corner_tokens=0)
     recipes = {
-        "LiT, short only": with_sub_captions(lit, 0),
-        "LiT + long": lit,
-        "LiT + Long-CLIP": replace(recipe, method=LongClipConfig(lotlip.image, lotlip.text.plain())),
+        "LiT, short only": lit(recipe),
+        "LiT + long": lit_long(recipe),
+        "LiT + Long-CLIP": long_clip(recipe),
         "LoTLIP": recipe,
     }
     return Sweep([Point.at_best_rate(*one) for one in recipes.items()], baseline="LiT + long", paper=TABLE_2)

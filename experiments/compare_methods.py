@@ -19,11 +19,11 @@ validation set; without one (your own --eval) all train at the recipe's. `compar
 from long texts.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
-from cornerstone.recipes import FilipConfig, LotlipConfig, PairData, Recipe, SiglipConfig
-from cornerstone.recipes.lotlip import from_scratch, with_sub_captions
+from cornerstone.recipes import LotlipConfig, PairData, Recipe
+from cornerstone.recipes.lotlip_rows import clip, filip, laclip, lit, siglip
 from cornerstone.sweeps import Point, Sweep, main
 from cornerstone.sweeps.papers.lotlip_zero_shot import zero_shot
 
@@ -40,17 +40,12 @@ def methods(recipe: Recipe, options: Options = Options()) -> Sweep:
     """One point a method, with the recipe's data and steps, and towers of its sizes."""
     if not isinstance(recipe.method, LotlipConfig) or not isinstance(recipe.data, PairData):
         raise SystemExit("This experiment compares with LoTLIP: give one of its presets, such as --preset scenes.")
-    lit = with_sub_captions(recipe.with_text(corner_tokens=0), 0)
-    clip = from_scratch(lit)
-    assert isinstance(clip.method, LotlipConfig)
-    image, text = clip.method.image, clip.method.text.plain()
-    patches = replace(image, pooling="none")
     recipes = {
-        "CLIP": clip,
-        "FILIP": replace(clip, method=FilipConfig(patches, text, embedding=min(256, text.width))),
-        "LaCLIP": clip.with_data(rewrites=True, scenes=replace(recipe.data.scenes, rewrites=True)),
-        "SigLIP": replace(clip, method=SiglipConfig(image, text)),
-        "LiT": lit,
+        "CLIP": clip(recipe),
+        "FILIP": filip(recipe),
+        "LaCLIP": laclip(recipe),
+        "SigLIP": siglip(recipe),
+        "LiT": lit(recipe),
         "LoTLIP": recipe,
     }
     points = [Point.at_best_rate(name, one) for name, one in recipes.items()]

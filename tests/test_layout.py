@@ -22,7 +22,7 @@ LEVELS = (
     ("training", "jobs"),
     ("sweeps", "transfer"),
     ("commands", "experiments", "benchmarks"),
-    ("cornerstone", "cli", "import_hook"),  # `import cornerstone` and the command line
+    ("cornerstone", "cli", "__main__", "import_hook"),  # `import cornerstone` and the command line
 )
 """Packages from the lowest level to the highest. A package may import those of its own level and of lower ones."""
 LEVEL = {package: level for level, packages in enumerate(LEVELS) for package in packages}

@@ -14,6 +14,11 @@ class RunStopped(CornerstoneError):
     """Every worker of a run stopped together, for a reason that a restart would meet again."""
 
 
+def nearest(given: str, valid: Iterable[str]) -> str:
+    """`; did you mean 'ViT-B-16'?`, or a full stop where none is near: for names of which there are too many to list."""
+    return did_you_mean(given, valid).partition(" Valid:")[0]
+
+
 def did_you_mean(given: str, valid: Iterable[str]) -> str:
     """`; did you mean 'scenes'? Valid: photos, scenes, smoke.` for a misspelt name, the list alone where none is near."""
     names = sorted(valid)

@@ -20,6 +20,7 @@ from cornerstone.models.method import Inputs
 from cornerstone.recipes.lotlip import LotlipConfig
 from cornerstone.recipes.towers import CornerText, ImageTower
 from cornerstone.runtime.tokenizer import load_tokenizer
+from cornerstone.transfer.towers import open_tower
 
 TEXTS = ["a red bus. the sky is blue.", "the tree", "a long text of many words. " * 20]
 CUT_AFTER_A_SENTENCE = "a long text. " * 20
@@ -71,7 +72,7 @@ def test_a_dual_encoder_opens_by_the_code_of_its_card(tmp_path, tiny_tower, smal
     # Processors of other libraries resize first and crop then, and may resize otherwise than Pillow: near, not equal.
     expected = model.encode_image(model.transform(small_data.picture(0))[None])
     assert (image @ expected.T).item() > 0.95
-    again = cornerstone.load(str(tmp_path / "out"))
+    again = cornerstone.load(f"hf:{tmp_path / 'out'}")
     pixels = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(again.encode_image(pixels), model.encode_image(pixels), rtol=0, atol=1e-5)
     texts = [*TEXTS, "", CUT_AFTER_A_SENTENCE]
@@ -79,6 +80,9 @@ def test_a_dual_encoder_opens_by_the_code_of_its_card(tmp_path, tiny_tower, smal
     card = (tmp_path / "out" / "README.md").read_text()
     assert "- data: `0123456789abcdef`" in card
     assert '"kind": "lotlip"' in card
+    tower = open_tower(f"hf:{tmp_path / 'out'}")  # for a transfer
+    with torch.no_grad():
+        torch.testing.assert_close(tower(pixels).patches, model.module.image_tower(pixels).patches, rtol=0, atol=1e-5)
 
 
 def test_metrics_of_the_run_are_in_the_card(tmp_path, tiny_tower):
@@ -108,10 +112,12 @@ def test_what_transformers_has_not_is_copied_and_said(tmp_path, tiny_tower, caps
     torch.testing.assert_close(found, model.encode_image(pixels), rtol=0, atol=1e-5)
 
 
-def test_a_released_model_is_written_in_its_own_layout(tmp_path, small_data):
-    folder = tiny_released.siglip(tmp_path / "siglip", tiny_released.t5_like())
+@pytest.mark.parametrize("family", ["siglip", "naflex"])
+def test_a_released_model_is_written_in_its_own_layout(tmp_path, small_data, family):
+    make = getattr(tiny_released, family)
+    folder = make(tmp_path / family, tiny_released.t5_like() if family == "siglip" else tiny_released.gemma_like())
     main(["export", folder, "--out", str(tmp_path / "out")])
-    first, second = cornerstone.load(folder), cornerstone.load(str(tmp_path / "out"))
+    first, second = cornerstone.load(folder), cornerstone.load(f"hf:{tmp_path / 'out'}")
     torch.testing.assert_close(second.encode_text(TEXTS), first.encode_text(TEXTS), rtol=0, atol=1e-6)
     np.testing.assert_array_equal(second.pixels(small_data.picture(3)), first.pixels(small_data.picture(3)))
     assert "by the architecture that config.json names" in (tmp_path / "out" / "README.md").read_text()

@@ -108,9 +108,9 @@ def test_a_checkpoint_of_another_kind_is_refused():
         == len(state[WORDS[6:]]) - 10
     )
     assert "text.corners" not in from_checkpoint(state, vocab_size=len(state[WORDS[6:]])).method
-    with pytest.raises(CornerstoneError, match="it has no logit_scale"):
+    with pytest.raises(CornerstoneError, match=r"missing 1: logit_scale; left over 0: none"):
         from_checkpoint({name: v for name, v in state.items() if name != "logit_scale"}, vocab_size=10)
-    with pytest.raises(CornerstoneError, match=r"unknown weight text\.head\.bias"):
+    with pytest.raises(CornerstoneError, match=r"missing 0: none; left over 1: text\.head\.bias \(1,\)"):
         from_checkpoint(state | {"text.head.bias": torch.zeros(1)}, vocab_size=10)
     with pytest.raises(CornerstoneError, match="fewer than the tokenizer's 30522"):
         from_checkpoint(state, vocab_size=30522)

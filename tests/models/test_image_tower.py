@@ -6,6 +6,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from timm.models import save_for_hf
 
 from cornerstone.errors import CornerstoneError
 from cornerstone.models.image_tower import TimmTower, build_image_tower, state_hash
@@ -187,3 +188,21 @@ def test_a_tower_comes_from_another_run(tmp_path):
     torch.testing.assert_close(tower(images()).pooled, source(images()).pooled, rtol=0, atol=0)
     with pytest.raises(CornerstoneError, match="sees 64 pixels, the recipe says 224"):
         build_image_tower(ImageTower(str(tmp_path / "model")))
+
+
+@pytest.mark.parametrize(("bias", "released"), [(0.0, True), (0.5, False)])
+def test_the_projection_of_a_released_clip_is_loaded(tmp_path, bias, released):
+    """timm's weights of CLIP hold it as a classifier without bias; the classifier of other weights has one."""
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2}
+    model = timm.create_model("vit_base_patch16_clip_224", num_classes=24, **sizes)
+    torch.nn.init.normal_(model.head.weight)
+    torch.nn.init.constant_(model.head.bias, bias)
+    seen = {"input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3, "num_classes": 24}
+    described = {"model_args": sizes, "pretrained_cfg": seen, "num_classes": 24}
+    save_for_hf(model, str(tmp_path), model_config=described, safe_serialization=True)
+    images = torch.randn(2, 3, 32, 32)
+    tower = build_image_tower(ImageTower(str(tmp_path), locked=False, size=32, projection=24)).eval()
+    expected = model.eval()(images) - bias
+    assert torch.allclose(tower(images).pooled, expected, atol=1e-5) == released
+    other = build_image_tower(ImageTower(str(tmp_path), locked=False, size=32, projection=10))
+    assert other.width == 10

@@ -1,4 +1,4 @@
-"""What every method on pairs with a trained tower keeps: it learns, micro-batches change nothing, it comes back from disk."""
+"""What every method on pairs keeps: it learns, micro-batches change nothing, a run goes on, it comes back from disk."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from cornerstone.inference.saved_model import load, save_model
 from cornerstone.models.image_tower import build_image_tower
 from cornerstone.models.method import Inputs
 from cornerstone.recipes.method import implementation_of
+from cornerstone.recipes.recipe import Optimization
+from cornerstone.training.engine import PlainEngine
 from cornerstone.training.step import forward_backward
 
 EVERY = pytest.mark.parametrize("kind", [kind for kind in tiny.KINDS if kind not in ("coca", "clip")])
@@ -42,13 +44,35 @@ def test_micro_batches_give_the_gradients_of_one_pass(kind):
 
 
 @EVERY
+def test_a_run_goes_on_from_its_checkpoint(tmp_path, kind):
+    """Four steps are two, a checkpoint, and two more by a new process's engine, bit by bit."""
+    optimization = Optimization(steps=4, warmup_steps=0, learning_rate=1e-2)
+
+    def trained(engine, steps):
+        for step in steps:
+            engine.step(tiny.some(6, seed=step), 1e-2)
+        return engine.weights()
+
+    expected = trained(PlainEngine(tiny.method(kind=kind), optimization), range(4))
+    first = PlainEngine(tiny.method(kind=kind), optimization)
+    trained(first, range(2))
+    first.save(str(tmp_path), 2)
+    second = PlainEngine(tiny.method(seed=0, kind=kind), optimization)
+    assert second.load(str(tmp_path)) == 2
+    found = trained(second, range(2, 4))
+    assert {name: value.tolist() for name, value in found.items()} == {n: v.tolist() for n, v in expected.items()}
+    assert not torch.equal(found["logit_scale"], tiny.method(kind=kind).state_dict()["logit_scale"])
+
+
+@EVERY
 def test_it_comes_back_from_disk_as_itself(tmp_path, kind, wordpiece):
     from cornerstone.data.texts import plain_tokenizer, vocabulary_size
 
     tokenizer, config, given = wordpiece.read_text(), tiny.KINDS[kind](), tiny.some(6)
     vocab = vocabulary_size(plain_tokenizer(tokenizer))
     made = implementation_of(config)
-    model = made.build(config, Inputs(vocab, 24, build_image_tower(config.image)), seed=3).eval()
+    tower = build_image_tower(config.image)
+    model = made.build(config, Inputs(vocab, tower.width, tower), seed=3).eval()
     save_model(str(tmp_path), model, recipe={}, tokenizer_json=tokenizer)
     loaded = load(str(tmp_path))
     assert isinstance(loaded.module, made)

@@ -30,6 +30,7 @@ from cornerstone.recipes.filip import FilipConfig
 from cornerstone.recipes.flamingo import FlamingoConfig
 from cornerstone.recipes.lcl import LclConfig
 from cornerstone.recipes.long_clip import LongClipConfig
+from cornerstone.recipes.long_clip_tuned import LongClipTunedConfig
 from cornerstone.recipes.lotlip import with_sub_captions
 from cornerstone.recipes.lotlip_t5 import LotlipT5Config
 from cornerstone.recipes.method import MethodConfig
@@ -66,6 +67,7 @@ BUILT_IN = (
     CocaConfig,
     FilipConfig,
     LongClipConfig,
+    LongClipTunedConfig,
     LotlipT5Config,
     LclConfig,
     FlamingoConfig,

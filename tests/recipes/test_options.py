@@ -122,6 +122,11 @@ def test_the_command_that_continues(before, after):
     assert again_with(before, "--resume", "R") == f"/bin/cornerstone {after}"
 
 
+def test_a_package_that_python_runs_is_run_so_again():
+    command = again_with(["/opt/site/cornerstone/__main__.py", "train", "--resume", "x"], "--resume", "y")
+    assert shlex.split(command) == [sys.executable, "-m", "cornerstone", "train", "--resume", "y"]
+
+
 def test_the_command_of_an_experiment_is_started_by_python(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     script = tmp_path / "experiments" / "ablate.py"

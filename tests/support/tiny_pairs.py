@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,10 +14,14 @@ from cornerstone.models.method import Inputs
 from cornerstone.recipes.coca import CocaConfig, CocaLoss
 from cornerstone.recipes.filip import FilipConfig, FilipLoss
 from cornerstone.recipes.long_clip import LongClipConfig, LongClipLoss
-from cornerstone.recipes.lotlip import LotlipLoss
+from cornerstone.recipes.long_clip_tuned import LongClipTunedConfig
+from cornerstone.recipes.lotlip import LotlipConfig, LotlipLoss
+from cornerstone.recipes.lotlip_rows import ROWS
 from cornerstone.recipes.lotlip_t5 import LotlipT5Config
 from cornerstone.recipes.method import implementation_of
-from cornerstone.recipes.towers import BertText, ClipText, ImageTower, T5Text
+from cornerstone.recipes.pairs import PairData
+from cornerstone.recipes.recipe import Recipe
+from cornerstone.recipes.towers import BertText, ClipText, CornerText, ImageTower, T5Text
 
 WORDS, SIDE, LIMIT = 40, 16, 12
 TOWER = ImageTower("vit_base_patch16_224", False, False, SIDE, "none", width=24, layers=2, heads=2, patch=8)
@@ -53,6 +58,13 @@ def long_clip(wide: bool = False, **changes) -> LongClipConfig:
     return LongClipConfig(image=replace(TOWER, pooling="token"), text=bert(wide), loss=loss)
 
 
+def long_clip_tuned(wide: bool = False, **changes) -> LongClipTunedConfig:
+    """The same over CLIP's text transformer, both towers trained, the scale starting at its cap."""
+    text = ClipText(width=160 if wide else 16, layers=2, heads=2, token_limit=LIMIT)
+    loss = LongClipLoss(**{"components": 2, "pca_group": 5, "initial_scale": 100.0, **changes})
+    return LongClipTunedConfig(replace(TOWER, pooling="token", projection=10), text, loss)
+
+
 def lotlip_t5(wide: bool = False, **changes) -> LotlipT5Config:
     """LoTLIP with two corners over a T5."""
     width = 160 if wide else 16
@@ -60,7 +72,26 @@ def lotlip_t5(wide: bool = False, **changes) -> LotlipT5Config:
     return LotlipT5Config(image=replace(TOWER, pooling="token"), text=text, loss=LotlipLoss(**changes))
 
 
-KINDS = {"coca": coca, "clip": clip, "filip": filip, "long-clip": long_clip, "lotlip-t5": lotlip_t5}
+def lotlip(row: str, wide: bool = False) -> Any:
+    """A row of LoTLIP's tables, or LoTLIP itself (""), over the tower, locked unless the row trains it."""
+    text = CornerText(**(vars(bert(wide)) | {"corner_tokens": 2}))
+    method = LotlipConfig(image=replace(TOWER, pooling="token", locked=True), text=text)
+    recipe = Recipe("tiny", method, PairData())
+    return ROWS[row](recipe).method if row else method
+
+
+OF_TABLES = {f"lotlip-{row}": partial(lotlip, row) for row in ROWS if row not in ("laclip", "longclip", "filip")}
+"""LaCLIP is CLIP on other texts; the other two are among the methods below."""
+KINDS = {
+    "coca": coca,
+    "clip": clip,
+    "filip": filip,
+    "long-clip": long_clip,
+    "long-clip-tuned": long_clip_tuned,
+    "lotlip-t5": lotlip_t5,
+    "lotlip": partial(lotlip, ""),
+    **OF_TABLES,
+}
 
 
 def method(seed: int = 0, kind: str = "coca", buckets: int = 1, **changes) -> Any:

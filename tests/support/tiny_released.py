@@ -18,6 +18,8 @@ from transformers import (
     CLIPConfig,
     CLIPModel,
     PreTrainedTokenizerFast,
+    Siglip2Config,
+    Siglip2Model,
     SiglipConfig,
     SiglipModel,
 )
@@ -77,6 +79,15 @@ def clip(folder: Path, context: int = 77, end: int = 49407) -> str:
 def siglip(folder: Path, tokenizer: Tokenizer) -> str:
     text = {**SIZES, "vocab_size": 64, "max_position_embeddings": 64}
     return _saved(folder, SiglipModel(SiglipConfig(text_config=text, vision_config=VISION)), tokenizer.to_str())
+
+
+def naflex(folder: Path, tokenizer: Tokenizer) -> str:
+    """SigLIP 2 of any aspect ratio: at most 12 patches of 8 pixels, positions of a grid of 4 × 4."""
+    text = {**SIZES, "vocab_size": 64, "max_position_embeddings": 64}
+    vision = {**SIZES, "patch_size": 8, "num_patches": 16}
+    seen = {"image_processor_type": "Siglip2ImageProcessor", "patch_size": 8, "max_num_patches": 12, "resample": 2}
+    model = Siglip2Model(Siglip2Config(text_config=text, vision_config=vision))
+    return _saved(folder, model, tokenizer.to_str(), seen)
 
 
 def align(folder: Path) -> str:

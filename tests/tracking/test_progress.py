@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from contextlib import suppress
 
@@ -219,3 +220,24 @@ def test_the_view_is_never_higher_than_the_terminal():
     seen = screen(output)
     assert sum("my sweep" in line for line in seen) == 1
     assert len(seen) == 9 + 1  # the view, which leaves a line for the cursor, and the table
+
+
+def test_no_thread_uses_ray_behind_the_block(monkeypatch):
+    """Ray is shut down next: a slow reading, as on a busy machine, must have ended."""
+    read, reading = threading.Event(), []
+
+    def slow(reference, timeout):
+        reading.append(True)
+        read.set()
+        time.sleep(0.3)
+        reading.append(False)
+        return {}
+
+    monkeypatch.setattr(progress.ray, "get", slow)
+    monkeypatch.setattr(progress, "LOOK_EVERY", 0.01)
+    shown = Progress(board("a"), Console(file=io.StringIO()))
+    shown._actor = Actor()
+    with shown:
+        assert read.wait(5)
+    assert not shown._thread.is_alive()
+    assert reading == [True, False] * 2  # the last statuses are read too

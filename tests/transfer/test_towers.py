@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
-import torch
+import json
+from pathlib import Path
 
+import pytest
+import tiny_released
+import torch
+from transformers import CLIPModel, SiglipModel
+
+import cornerstone
 from cornerstone.errors import CornerstoneError
 from cornerstone.inference.saved_model import save_model
 from cornerstone.models.classifier import Classifier
@@ -49,3 +55,67 @@ def test_a_named_tower_is_the_one_that_the_recipe_builds(named, run, tiny_tower)
 def test_a_saved_tower_has_one_size(run):
     with pytest.raises(CornerstoneError, match=r"sees 32 pixels, but --image-size 64 was given"):
         tower_recipe(run, 64)
+
+
+def released(family: str, folder: Path) -> str:
+    if family == "clip":
+        return tiny_released.clip(folder)
+    if family == "siglip":
+        return tiny_released.siglip(folder, tiny_released.t5_like())
+    quick = {"model": {"quick_gelu": True}, "mean": [0.3] * 3, "std": [0.2] * 3}
+    return tiny_released.open_clip_folder(folder, {}, **quick)
+
+
+@torch.no_grad()
+def patches(family: str, folder: str, images: torch.Tensor) -> torch.Tensor:
+    """Behind the last norm, as the library that releases the model computes them."""
+    if family == "clip":
+        tower = CLIPModel.from_pretrained(folder).vision_model
+        return tower.post_layernorm(tower(pixel_values=images).last_hidden_state[:, 1:])
+    if family == "siglip":
+        return SiglipModel.from_pretrained(folder).vision_model(pixel_values=images).last_hidden_state
+    tower = cornerstone.load(folder).module.model.visual
+    return tower.ln_post(tower.transformer(tower._embeds(images))[:, 1:])
+
+
+@pytest.mark.parametrize("prefix", ["", "hf:"])
+@pytest.mark.parametrize("family", ["clip", "siglip", "open_clip"])
+def test_a_released_tower_is_that_of_its_library(family, prefix, tmp_path, monkeypatch):
+    monkeypatch.setenv("CORNERSTONE_HOME", str(tmp_path / "home"))
+    folder = released(family, tmp_path / family)
+    images = torch.randn(3, 3, 32, 32)
+    expected, tower = patches(family, folder, images), open_tower(prefix + folder)
+    with torch.no_grad():
+        torch.testing.assert_close(tower.eval()(images).patches, expected, rtol=0, atol=1e-5)
+    assert (tower.mean, tower.std) == cornerstone.load(folder).mean_std
+    recipe = tower_recipe(prefix + folder)  # a copy that workers can open
+    assert recipe.name.startswith(str(tmp_path / "home"))
+    built = build_image_tower(recipe)
+    assert (built.mean, built.std, built.size) == (tower.mean, tower.std, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(built.eval()(images).patches, expected, rtol=0, atol=1e-5)
+    random = build_image_tower(architecture_of(recipe), seed=1).state_dict()
+    shapes = {name: value.shape for name, value in random.items()}
+    assert shapes == {name: value.shape for name, value in tower.state_dict().items()}
+    with pytest.raises(CornerstoneError, match="sees 32 pixels, but --image-size 64 was given"):
+        tower_recipe(prefix + folder, 64)
+
+
+@pytest.mark.parametrize("family", ["align", "naflex"])
+def test_a_tower_without_a_grid_of_patches_is_refused(family, tmp_path):
+    folder = (
+        tiny_released.align(tmp_path)
+        if family == "align"
+        else tiny_released.naflex(tmp_path, tiny_released.gemma_like())
+    )
+    with pytest.raises(CornerstoneError, match=r"gives no patches of a fixed grid.*NaFlex"):
+        open_tower(f"hf:{folder}")
+
+
+def test_another_norm_than_the_released_models_is_refused(tmp_path):
+    folder = Path(tiny_released.clip(tmp_path))
+    described = json.loads((folder / "config.json").read_text())
+    described["vision_config"]["layer_norm_eps"] = 1e-3
+    (folder / "config.json").write_text(json.dumps(described))
+    with pytest.raises(CornerstoneError, match=r"epsilon 0\.001 are not those of released models"):
+        open_tower(str(folder))

@@ -70,6 +70,9 @@ class EvaluateCommand:
     """The task to evaluate on the sets."""
     features: tuple[str, ...] = ()
     """Folders of stored features of the sets (`cornerstone features`), in place of their images."""
+    bad_row_limit: float = 0.01
+    """Most rows of a set without a usable image, as a share: what its import left out and what cannot be read. Above it the set
+    is refused."""
     device: str = "auto"
     """Where the model computes: auto (a GPU if there is one), cpu, cuda, cuda:1."""
     json: str = ""
@@ -107,4 +110,5 @@ class EvaluateCommand:
             if cut:
                 most = model.text_input.max_tokens if model.text_input else 0
                 say(f"{name}: {cut:,} of {total:,} texts are cut to {most} tokens ({100 * cut / total:.1f} %)")
-        show_results(evaluate_model(model, sets, show, features=self.features), sets, self.json)
+        results = evaluate_model(model, sets, show, features=self.features, bad_row_limit=self.bad_row_limit)
+        show_results(results, sets, self.json)

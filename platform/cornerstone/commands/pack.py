@@ -43,7 +43,7 @@ class PackCommand:
 
     def run(self) -> None:
         """Pack with Ray Data, and report the padding and what was left out."""
-        from cornerstone.data.documents import PackingConfig
+        from cornerstone.data.documents import PackingConfig, SpecialIds
         from cornerstone.data.output import refuse_existing
         from cornerstone.data.shards import DataSet
         from cornerstone.data.storage import Location
@@ -56,6 +56,7 @@ class PackCommand:
         DataSet.open(self.data, "documents")  # report wrong arguments before Ray starts
         refuse_existing(Location.of(self.out))
         tokenizer = load_tokenizer(self.tokenizer)
+        SpecialIds.of(tokenizer)
         with connect(say), stoppable("Run the same command again to continue: finished files are kept.", say):
             manifest = write_packing(self.data, self.out, tokenizer, config, bar("packing"))
         packed = manifest.source["packed"]

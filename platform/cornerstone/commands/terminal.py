@@ -88,6 +88,8 @@ def show_results(results: Sequence[Judged], sets: Sequence[EvaluationSet], path:
 def _measured_on(judged: EvaluationSet) -> str:
     """`photos: 1,000 rows (split=test), data 3f2a…, 80 prompts, "a photo of a {}." first`."""
     said = f"{judged.name}: {judged.rows:,} rows ({judged.split}), data {judged.content_hash}"
+    if judged.lost:
+        said += f", {judged.lost:,} left out at import"
     prompts = judged.task.prompts(judged)
     if prompts:
         said += f", {len(prompts)} prompt{'s' if len(prompts) > 1 else ''}, {prompts[0]!r} first"

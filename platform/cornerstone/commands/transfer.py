@@ -24,8 +24,9 @@ class TransferCommand:
     """Train a head on a trained image tower, frozen or trained too, and measure it beside a random tower."""
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A run's folder or its `model` (any method's; its image tower is taken), a folder in timm's layout, timm:NAME for timm's
-    pretrained weights, or random:NAME for timm's architecture with random weights."""
+    """A run's folder or its `model` (any method's; its image tower is taken); a released model: open_clip:NAME/TAG, hf:NAME, or
+    a folder in the layout of either; a folder in timm's layout; timm:NAME for timm's pretrained weights; random:NAME for
+    timm's architecture with random weights."""
     train: str
     """Folder of the task's training split: labelled images, pairs, or for dialogue conversations."""
     eval: Annotated[str, tyro.conf.arg(metavar="[NAME=]DIR")] = ""

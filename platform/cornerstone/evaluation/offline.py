@@ -20,6 +20,7 @@ from cornerstone.data.texts import TextFormat
 from cornerstone.errors import CornerstoneError
 from cornerstone.evaluation.evaluator import evaluate
 from cornerstone.evaluation.judged import Judged
+from cornerstone.evaluation.left_out import USUAL_LIMIT, import_losses, unusable_rows
 from cornerstone.evaluation.overlap import overlap_warnings, training_data
 from cornerstone.evaluation.tasks import EvaluationInputs, EvaluationSet
 from cornerstone.inference.opened_model import OpenedModel
@@ -36,15 +37,18 @@ def evaluate_model(
     track: Track = lambda steps, name: steps,
     *,
     features: Sequence[str] = (),
+    bad_row_limit: float = USUAL_LIMIT,
 ) -> tuple[Judged, ...]:
     """The result of every set; `track(steps, set name)` may show progress.
 
     With `features`, folders of stored features, one for each set, no image is read. Raises CornerstoneError for a model that
-    does not encode images and texts, and for features of other rows or of another tower.
+    does not encode images and texts, for features of other rows or of another tower, and for a set of which more than
+    `bad_row_limit` (a share) of the rows have no usable image or were left out at its import.
     """
     for judged in sets:
         if why := judged.task.refusal(type(model.module)):
             raise CornerstoneError(f"The method {model.name!r} {why} (given: {judged.folder}).")
+    _refuse(import_losses(sets, bad_row_limit))
     texts = model.text_input
     images: ImageInput = model.image_input
     stores = _stores_of(model, sets, features)
@@ -60,7 +64,14 @@ def evaluate_model(
                 rows = np.arange(first, min(first + ROWS_AT_ONCE, judged.rows))
                 yield place, source.batch(0, opened.take(rows, np.zeros_like(rows)))
 
-    return evaluate(model.module, batches(), sets, texts.open() if texts is not None else None, model.device)
+    results = evaluate(model.module, batches(), sets, texts.open() if texts is not None else None, model.device)
+    _refuse(unusable_rows(results, sets, bad_row_limit))
+    return results
+
+
+def _refuse(losses: Sequence[str]) -> None:
+    if losses:
+        raise CornerstoneError(f"{losses[0]}, or allow more with --bad-row-limit SHARE.")
 
 
 def texts_cut(model: OpenedModel, sets: Sequence[EvaluationSet]) -> dict[str, tuple[int, int]]:

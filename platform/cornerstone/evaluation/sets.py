@@ -121,6 +121,7 @@ def _set(data: DataSet, name: str, task: Task, view: View) -> EvaluationSet:
         manifest.prompts,
         task.worth(data),
         split=manifest.split,
+        lost=int(manifest.source.get("quarantined", 0)),
     )
 
 

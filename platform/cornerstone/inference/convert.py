@@ -19,11 +19,11 @@ from cornerstone.errors import CornerstoneError
 from cornerstone.hashing import as_json
 from cornerstone.inference.lcl_checkpoint import Heads, from_checkpoint
 from cornerstone.inference.longclip_checkpoint import from_checkpoint as long_clip_from_checkpoint
-from cornerstone.inference.longclip_checkpoint import misfits
 from cornerstone.inference.released.hugging_face import CLIP_MEAN, CLIP_STD
 from cornerstone.inference.saved_model import save_model
 from cornerstone.models.image_tower import VISUAL, build_image_tower
 from cornerstone.models.lcl import Lcl
+from cornerstone.models.loading import first_line, load_weights
 from cornerstone.models.method import Inputs
 
 Say = Callable[[str], None]
@@ -46,10 +46,7 @@ def convert_lcl(source: str, out: str, tokenizer: str, heads: Heads | None = Non
     words = checkpoint.rows - SPECIALS
     ids = SpecialIds(words - 2, words - 1, 0, words, words + 1, words + 2)
     module = Lcl(checkpoint.config, Inputs(words, tower.width, tower, special_ids=ids))
-    try:
-        module.load_state_dict(checkpoint.state)
-    except RuntimeError as error:
-        raise CornerstoneError(f"The weights in {source} are not those of one LCL model: {error}") from error
+    load_weights(module, checkpoint.state, f"The weights in {source} are not those of one LCL model")
     known = vocabulary_size(plain_tokenizer(tokenizer))
     if known != words:
         say(
@@ -76,9 +73,7 @@ def convert_long_clip(
         raise CornerstoneError(f"Long-CLIP is written by transformers, to a folder of this machine: {out} is a URI.")
     config, state = long_clip_from_checkpoint(read_state(source), stretch=stretch, half=half)
     model = CLIPModel(CLIPConfig(**config))
-    if wrong := misfits(model.state_dict(), state):
-        raise CornerstoneError(f"The weights in {source} are not those of one Long-CLIP: {', '.join(wrong[:4])}.")
-    model.load_state_dict(state)
+    load_weights(model, state, f"The weights in {source} are not those of one Long-CLIP")
     text, size = config["text_config"], config["vision_config"]["image_size"]
     if (known := vocabulary_size(plain_tokenizer(tokenizer))) != text["vocab_size"]:
         say(
@@ -121,8 +116,7 @@ def read_state(source: str) -> Mapping[str, Tensor]:
         with place.open_input() as file:
             loaded = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # of pickle, zip and safetensors, all of their own kinds
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CornerstoneError(f"{source} cannot be read as weights: {line}") from error
+        raise CornerstoneError(f"{source} cannot be read as weights: {first_line(error)}") from error
     for name in ("state_dict", "model", "module"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(name), Mapping):
             loaded = loaded[name]

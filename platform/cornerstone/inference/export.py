@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from cornerstone.data.released_images import FixedTransform
 from cornerstone.data.released_texts import ReleasedTexts
 from cornerstone.data.texts import FILE as TOKENIZER
 from cornerstone.data.texts import special_ids
@@ -23,6 +24,7 @@ from cornerstone.errors import CornerstoneError
 from cornerstone.inference.model_card import COPIED, card
 from cornerstone.inference.opened_model import OpenedModel
 from cornerstone.inference.released.hugging_face import EXPORTED, HuggingFaceEncoder
+from cornerstone.inference.released.model import ReleasedEncoder
 from cornerstone.inference.saved_model import SavedModel, save_model
 from cornerstone.models.corner_text import CornerBert
 from cornerstone.models.dual_encoder import DualEncoder
@@ -188,22 +190,13 @@ def _special_tokens(tokenizer: Any) -> dict[str, str]:
 
 
 def _preprocessing(model: OpenedModel) -> dict[str, Any]:
-    """What `transformers`' processor of CLIP images reads."""
+    """What a processor of images of `transformers` reads."""
     mean, std = model.mean_std
-    seen = getattr(model.module, "seen", None)
-    size, squash, resized, number = model.image_size, False, model.image_size, 3
-    if seen is not None:
-        squash, resized = seen.transform.squash, seen.transform.resized or size
-        number = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}[seen.transform.filter]
+    seen = model.module.seen if isinstance(model.module, ReleasedEncoder) else None
     return {
-        "image_processor_type": "CLIPImageProcessor",
-        "do_resize": True,
-        "resample": number,
+        **(seen.transform if seen is not None else FixedTransform(model.image_size)).processor(),
         "do_rescale": True,
         "rescale_factor": 1 / 255,
-        "size": {"height": resized, "width": resized} if squash else {"shortest_edge": resized},
-        "do_center_crop": resized != size or not squash,
-        "crop_size": {"height": size, "width": size},
         "do_normalize": True,
         "image_mean": list(mean),
         "image_std": list(std),

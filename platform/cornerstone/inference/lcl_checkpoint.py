@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cornerstone.errors import CornerstoneError
+from cornerstone.models.loading import misnamed
 from cornerstone.recipes.language import CausalText
 from cornerstone.recipes.lcl import LclConfig, LclLoss
 from cornerstone.recipes.towers import ImageTower
@@ -49,6 +50,12 @@ _NAMES = (
     (r"text\.transformer\.resblocks\.(\d+)\.mlp\.c_proj\.", r"language.decoder.layers.\1.fc2."),
     (r"lm_head\.", "head."),
 )
+_POOL = "pool_project.pooler.cross_attn.q.weight"
+_NEEDED = (
+    *("visual.conv1.weight", "visual.positional_embedding", "text.token_embedding.weight", "lm_head.1.weight"),
+    *("text.positional_embedding", _POOL, "logit_scale"),
+)
+"""Weights that tell the sizes."""
 _PREFIX = re.compile(r"^(module\.|model\.)+")
 _FULL = {"q": "query", "k": "key", "v": "value"}
 
@@ -81,14 +88,19 @@ def from_checkpoint(state: Mapping[str, Tensor], heads: Heads | None = None) -> 
     prefixed = {name: value for name, value in state.items() if _PREFIX.match(name)}
     state = {_PREFIX.sub("", name): value for name, value in (prefixed or state).items()}
     state = {name: value for name, value in state.items() if not name.endswith(("attn_mask", "position_ids"))}
+    named = {name: _renamed(name, value) for name, value in state.items() if name != "logit_scale"}
+    left = {name: state[name] for name, found in named.items() if not found}
+    if said := misnamed([name for name in _NEEDED if name not in state], left):
+        raise CornerstoneError(f"Not an LCL checkpoint: {said}. Give the file that its authors released.")
     config, rows = _config(state, heads)
-    renamed = {"logit_scale": state.pop("logit_scale").reshape(1)}
-    for name, value in state.items():
-        renamed |= _renamed(name, value)
+    renamed = {"logit_scale": state["logit_scale"].reshape(1)}
+    for found in named.values():
+        renamed |= found
     return LclCheckpoint(config, renamed, rows)
 
 
 def _renamed(name: str, value: Tensor) -> dict[str, Tensor]:
+    """A weight by its names here; {} if it is not one of LCL's."""
     if name == "text.positional_embedding":
         unused = value.new_zeros(_POSITION_OFFSET, value.shape[1])
         return {"language.decoder.embed_positions.weight": torch.cat([unused, value])}
@@ -101,7 +113,7 @@ def _renamed(name: str, value: Tensor) -> dict[str, Tensor]:
             new = re.sub(f"^{pattern}", ours, name)
             new = re.sub(r"pool\.to_([qkv])\.", lambda letter: f"pool.to_{_FULL[letter[1]]}.", new)
             return {new: _shaped(new, value)}
-    raise CornerstoneError(f"Not an LCL checkpoint: unknown weight {name}. Give the file that its authors released.")
+    return {}
 
 
 def _shaped(name: str, value: Tensor) -> Tensor:
@@ -116,17 +128,10 @@ def _shaped(name: str, value: Tensor) -> Tensor:
 
 
 def _config(state: Mapping[str, Tensor], heads: Heads) -> tuple[LclConfig, int]:
-    wanted = ("visual.conv1.weight", "visual.positional_embedding", "text.token_embedding.weight", "lm_head.1.weight")
-    pool = "pool_project.pooler.cross_attn.q.weight"
-    missing = [name for name in (*wanted, "text.positional_embedding", pool, "logit_scale") if name not in state]
-    if missing:
-        raise CornerstoneError(
-            f"Not an LCL checkpoint: it has no {', '.join(missing)}. Give the file that its authors released."
-        )
     inside, _, patch, _ = state["visual.conv1.weight"].shape
     side = round((len(state["visual.positional_embedding"]) - 1) ** 0.5)
     rows, width = state["text.token_embedding.weight"].shape
-    embedding = len(state[pool])
+    embedding = len(state[_POOL])
     image = ImageTower(
         name=CLIP_TOWER,
         pretrained=False,

@@ -20,8 +20,9 @@ def load(given: Location | str, device: torch.device | str = "cpu") -> OpenedMod
     """Open a model.
 
     Args:
-        given: A run's folder or its `model`; `open_clip:NAME/TAG`; `hf:NAME`; or a folder in the layout of transformers
-            (CLIP, SigLIP, SigLIP 2, ALIGN) or of open_clip (LoTLIP's authors use it too).
+        given: A run's folder or its `model`; `open_clip:NAME/TAG`; `hf:NAME` or `hf:FOLDER`; or a folder. Names and folders of
+            the hub are in the layout of transformers (CLIP, Long-CLIP, SigLIP, SigLIP 2, ALIGN), of open_clip (LoTLIP's
+            authors use it too), or of this project.
         device: Where it computes.
 
     Raises CornerstoneError if there is none, if it is unfinished, and if its weights do not fit. A hub is asked for names
@@ -43,9 +44,15 @@ def load(given: Location | str, device: torch.device | str = "cpu") -> OpenedMod
 
 
 def _of_hub(name: str) -> OpenedModel:
+    from cornerstone.inference.released.hub import downloaded
     from cornerstone.inference.released.hugging_face import open_hugging_face
 
-    return open_hugging_face(name.removeprefix(HUGGING_FACE), name)
+    source = name.removeprefix(HUGGING_FACE)
+    local = Path(source).expanduser()
+    folder = local if local.is_dir() else downloaded(source)
+    if folder is None:
+        return open_hugging_face(source, name)
+    return _of_folder(folder, name) or saved_model.load(str(folder))
 
 
 def _of_folder(folder: Path, name: str) -> OpenedModel | None:

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from cornerstone.errors import CornerstoneError
+from cornerstone.models.loading import misnamed
 from cornerstone.models.positions import KEPT, stretched
 
 FIRST, REST = "positional_embedding", "positional_embedding_res"
 HEAD_WIDTH = 64
 """Places of a head, in both towers."""
-_SHOWN = 4
 _OTHER = {
     "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
     FIRST: "text_model.embeddings.position_embedding.weight",
@@ -125,9 +125,7 @@ def _check_names(state: Mapping[str, Tensor], tables: set[str]) -> None:
     missing, left = sorted(wanted - set(state)), sorted(set(state) - wanted)
     if not missing and not left:
         return
-    shapes = [f"{name} {tuple(state[name].shape)}" for name in left[:_SHOWN]]
-    said = f"missing {len(missing)}: {_some(missing)}; left over {len(left)}: {_some(shapes, len(left))}"
-    hint = ""
+    said, hint = misnamed(missing, {name: state[name] for name in left}), ""
     if missing == [REST]:
         hint = " These are the weights of CLIP: --stretch makes of them what Long-CLIP's training starts from."
     elif left == [REST]:
@@ -139,11 +137,6 @@ def _layers(state: Mapping[str, Tensor], tower: str) -> int:
     prefix = f"{tower}transformer.resblocks."
     numbers = [name.removeprefix(prefix).partition(".")[0] for name in state if name.startswith(prefix)]
     return 1 + max((int(number) for number in numbers if number.isdecimal()), default=-1)
-
-
-def _some(names: list[str], count: int = 0) -> str:
-    shown = ", ".join(names[:_SHOWN]) or "none"
-    return shown + (", .." if max(count, len(names)) > _SHOWN else "")
 
 
 def _config(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -176,12 +169,3 @@ def _sizes(width: int, layers: int) -> dict[str, int]:
     heads = width // HEAD_WIDTH
     sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
     return sizes | {"intermediate_size": 4 * width}
-
-
-def misfits(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
-    """The weights of another shape than the model's, as "name (given) instead of (expected)"."""
-    return [
-        f"{name} {tuple(value.shape)} instead of {tuple(expected[name].shape)}"
-        for name, value in sorted(given.items())
-        if value.shape != expected[name].shape
-    ]

@@ -12,11 +12,16 @@ import torch
 from torch import Tensor
 
 from cornerstone.errors import CornerstoneError
+from cornerstone.models.loading import misnamed
 
 _WORDS = "text.transformer.embeddings.word_embeddings.weight"
 _PREFIXES = {"text.transformer.": "text.bert.", "text.proj.": "text.project."}
 _VISUAL = "visual.trunk."
 _BUFFERS = ("position_ids", "token_type_ids")
+_BERT = ("embeddings.position_embeddings.weight", "encoder.layer.0.intermediate.dense.bias", "pooler.dense.weight")
+_NEEDED = (_WORDS, *(f"text.transformer.{name}" for name in _BERT), "text.proj.weight", "logit_scale")
+"""Some weights that tell LoTLIP from other architectures, and the sizes of its text tower."""
+_KNOWN = (*_PREFIXES, _VISUAL, "logit_scale")
 
 
 class LotlipCheckpoint(NamedTuple):
@@ -36,11 +41,9 @@ def from_checkpoint(state: Mapping[str, Tensor], *, vocab_size: int) -> LotlipCh
     embeddings have fewer rows than the vocabulary.
     """
     state = {_stripped(name): value for name, value in state.items()}
-    missing = [name for name in (_WORDS, "text.proj.weight", "logit_scale") if name not in state]
-    if missing:
-        raise CornerstoneError(
-            f"Not a LoTLIP checkpoint: it has no {', '.join(missing)}. Give the file that its authors released."
-        )
+    left = {name: value for name, value in state.items() if not name.startswith(_KNOWN)}
+    if said := misnamed([name for name in _NEEDED if name not in state], left):
+        raise CornerstoneError(f"Not a LoTLIP checkpoint: {said}. Give the file that its authors released.")
     rows = len(state[_WORDS])
     if rows < vocab_size:
         raise CornerstoneError(
@@ -53,13 +56,9 @@ def from_checkpoint(state: Mapping[str, Tensor], *, vocab_size: int) -> LotlipCh
     if rows > vocab_size:
         method["text.corners"] = words[vocab_size:].clone()
     for name, value in state.items():
-        prefix = next((p for p in _PREFIXES if name.startswith(p)), None)
+        prefix = next((p for p in _PREFIXES if name.startswith(p)), "")
         if name.startswith(_VISUAL):
             image[name.removeprefix(_VISUAL)] = value
-        elif prefix is None:
-            raise CornerstoneError(
-                f"Not a LoTLIP checkpoint: unknown weight {name}. Give the file that its authors released."
-            )
         elif not name.endswith(_BUFFERS):
             method[_PREFIXES[prefix] + name.removeprefix(prefix)] = value
     return LotlipCheckpoint(method, image, rows - vocab_size)

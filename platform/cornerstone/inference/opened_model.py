@@ -120,8 +120,12 @@ class OpenedModel(ABC):
                 f"transform got {type(image).__name__} ({str(image)[:80]!r}): expected a PIL image, or the bytes of an image "
                 f"file, as in transform(open(path, 'rb').read())."
             )
+        return self.normalised(self.pixels(image))
+
+    def normalised(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
+        """Normalised floats of an image's pixels."""
         mean, std = (torch.tensor(x).view(3, 1, 1) for x in self.mean_std)
-        return (torch.from_numpy(self.pixels(image).copy()).float() / 255 - mean) / std
+        return (torch.from_numpy(pixels.copy()).float() / 255 - mean) / std
 
     def padded(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids (B, T), padded with 0, and lengths (B) of texts."""

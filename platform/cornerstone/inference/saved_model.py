@@ -35,6 +35,7 @@ from cornerstone.inference.lotlip_checkpoint import without_corners
 from cornerstone.inference.opened_model import AT_A_TIME, OpenedModel
 from cornerstone.models.dual_encoder import DualEncoder
 from cornerstone.models.image_tower import VISUAL, TimmTower
+from cornerstone.models.loading import load_weights, read_safetensors
 from cornerstone.models.method import Method
 from cornerstone.recipes.method import MethodConfig, implementation_of, method_config
 
@@ -224,14 +225,12 @@ def _kind_in_version_1(implementation: str) -> str:
 
 
 def _load_weights(place: Location, module: nn.Module, tower: TimmTower | None) -> None:
-    tensors = safetensors.torch.load(place.join(WEIGHTS).read_bytes())
+    tensors = read_safetensors(place.join(WEIGHTS))
     tensors = {_IN_VERSION_1.get(name, name): value for name, value in tensors.items()}
-    try:
-        if tower is not None:
-            visual = {name: value for name, value in tensors.items() if name.startswith(VISUAL)}
-            tower.load_state_dict({name.removeprefix(VISUAL): value for name, value in visual.items()})
-            if not any(name.startswith(VISUAL) for name in module.state_dict()):  # locked: not a registered parameter
-                tensors = {name: value for name, value in tensors.items() if name not in visual}
-        module.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise CornerstoneError(f"The weights in {place} do not fit its {CONFIG}: {error}") from error
+    refused = f"The weights in {place} do not fit its {CONFIG}"
+    if tower is not None:
+        visual = {name: value for name, value in tensors.items() if name.startswith(VISUAL)}
+        load_weights(tower, {name.removeprefix(VISUAL): value for name, value in visual.items()}, refused)
+        if not any(name.startswith(VISUAL) for name in module.state_dict()):  # locked: not a registered parameter
+            tensors = {name: value for name, value in tensors.items() if name not in visual}
+    load_weights(module, tensors, refused)

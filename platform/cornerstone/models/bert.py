@@ -6,12 +6,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import safetensors.torch
 import torch
 from transformers import BertConfig, BertModel
 
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
+from cornerstone.models.loading import load_weights, read_safetensors
 from cornerstone.recipes.towers import TextTowerConfig
 
 POSITIONS = 512
@@ -118,8 +118,9 @@ def _of_run(config: TextTowerConfig) -> BertModel | None:
         return None
     dropout = {"hidden_dropout_prob": config.dropout, "attention_probs_dropout_prob": config.dropout}
     bert = bert_from({**described, **dropout})
-    tensors = safetensors.torch.load(Location.of(config.name).join("model.safetensors").read_bytes())
-    bert.load_state_dict({n.removeprefix(_BERT): x for n, x in tensors.items() if n.startswith(_BERT)})
+    tensors = read_safetensors(Location.of(config.name).join("model.safetensors"))
+    of_bert = {n.removeprefix(_BERT): x for n, x in tensors.items() if n.startswith(_BERT)}
+    load_weights(bert, of_bert, f"The text tower's weights in {config.name} do not fit its config.json")
     return bert
 
 

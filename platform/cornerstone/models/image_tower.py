@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import safetensors.torch
 import timm
 import torch
 from torch import Tensor, nn
 
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
+from cornerstone.models.loading import load_weights, read_safetensors
 from cornerstone.recipes.towers import ImageTower
 
 _CHECK_SEED = 0x70_77_65_72
@@ -135,6 +135,8 @@ def build_image_tower(config: ImageTower, seed: int = 0) -> TimmTower:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed ^ _PROJECTION_SEED)
             tower = TimmTower(tower.model, tower.size, tower.arguments, config.projection)
+        if tower.projection is not None and (released := _released_projection(config)) is not None:
+            tower.projection.weight.data.copy_(released)
     return tower.lock() if config.locked else tower
 
 
@@ -163,6 +165,20 @@ def _of_timm(config: ImageTower, seed: int) -> TimmTower:
     return TimmTower(model, config.size, arguments)
 
 
+def _released_projection(config: ImageTower) -> Tensor | None:
+    """(D, V): the projection of a released CLIP, which timm's weights hold as a classifier without bias; None of others."""
+    folder = Path(config.name).expanduser()
+    name = f"local-dir:{folder}" if folder.is_dir() else config.name
+    if not config.pretrained or saved_tower(config.name) is not None:
+        return None
+    arguments = {"model_name": name, "img_size": config.size, "num_classes": config.projection}
+    plain: Any = _create({"model_name": name, "img_size": config.size}, pretrained=False, seed=_CHECK_SEED)
+    if plain.num_classes != config.projection:
+        return None
+    head: Any = _create(arguments, pretrained=True, seed=_CHECK_SEED).get_classifier()  # type: ignore[operator]
+    return None if head.bias is not None and head.bias.any() else head.weight.detach()
+
+
 def _of_run(config: ImageTower) -> TimmTower | None:
     """The image tower of a run's folder `model`; None if the name is not one."""
     described, place = saved_tower(config.name), Location.of(config.name)
@@ -174,8 +190,9 @@ def _of_run(config: ImageTower) -> TimmTower | None:
             f"--recipe.method.image.size {described['size']}."
         )
     tower = TimmTower.rebuilt(described)
-    tensors = safetensors.torch.load(place.join("model.safetensors").read_bytes())
-    tower.load_state_dict({n.removeprefix(VISUAL): x for n, x in tensors.items() if n.startswith(VISUAL)})
+    tensors = read_safetensors(place.join("model.safetensors"))
+    visual = {n.removeprefix(VISUAL): x for n, x in tensors.items() if n.startswith(VISUAL)}
+    load_weights(tower, visual, f"The image tower's weights in {place} do not fit its config.json")
     return tower
 
 

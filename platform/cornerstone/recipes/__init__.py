@@ -14,6 +14,7 @@ from cornerstone.recipes.labelled import LabelledData, LabelledScenes
 from cornerstone.recipes.language import CausalText
 from cornerstone.recipes.lcl import LclConfig, LclLoss
 from cornerstone.recipes.long_clip import LongClipConfig, LongClipLoss
+from cornerstone.recipes.long_clip_tuned import LongClipTunedConfig
 from cornerstone.recipes.lotlip import LotlipConfig, LotlipLoss
 from cornerstone.recipes.lotlip_t5 import LotlipT5Config
 from cornerstone.recipes.method import MethodConfig
@@ -52,6 +53,7 @@ __all__ = [
     "LclLoss",
     "LongClipConfig",
     "LongClipLoss",
+    "LongClipTunedConfig",
     "LotlipConfig",
     "LotlipLoss",
     "LotlipT5Config",

@@ -61,3 +61,8 @@ class Beit3Config(MethodConfig):
     def image_tower(self) -> ImageTower:
         """The image tower."""
         return self.image
+
+    @property
+    def image_tokens(self) -> int:
+        """Its patches."""
+        return self.image.patches_if_known

@@ -54,3 +54,8 @@ class EmuConfig(MethodConfig):
     def image_tower(self) -> ImageTower:
         """The image tower."""
         return self.image
+
+    @property
+    def image_tokens(self) -> int:
+        """Its causal embeddings."""
+        return self.tokens

@@ -68,6 +68,11 @@ class LclConfig(MethodConfig):
         """The image tower."""
         return self.image
 
+    @property
+    def image_tokens(self) -> int:
+        """Its patches."""
+        return self.image.patches_if_known
+
     def chance_loss(self, batch_size: int) -> float | None:
         """None: it depends on the vocabulary and on the number of images."""
         return None

@@ -65,6 +65,11 @@ class MethodConfig:
         """Of weights that are read from elsewhere, those of the towers not counted: by their field, a name or a folder."""
         return {}
 
+    @property
+    def image_tokens(self) -> int:
+        """Tokens of an image in a packed sequence; 0: any number, or not known before the tower is opened."""
+        return 0
+
     def chance_loss(self, batch_size: int) -> float | None:
         """The loss of a model that cannot tell the rows of a batch apart; None if it has no such value."""
         return None

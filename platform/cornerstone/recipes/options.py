@@ -163,6 +163,8 @@ def again_with(command: Sequence[str], option: str, value: str) -> str:
     if option in given:
         place = given.index(option)
         del given[place : place + 2]
+    if os.path.basename(given[0]) == "__main__.py":  # python -m PACKAGE
+        return shlex.join([_python(), "-m", os.path.basename(os.path.dirname(given[0])), *given[1:], option, value])
     program = os.path.relpath(given[0]) if given and os.path.exists(given[0]) else given[0]
     return shlex.join([*([_python()] if program.endswith(".py") else []), program, *given[1:], option, value])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from cornerstone.errors import CornerstoneError, did_you_mean
 from cornerstone.recipes.beit3 import Beit3Config
@@ -16,7 +17,9 @@ from cornerstone.recipes.flamingo import FlamingoConfig
 from cornerstone.recipes.language import CausalText
 from cornerstone.recipes.lcl import LclConfig, LclLoss
 from cornerstone.recipes.long_clip import LongClipConfig
+from cornerstone.recipes.long_clip_tuned import LongClipTunedConfig
 from cornerstone.recipes.lotlip import LotlipConfig, LotlipLoss
+from cornerstone.recipes.lotlip_rows import ROWS
 from cornerstone.recipes.lotlip_t5 import LotlipT5Config
 from cornerstone.recipes.pairs import PairData, Scenes
 from cornerstone.recipes.recipe import Evaluation, Optimization, Recipe
@@ -172,6 +175,20 @@ def lotlip_100m() -> Recipe:
     return _named(recipe.with_optimization(steps=62_600, batch_size=16_384, warmup_steps=5_000), "lotlip-100m")
 
 
+def longclip_b16() -> Recipe:
+    """Long-CLIP as its authors train it, on 1.2M pairs of ShareGPT4V: batch 2,048, 6 epochs at a small rate.
+
+    `--recipe.method.loss.initial-scale` is 100, where CLIP's training ended; from scratch it starts at 1/0.07.
+    """
+    return Recipe(
+        name="longclip-b16",
+        method=LongClipTunedConfig(),
+        data=PairData(tokenizer="openai/clip-vit-base-patch16", sub_captions=32, crop_scale=(1.0, 1.0)),
+        optimization=Optimization(3_500, 2_048, 1e-6, 200, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-8),
+        precision="bf16",
+    )
+
+
 def scenes_lcl() -> Recipe:
     """LCL on the built-in documents, from scratch: a small vision transformer and a small OPT, 64 px, 16 tokens an image."""
     return Recipe(
@@ -319,6 +336,16 @@ def lcl_dialogue() -> Recipe:
     return _named(recipe.with_method(language_model=vicuna).with_data(tokenizer=vicuna), "lcl-dialogue")
 
 
+def _row(base: Callable[[], Recipe], row: str) -> Recipe:
+    """A row of LoTLIP's tables at a scale, as `base-row`."""
+    recipe = base()
+    return _named(ROWS[row](recipe), f"{recipe.name}-{row}")
+
+
+def _named(recipe: Recipe, name: str) -> Recipe:
+    return replace(recipe, name=name)
+
+
 PRESETS: dict[str, Callable[[], Recipe]] = {
     "smoke": smoke,
     "scenes": scenes,
@@ -335,6 +362,7 @@ PRESETS: dict[str, Callable[[], Recipe]] = {
     "lotlip-12m": lotlip_12m,
     "lotlip-30m": lotlip_30m,
     "lotlip-100m": lotlip_100m,
+    "longclip-b16": longclip_b16,
     "scenes-lcl": scenes_lcl,
     "scenes-flamingo": scenes_flamingo,
     "scenes-emu": scenes_emu,
@@ -350,6 +378,8 @@ PRESETS: dict[str, Callable[[], Recipe]] = {
     "lcl-caption": lcl_caption,
     "lcl-dialogue": lcl_dialogue,
 }
+PRESETS |= {f"scenes-{row}": partial(_row, scenes, row) for row in ROWS if f"scenes-{row}" not in PRESETS}
+PRESETS |= {f"lotlip-3m-{row}": partial(_row, lotlip_3m, row) for row in ROWS}
 
 
 def preset(name: str) -> Recipe:
@@ -357,7 +387,3 @@ def preset(name: str) -> Recipe:
     if name not in PRESETS:
         raise CornerstoneError(f"Unknown preset {name!r}{did_you_mean(name, PRESETS)}")
     return PRESETS[name]()
-
-
-def _named(recipe: Recipe, name: str) -> Recipe:
-    return replace(recipe, name=name)

@@ -37,6 +37,8 @@ class ImageTower:
     heads: int = 0
     patch: int = 0
     """Pixels of a patch's side."""
+    mlp_ratio: float = 0.0
+    """Width of the feed-forward layers in widths of the tower; 0 as named."""
     position_std: float = 0.0
     """Standard deviation of the initial position embeddings; 0 as timm's, 0.02. With larger ones a small tower tells places
     apart within a short training."""
@@ -67,19 +69,27 @@ class ImageTower:
     @property
     def patches(self) -> int:
         """Patches of an image. Raises CornerstoneError if neither `patch` nor the name tells a patch's side."""
-        named = re.search(r"patch(\d+)", self.name)
-        side = self.patch or int(named[1] if named else 0)
-        if not side:
+        if not (side := self._patch_side):
             raise CornerstoneError(
                 f"The side of a patch of {self.name} is not known: give it as --recipe.method.image.patch, in pixels."
             )
         return (self.size // side) ** 2
 
     @property
-    def sizes(self) -> dict[str, int]:
+    def patches_if_known(self) -> int:
+        """`patches`; 0 if only the tower itself tells them, as one that is loaded from a folder."""
+        return (self.size // self._patch_side) ** 2 if self._patch_side and "/" not in self.name else 0
+
+    @property
+    def _patch_side(self) -> int:
+        named = re.search(r"patch(\d+)", self.name)
+        return self.patch or int(named[1] if named else 0)
+
+    @property
+    def sizes(self) -> dict[str, float]:
         """The sizes that differ from the named model's, by timm's names."""
         given = {"embed_dim": self.width, "depth": self.layers, "num_heads": self.heads, "patch_size": self.patch}
-        return {name: value for name, value in given.items() if value}
+        return {name: value for name, value in {**given, "mlp_ratio": self.mlp_ratio}.items() if value}
 
 
 def from_scratch() -> ImageTower:
@@ -137,6 +147,11 @@ class TextTowerConfig:
         """Places of the token limit that the tower fills itself; the data are cut to what remains."""
         return 0
 
+    @property
+    def without_effect(self) -> tuple[str, ...]:
+        """Sentences on what is set and changes nothing, given the rest: they are said before a run."""
+        return ()
+
 
 @dataclass(frozen=True)
 class BertText(TextTowerConfig):
@@ -180,6 +195,14 @@ class CornerText(BertText):
     def reserved_tokens(self) -> int:
         """The learnable tokens."""
         return self.corner_tokens
+
+    @property
+    def without_effect(self) -> tuple[str, ...]:
+        """The mask, and whether the tokens are registers, if there are none."""
+        if self.corner_tokens or self.corner_mask:
+            return ()
+        option = "--recipe.method.text.registers" if self.registers else "--recipe.method.text.no-corner-mask"
+        return (f"{option} has no effect with 0 learnable tokens (--recipe.method.text.corner-tokens).",)
 
     @property
     def extra_features(self) -> int:

@@ -20,6 +20,7 @@ from cornerstone.tracking.live_view import LiveView
 from cornerstone.tracking.progress_lines import ProgressLines
 
 LOOK_EVERY = 1.0  # seconds
+READ_SECONDS = 5.0  # most that a reading of the statuses waits
 PATIENCE = 1.0  # seconds that a signal handler waits for a view that is being drawn
 SHOW_CURSOR = "\x1b[?25h"
 
@@ -65,7 +66,8 @@ class ProgressSender:
 class Progress:
     """Shows a board within a `with` block: a live view in a terminal, a line for each event elsewhere.
 
-    What others print through the console, or write to the standard error, appears above the view.
+    What others print through the console, or write to the standard error, appears above the view. At the end of the block
+    the thread that reads the statuses has ended, after READ_SECONDS for each of two readings at most.
     """
 
     def __init__(self, board: Board, console: Console) -> None:
@@ -104,7 +106,7 @@ class Progress:
 
     def __exit__(self, *error: object) -> None:
         self._stop.set()
-        self._thread.join(5)
+        self._thread.join()  # Ray is shut down next, and a thread that uses it then brings down the whole process
         with self._lock:
             self._close()
 
@@ -135,7 +137,7 @@ class Progress:
 
     def _look(self) -> None:
         try:
-            statuses = ray.get(self._actor.read.remote(), timeout=5) if self._actor is not None else {}
+            statuses = ray.get(self._actor.read.remote(), timeout=READ_SECONDS) if self._actor is not None else {}
         except Exception:  # without its progress a sweep goes on
             statuses = {}
         with self._lock:

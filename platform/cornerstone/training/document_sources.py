@@ -34,6 +34,7 @@ class DocumentSources:
             raise CornerstoneError(f"The recipe's data are {recipe.data.kind}; expected documents.")
         transform = Transform(documents.image_size, documents.crop_scale)
         self.train = PackedSource.of(data.sets, data.parts, tokenizer, transform, recipe.seed)
+        _check_images(recipe, documents, self.train)
         size = image.size if image is not None else documents.image_size
         texts = TextInput.of_method(recipe.method, tokenizer)
         inputs = EvaluationInputs(DecodedImages(Transform(size, train=False)), texts, tokenizer)
@@ -43,3 +44,19 @@ class DocumentSources:
     def special_ids(tokenizer: str) -> SpecialIds:
         """What stands between the words of a document."""
         return SpecialIds.of(tokenizer)
+
+
+def _check_images(recipe: Recipe, documents: DocumentData, packed: PackedSource) -> None:
+    """Raise CornerstoneError if images have another size, or fewer or more tokens, than the method reads."""
+    image, wanted = recipe.method.image_tower, recipe.method.image_tokens
+    if image is not None and image.size != documents.image_size:
+        raise CornerstoneError(
+            f"Images of {documents.image_size} pixels do not fit the image tower, which sees {image.size}: set "
+            f"--recipe.data.image-size {image.size}."
+        )
+    for folder, config in zip(packed.packings, packed.configs, strict=True):
+        if wanted and config.image_tokens != wanted:
+            raise CornerstoneError(
+                f"{folder} has places for {config.image_tokens} tokens of an image, but the method {recipe.method.kind!r} "
+                f"gives {wanted} at {documents.image_size} pixels: pack the documents with --image-tokens {wanted}."
+            )

@@ -13,7 +13,7 @@ from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError, RunStopped
 from cornerstone.evaluation.judged import details_of
 from cornerstone.evaluation.tasks import EvaluationSet
-from cornerstone.training.job import Job, steps_done
+from cornerstone.training.job import Job, checkpoint_name, steps_done
 
 Tell = Callable[[dict[str, Any]], None]
 SNAPSHOT = "checkpoint_manager_snapshot.json"
@@ -51,6 +51,15 @@ def latest_step(job: Job) -> int:
         return 0
     latest = json.loads(snapshot.read_text()).get("latest_checkpoint_result")
     return steps_done(latest["checkpoint_dir_name"]) if latest else 0
+
+
+def last_good_checkpoint(job: Job) -> str:
+    """A sentence that names the last checkpoint of a run that stopped: none is written after a loss that is not finite."""
+    steps = latest_step(job)
+    if not steps:
+        return "No checkpoint had been written before."
+    place = job.identity.checkpoints.join(job.identity.run, checkpoint_name(steps))
+    return f"The last good checkpoint is from after step {steps:,}: {place}"
 
 
 def launch(job: Job, tell: Tell) -> Outcome:
@@ -99,7 +108,7 @@ def launch(job: Job, tell: Tell) -> Outcome:
     result = trainer.fit()
     returned: dict[str, Any] = result.return_value  # type: ignore[attr-defined]  # of Train V2
     if "stopped" in returned:
-        raise CornerstoneError(returned["stopped"])
+        raise CornerstoneError(f"{returned['stopped']} {last_good_checkpoint(job)}")
     best_one = result.get_best_checkpoint(best, "max") if best else result.checkpoint
     return Outcome(
         metrics=returned["metrics"],

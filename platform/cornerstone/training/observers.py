@@ -103,8 +103,8 @@ class StepMetrics:
         _all_reduce(self._bad_step, dist.ReduceOp.MIN)
         if torch.isfinite(self._bad_step):
             raise RunStopped(
-                f"The loss is not finite at step {int(self._bad_step)}. The last checkpoint is from before it; try a lower "
-                f"--recipe.optimization.learning-rate or a longer --recipe.optimization.warmup-steps."
+                f"The loss is not finite at step {int(self._bad_step)}: try a lower --recipe.optimization.learning-rate or a "
+                f"longer --recipe.optimization.warmup-steps."
             )
 
     def _write_line(self, step: int, learning_rate: float, clock: Clock) -> None:

@@ -7,6 +7,7 @@ points of a sweep: each data set, tokenizer, tower and feature store is opened, 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from cornerstone.data.documents.config import SpecialIds
@@ -93,6 +94,9 @@ class Preparer:
 
     def prepare(self, recipe: Recipe) -> Prepared:
         """Resolve a recipe. CornerstoneError for whatever cannot be opened, or would fail later."""
+        text = recipe.method.text_tower
+        for note in text.without_effect if text is not None else ():
+            self.shared.once(("said", note), partial(self.shared.say, note))
         recipe = resolved(recipe, self.shared)
         kind = KINDS[recipe.data.kind]
         data = self.shared.once(

@@ -23,6 +23,7 @@ from cornerstone.data.batch import Batch
 from cornerstone.data.execution import ray_stream
 from cornerstone.evaluation.evaluator import evaluate
 from cornerstone.evaluation.judged import chance_of, intervals_of, metrics_of, per_query_table, queries_of
+from cornerstone.evaluation.left_out import unusable_rows
 from cornerstone.inference.saved_model import save_model
 from cornerstone.models.image_tower import TimmTower, build_image_tower
 from cornerstone.recipes.pairs import PairData
@@ -109,7 +110,7 @@ def run_worker(job: Job, tell: Tell) -> dict[str, Any]:
     def judge(done: int, batches: Iterable[tuple[int, Batch]]) -> Metrics:
         nonlocal last
         meter.check()
-        last = _evaluate(job, engine, tower, batches, store, done)
+        last = _evaluate(job, engine, tower, batches, store, done, tell)
         return last.metrics
 
     def save(done: int, metrics: Metrics) -> None:
@@ -190,6 +191,7 @@ def _evaluate(
     batches: Iterable[tuple[int, Batch]],
     store: RunStore,
     done: int,
+    tell: Tell,
 ) -> Evaluated:
     """Judge every set with the weights of now; rank 0 keeps the result of each query."""
     model = engine.whole_module(lambda: build_method(job.prepared, unsharded(tower, job.prepared)))
@@ -203,6 +205,8 @@ def _evaluate(
         model.train()
     if store.rank == 0:
         store.write_evaluation(done, per_query_table(results, job.prepared.sets))
+        for losses in unusable_rows(results, job.prepared.sets, job.recipe.data.bad_row_limit):
+            tell({"notice": losses})  # a trained model is not lost for its evaluation set
     return Evaluated(metrics_of(results), queries_of(results), chance_of(results), intervals_of(results))
 
 

@@ -1,24 +1,29 @@
-"""The image tower of a transfer: of a saved model of any method, of timm, or with random weights."""
+"""The image tower of a transfer: of a saved model of any method, of a released model, of timm, or with random weights."""
 
 from __future__ import annotations
 
 import json
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
-from cornerstone.models.image_tower import TimmTower, build_image_tower
+from cornerstone.models.image_tower import TimmTower, build_image_tower, state_hash
 from cornerstone.recipes.towers import ImageTower
 from cornerstone.recipes.transfers import from_scratch_like
+from cornerstone.runtime.home import home
 from cornerstone.runtime.hub import hub_answers
 
 TIMM, RANDOM = "timm:", "random:"
+_CONFIG = "config.json"
 _USUAL_SIZE = 224
 _SIZES = {
     "embed_dim": "width",
     "depth": "layers",
     "num_heads": "heads",
     "patch_size": "patch",
+    "mlp_ratio": "mlp_ratio",
     "init_values": "layer_scale",
 }
 """timm's names of what a recipe says of an architecture."""
@@ -28,8 +33,9 @@ def open_tower(named: str, image_size: int = 0, seed: int = 0) -> TimmTower:
     """The tower that MODEL names.
 
     Args:
-        named: A saved model's folder or URI, a run's folder, a folder in timm's layout, `timm:NAME` for timm's pretrained
-            weights, `random:NAME` for timm's architecture with random weights.
+        named: A saved model's folder or URI, a run's folder, a released model as `cornerstone.load` opens it
+            (`open_clip:NAME/TAG`, `hf:NAME`, a folder), a folder in timm's layout, `timm:NAME` for timm's pretrained weights,
+            `random:NAME` for timm's architecture with random weights.
         image_size: The side of the images in pixels; 0: as the tower was trained.
         seed: Draws random weights.
 
@@ -54,15 +60,22 @@ def tower_recipe(named: str, image_size: int = 0) -> ImageTower:
 
     Raises CornerstoneError if a saved tower was trained at another size.
     """
+    if _is_released(named):
+        place = _copied(named)
+        return _checked_size(_timm_recipe(place.uri, True, 0), named, image_size)
     place, described = _saved(named)
     if described is None:
         scheme = next((s for s in (TIMM, RANDOM) if named.startswith(s)), "")
         return _timm_recipe(named.removeprefix(scheme), scheme != RANDOM, image_size)
-    if image_size not in (0, described["size"]):
+    return _checked_size(ImageTower(place.uri, size=described["size"], pooling="none"), named, image_size)
+
+
+def _checked_size(tower: ImageTower, named: str, image_size: int) -> ImageTower:
+    if image_size not in (0, tower.size):
         raise CornerstoneError(
-            f"The tower of {named} sees {described['size']} pixels, but --image-size {image_size} was given: leave it out."
+            f"The tower of {named} sees {tower.size} pixels, but --image-size {image_size} was given: leave it out."
         )
-    return ImageTower(place.uri, size=described["size"], pooling="none")
+    return tower
 
 
 def architecture_of(tower: ImageTower) -> ImageTower:
@@ -91,16 +104,42 @@ def random_like(tower: TimmTower, seed: int) -> TimmTower:
 
 
 def _of_model(named: str) -> TimmTower:
-    from cornerstone.inference.saved_model import load
+    from cornerstone.inference.load import load
+    from cornerstone.inference.released.image_towers import image_tower_of
 
-    model = load(named)
-    tower = model.module.image_tower
-    if tower is None:
-        raise CornerstoneError(
-            f"The model {named} was saved without an image tower (its method is {model.module.config.kind!r}): transfer needs "
-            f"one. Name the folder `model` of a run, or timm:NAME."
-        )
-    return tower
+    return image_tower_of(load(named))
+
+
+def _copied(named: str) -> Location:
+    """The tower of a released model in timm's layout under the home, from where the workers of a run load it."""
+    from timm.models import save_for_hf
+
+    tower = _of_model(named)
+    kept = home().join("towers", state_hash(tower))
+    if not kept.join(_CONFIG).exists():
+        arguments = {
+            name: value for name, value in tower.arguments.items() if name not in ("model_name", "num_classes")
+        }
+        seen = {"input_size": (3, tower.size, tower.size), "mean": tower.mean, "std": tower.std}
+        with tempfile.TemporaryDirectory() as folder:
+            described = {"model_args": arguments, "pretrained_cfg": seen}
+            save_for_hf(tower.model, folder, model_config=described, safe_serialization=True)
+            for name in ("model.safetensors", _CONFIG):  # config.json last: the tower counts as missing until it exists
+                kept.join(name).write_bytes((Path(folder) / name).read_bytes())
+    return kept
+
+
+def _is_released(named: str) -> bool:
+    """Whether it is a released model's name, or a folder in its library's layout."""
+    from cornerstone.inference.load import HUGGING_FACE, OPEN_CLIP, OPEN_CLIP_CONFIG
+
+    if named.startswith((OPEN_CLIP, HUGGING_FACE)):
+        return True
+    folder = Location.of(named)
+    config = folder.join(_CONFIG)
+    return folder.join(OPEN_CLIP_CONFIG).exists() or (
+        config.exists() and "model_type" in json.loads(config.read_text())
+    )
 
 
 def _of_timm(name: str, pretrained: bool, image_size: int, seed: int) -> TimmTower:

@@ -83,6 +83,23 @@ def test_lost_images_are_named_and_the_document_stays(make, folder):
     }
 
 
+def test_nothing_of_an_odd_record_is_lost(make, folder):
+    """Lists of different lengths, an index with an image and a text, an image that is only named, none at all."""
+    rows = [
+        {"images": ["0.jpg", None, "1.jpg"], "texts": ["both", "alone"]},
+        {"images": ["2.jpg"], "texts": [None, "one", "two"]},
+    ]
+    documents, refused = read("obelics", make.write_list(folder, rows, "docs.jsonl") / "docs.jsonl")
+    found = [shown(document) for document in documents.values()]
+    assert found == [[{"image": "0.jpg"}, "both", "alone", {"image": "1.jpg"}], [{"image": "2.jpg"}, "one", "two"]]
+    assert not refused
+    make.write_list(folder, [record(info("0.jpg", 0), "1.jpg", None)], "docs.jsonl")
+    documents, refused = read("mmc4", folder / "docs.jsonl")
+    assert [shown(document) for document in documents.values()] == [[{"image": "0.jpg"}, "one", "three"]]
+    assert list(refused) == ["docs/1#1.jpg", "docs/1#None"]
+    assert all(reason.startswith("no place: matched_text_index is None") for reason in refused.values())
+
+
 def test_packed_lists_hold_the_same_documents(make, folder):
     rows = [record(info(f"{n % 3}.jpg", 0), texts=[f"text {n}"]) for n in range(7)]
     plain = (make.write_list(folder, rows, "docs.jsonl") / "docs.jsonl").read_bytes()

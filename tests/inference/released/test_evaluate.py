@@ -17,9 +17,12 @@ from cornerstone.evaluation.sets import open_sets
 from cornerstone.evaluation.tasks.classification import classify
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tiny_released.clip(tmp_path_factory.mktemp("clip"))
+@pytest.fixture(scope="module", params=["clip", "naflex"])
+def folder(request, tmp_path_factory):
+    made = tmp_path_factory.mktemp(request.param)
+    if request.param == "naflex":
+        return tiny_released.naflex(made, tiny_released.gemma_like())
+    return tiny_released.clip(made)
 
 
 def test_evaluate(folder, pairs_folder, tmp_path, capsys):
@@ -34,7 +37,7 @@ def test_evaluate(folder, pairs_folder, tmp_path, capsys):
     images = [model.transform(image) for g in groups for image in g["image"].to_pylist()]
     labels = torch.tensor([label for g in groups for label in g["label"].to_pylist()])
     prompts = [prompt.format(name) for name in data.manifest.classes for prompt in data.manifest.prompts]
-    features = model.encode_text(prompts).view(len(data.manifest.classes), -1, 24)
+    features = model.encode_text(prompts).unflatten(0, (len(data.manifest.classes), -1))
     expected = classify(model.encode_image(torch.stack(images)), features, labels).metrics
     top1 = next(value for name, value in found.items() if name.endswith("top1"))
     assert top1 == expected["top1"]

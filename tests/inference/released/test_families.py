@@ -16,13 +16,16 @@ from transformers import (
     CLIPModel,
     CLIPTokenizer,
     PreTrainedTokenizerFast,
+    Siglip2Model,
     SiglipModel,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.efficientnet.image_processing_pil_efficientnet import EfficientNetImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
 import cornerstone
+from cornerstone.data.released_images import PatchTransform
 from cornerstone.errors import CornerstoneError
 
 TEXTS = ["a photo of a cat", "two dogs run", "the sea is calm", "a red bus is on the sea " * 60]
@@ -84,6 +87,34 @@ def test_siglip_loses_punctuation_and_siglip_2_only_capitals(tmp_path):
     assert torch.equal(first.encode_text(["A red, bus."]), first.encode_text(["a red bus"]))
     assert torch.equal(second.encode_text(["A red, bus."]), second.encode_text(["a red, bus."]))
     assert not torch.allclose(second.encode_text(["A red, bus."]), second.encode_text(["a red bus"]), atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(66, 48), (40, 200), (300, 20), (32, 32)])
+@torch.no_grad()
+def test_siglip_2_of_any_aspect_ratio(tmp_path, size):
+    folder = tiny_released.naflex(tmp_path, tiny_released.gemma_like())
+    theirs = Siglip2Model.from_pretrained(folder)
+    known = PreTrainedTokenizerFast(tokenizer_object=tiny_released.gemma_like())
+    known.pad_token_id = 0
+    ids = known(TEXTS, padding="max_length", max_length=64, truncation=True, return_tensors="pt").input_ids
+    given = Siglip2ImageProcessorPil(patch_size=8, max_num_patches=12)(picture(size), return_tensors="pt")
+    text, image = theirs.get_text_features(ids).pooler_output, theirs.get_image_features(**given).pooler_output
+    model = cornerstone.load(folder)
+    assert_features(model, TEXTS, text, picture(size), image)
+    rows, columns = given["spatial_shapes"][0].tolist()
+    assert model.pixels(picture(size))[0, :4].tolist() == [0, rows, 0, columns]
+    both = torch.stack([model.transform(picture(size)), model.transform(picture((66, 48)))])
+    torch.testing.assert_close(model.encode_image(both)[0], normalize(image, dim=-1)[0], rtol=0, atol=1e-5)
+
+
+def test_more_patches_than_a_byte_counts():
+    seen = PatchTransform(side=2, most=700)
+    packed = seen.pixels(picture((2000, 2)))
+    rows, columns = (int(high) * 256 + int(low) for high, low in packed[0, :4].reshape(2, 2))
+    assert (rows, columns) == seen.grid(2000, 2)
+    assert columns > 256
+    assert rows * columns <= 700
+    assert packed[1 + rows * columns :].max(initial=0) == 0
 
 
 @torch.no_grad()
@@ -149,12 +180,16 @@ def test_a_folder_whose_weights_do_not_fit_is_refused(tmp_path):
     state = safetensors.torch.load_file(folder / "model.safetensors")
     del state["text_model.head.weight"]
     safetensors.torch.save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(CornerstoneError, match=r"lack 1 of the model's, text_model\.head\.weight"):
+    with pytest.raises(
+        CornerstoneError, match=r"missing 1: text_model\.head\.weight; left over 0: none; of another shape 0"
+    ):
+        cornerstone.load(str(folder))
+    state |= {"text_model.head.weight": torch.zeros(3, 32), "another.weight": torch.zeros(2)}
+    safetensors.torch.save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    said = r"left over 1: another\.weight; of another shape 1: text_model\.head\.weight \(3, 32\) instead of \(32, 32\)"
+    with pytest.raises(CornerstoneError, match=said):
         cornerstone.load(str(folder))
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"model_type": "siglip2"}))
-    with pytest.raises(CornerstoneError, match="NaFlex"):
-        cornerstone.load(str(folder))
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
     with pytest.raises(CornerstoneError, match="is a 'bert', no dual encoder"):
         cornerstone.load(str(folder))
@@ -171,7 +206,8 @@ def test_a_folder_whose_weights_do_not_fit_is_refused(tmp_path):
         ("open_clip:ViT-B-16/opnai", "did you mean 'openai'"),
         ("open_clip:ViT-B-16", r"expected open_clip:NAME/TAG; did you mean 'ViT-B-16'"),
         ("opn_clip:ViT-B-16/openai", "did you mean 'open_clip'"),
-        ("hf:openai/clip-vit-base-patch61", "hub does not answer"),
+        ("hf:openai/clip-vit-base-patch61", "hub does not answer.*did you mean 'openai/clip-vit-base-patch16'"),
+        ("hf:google/siglip2-base-patch16-224", "not in its cache. Give a folder"),
         ("open_clip:ViT-B-16/openai", "hub does not answer"),
         ("no/such/folder", "No model at"),
     ],

@@ -69,6 +69,21 @@ def test_weights_of_another_kind_are_refused(folder, tmp_path):
     (tmp_path / "other" / "open_clip_model.safetensors").unlink()
     with pytest.raises(CornerstoneError, match="holds no weights"):
         cornerstone.load(str(tmp_path / "other"))
+    for name in ("a.pt", "b.pt"):
+        (tmp_path / "other" / name).touch()
+    with pytest.raises(CornerstoneError, match=r"which of a\.pt, b\.pt is meant"):
+        cornerstone.load(f"hf:{tmp_path / 'other'}")
+
+
+def test_a_folder_without_tokenizer_and_with_weights_of_another_name(folder, reference, tmp_path):
+    """As a release with one .pt file: BERT's tokenizer is taken, only tensors are unpickled."""
+    shutil.copy(folder / "open_clip_config.json", tmp_path)
+    torch.save(
+        {"state_dict": safetensors.torch.load_file(folder / "open_clip_model.safetensors")}, tmp_path / "epoch_10.pt"
+    )
+    texts = json.loads(reference[2]["long"])
+    found = cornerstone.load(f"hf:{tmp_path}").encode_text(texts)
+    torch.testing.assert_close(found, reference[1]["io.cls_features"], rtol=0, atol=1e-5)
 
 
 def test_the_command_converts(folder, reference, tmp_path):

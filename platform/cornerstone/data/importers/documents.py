@@ -120,9 +120,10 @@ class Documents:
 
 def mmc4(row: Row, load: Load) -> Iterator[Part]:
     """MMC4: the texts of `text_list` in order, each image of `image_info` directly before its matched sentence."""
-    texts, images = row["text_list"], [info for info in row["image_info"] if isinstance(info, dict)]
+    texts = row["text_list"]
     at: dict[int, list[Row]] = {}
-    for info in images:
+    for info in row["image_info"]:
+        info = info if isinstance(info, dict) else {"image_name": info}
         index = info.get("matched_text_index")
         at.setdefault(index if isinstance(index, int) and 0 <= index < len(texts) else -1, []).append(info)
     for info in at.get(-1, []):
@@ -139,18 +140,20 @@ def mmc4(row: Row, load: Load) -> Iterator[Part]:
 def obelics(row: Row, load: Load) -> Iterator[Part]:
     """OBELICS: parallel lists `texts` and `images`, one of the two null at each index; `metadata` is parallel to them.
 
+    Of lists of different lengths the longer one's end is kept, and of an index with both the image stands before the text.
+
     The text END_OF_DOCUMENT marks where the authors of the data found that another document begins.
     """
     metadata = row.get("metadata")
     if isinstance(metadata, str):  # a JSON text in Parquet
         parsed = parse(b'{"list": ' + metadata.encode() + b"}")
         metadata = parsed["list"] if isinstance(parsed, dict) else None
-    for place, (text, image) in enumerate(zip(row["texts"], row["images"], strict=False)):
+    for place, (text, image) in enumerate(itertools.zip_longest(row["texts"], row["images"])):
         if image is not None:
             described = metadata[place] if isinstance(metadata, list) and place < len(metadata) else None
             name = None if "://" in str(image) else str(image)
             yield load(name, str(image), {"name": image, **(described if isinstance(described, dict) else {})})
-        elif isinstance(text, str):
+        if isinstance(text, str):
             first, *others = text.split(END_OF_DOCUMENT)
             yield from _text(first)
             for other in others:

@@ -115,6 +115,8 @@ class EvaluationSet:
 
     split: str = ""
     """Which rows of its origin it holds (`Manifest.split`)."""
+    lost: int = 0
+    """Rows that its import left out."""
 
     def described(self) -> dict[str, Any]:
         """What was measured, as JSON values: the content's hash, the split, the pool, the prompts and the texts."""

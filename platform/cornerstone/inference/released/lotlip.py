@@ -11,40 +11,55 @@ from typing import Any
 from torch import Tensor
 
 from cornerstone.data.released_texts import ReleasedFormat, ReleasedTexts
-from cornerstone.data.texts import plain_tokenizer, vocabulary_size
+from cornerstone.data.texts import FILE, plain_tokenizer, vocabulary_size
 from cornerstone.errors import CornerstoneError
 from cornerstone.inference.convert import read_state
 from cornerstone.inference.lotlip_checkpoint import from_checkpoint
 from cornerstone.inference.saved_model import SavedModel, save_model
 from cornerstone.models.image_tower import build_image_tower
+from cornerstone.models.loading import load_weights
 from cornerstone.models.lotlip import Lotlip
 from cornerstone.models.method import Inputs
 from cornerstone.recipes.lotlip import LotlipConfig, LotlipLoss
 from cornerstone.recipes.towers import CornerText, ImageTower
-from cornerstone.runtime.tokenizer import load_tokenizer
+from cornerstone.runtime.tokenizer import DEFAULT, load_tokenizer
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = ("open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.bin", "pytorch_model.bin")
+ENDINGS = (".safetensors", ".bin", ".pt")
 VISION = "vit_base_patch16_224.augreg_in21k"
 HEAD_WIDTH = 64
 
 
 def open_lotlip(folder: Path) -> SavedModel:
-    """The model of a folder with open_clip_config.json, weights and tokenizer.json. CornerstoneError if one does not fit."""
-    weights = next((folder / file for file in WEIGHTS if (folder / file).is_file()), None)
-    if weights is None:
-        raise CornerstoneError(f"{folder} holds no weights: expected one of {', '.join(WEIGHTS)}.")
+    """The model of a folder with open_clip_config.json, weights and tokenizer.json, which may be missing if it is BERT's.
+
+    Raises CornerstoneError if one does not fit.
+    """
+    weights = next((folder / file for file in WEIGHTS if (folder / file).is_file()), None) or _only_file(folder)
     described = json.loads((folder / CONFIG).read_text())["model_cfg"]
     vision, text = described["vision_cfg"], described["text_cfg"]
     return lotlip_model(
         read_state(str(weights)),
-        load_tokenizer(str(folder)),
+        load_tokenizer(str(folder) if (folder / FILE).is_file() else text.get("hf_tokenizer_name") or DEFAULT),
         vision=vision.get("timm_model_name", VISION),
         size=int(vision.get("image_size", 0)),
         limit=int(text.get("context_length", 128)),
         heads=int(text.get("heads", 0)),
         source=folder.name,
     )
+
+
+def _only_file(folder: Path) -> Path:
+    """The one file of weights under whatever name. CornerstoneError if there is none, or more than one."""
+    found = sorted(file for file in folder.iterdir() if file.suffix in ENDINGS)
+    if len(found) != 1:
+        several = f": which of {', '.join(file.name for file in found)} is meant?" if found else ":"
+        raise CornerstoneError(
+            f"{folder} holds {'several' if found else 'no'} weights{several} Expected one of {', '.join(WEIGHTS)}, or one file "
+            f"that ends in {', '.join(ENDINGS)}."
+        )
+    return found[0]
 
 
 def lotlip_model(
@@ -71,13 +86,9 @@ def lotlip_model(
     )
     tower = build_image_tower(config.image)
     model = Lotlip(config, Inputs(vocabulary, tower.width, tower), text_tower=_bert(weights.method, vocabulary, heads))
-    try:
-        tower.model.load_state_dict(weights.image)
-        model.load_state_dict(weights.method)
-    except RuntimeError as error:
-        raise CornerstoneError(
-            f"The weights of {source or 'LoTLIP'} do not fit {vision} and a BERT: {error}"
-        ) from error
+    named = source or "LoTLIP"
+    load_weights(tower.model, weights.image, f"The image tower's weights in {named} do not fit {vision}")
+    load_weights(model, weights.method, f"The text tower's weights in {named} do not fit a BERT")
     texts = ReleasedTexts(ReleasedFormat.name, tokenizer, limit - weights.corners, "lotlip")
     return SavedModel(model, tokenizer, {"name": "lotlip", "source": source}, texts)
 

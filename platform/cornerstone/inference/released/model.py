@@ -16,7 +16,7 @@ import torch.nn.functional as functional
 from PIL import Image
 from torch import Tensor, nn
 
-from cornerstone.data.released_images import FixedImages, FixedTransform
+from cornerstone.data.released_images import FixedImages, ReleasedTransform
 from cornerstone.data.released_texts import ReleasedTexts
 from cornerstone.errors import CornerstoneError
 from cornerstone.inference.opened_model import OpenedModel
@@ -28,7 +28,7 @@ Channels = tuple[float, ...]
 class Seen(NamedTuple):
     """How images are seen: the pixels, and their normalisation."""
 
-    transform: FixedTransform
+    transform: ReleasedTransform
     mean: Channels
     std: Channels
 
@@ -59,14 +59,15 @@ class ReleasedEncoder(nn.Module, ABC):
 
     def encode_image(self, image_B3SS: Tensor) -> Tensor:
         """(B, D), L2-normalised, from normalised floats or from uint8 pixels."""
-        return functional.normalize(at_least_fp32(self.image_features(self._floats(image_B3SS))), dim=-1)
+        return functional.normalize(at_least_fp32(self.image_features(self.floats(image_B3SS))), dim=-1)
 
     @torch.no_grad()
     def encode_patches(self, image_B3SS: Tensor) -> Tensor:
         """(B, P, D), L2-normalised; CornerstoneError for a model whose patches are not in the space of texts."""
-        return functional.normalize(at_least_fp32(self.patch_features(self._floats(image_B3SS))), dim=-1)
+        return functional.normalize(at_least_fp32(self.patch_features(self.floats(image_B3SS))), dim=-1)
 
-    def _floats(self, image_B3SS: Tensor) -> Tensor:
+    def floats(self, image_B3SS: Tensor) -> Tensor:
+        """Normalised floats from uint8 pixels; floats as they are."""
         if image_B3SS.dtype != torch.uint8:
             return image_B3SS
         mean, std = (torch.tensor(x, device=image_B3SS.device).view(3, 1, 1) for x in self.seen[1:])
@@ -125,7 +126,11 @@ class ReleasedModel(OpenedModel):
         """Its authors'."""
         return self.module.seen.mean, self.module.seen.std
 
+    def normalised(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
+        """As the module does it."""
+        return self.module.floats(torch.from_numpy(pixels.copy())[None])[0]
+
     def pixels(self, image: Image.Image | bytes) -> npt.NDArray[np.uint8]:
-        """(3, S, S) as its authors resize and crop images."""
+        """As its authors resize and crop images: (3, S, S), or the patches of a `PatchTransform`."""
         transform = self.module.seen.transform
         return transform(image) if isinstance(image, bytes) else transform.pixels(image.convert("RGB"))

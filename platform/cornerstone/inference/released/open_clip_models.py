@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,8 +19,9 @@ from torch import Tensor
 
 from cornerstone.data.released_images import Filter, FixedTransform
 from cornerstone.data.released_texts import ReleasedFormat, ReleasedTexts
-from cornerstone.errors import CornerstoneError, did_you_mean
+from cornerstone.errors import CornerstoneError, did_you_mean, nearest
 from cornerstone.inference.released.model import ReleasedEncoder, ReleasedModel, Seen
+from cornerstone.models.loading import first_line
 from cornerstone.runtime.hub import hub_answers
 from cornerstone.runtime.tokenizer import clip_tokenizer
 
@@ -57,7 +59,7 @@ def open_named(given: str) -> ReleasedModel:
     if model_name not in open_clip.list_models():
         raise CornerstoneError(
             f"open_clip has no model {model_name or given!r}: expected open_clip:NAME/TAG"
-            f"{_nearest(model_name or given, open_clip.list_models())}"
+            f"{nearest(model_name or given, open_clip.list_models())}"
         )
     tags = open_clip.list_pretrained_tags_by_model(model_name)
     if tag not in tags:
@@ -80,6 +82,8 @@ def _created(name: str, reachable: bool, *arguments: str, **options: Any) -> Any
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of quick GELU, which is set as the weights need it
             return open_clip.create_model(*arguments, **options)
+    except pickle.UnpicklingError as error:
+        raise CornerstoneError(f"Cannot open {name}: {first_line(error)}") from error
     except (RuntimeError, OSError, ValueError, KeyError, TypeError) as error:
         line = (str(error).strip() or type(error).__name__).splitlines()
         if not reachable:
@@ -125,8 +129,3 @@ def _seen(described: Mapping[str, Any], name: str) -> Seen:
     by: Filter = described["interpolation"] if described["interpolation"] != "random" else "bicubic"
     transform = FixedTransform(sides.pop(), squash=mode == "squash", filter=by)
     return Seen(transform, tuple(described["mean"]), tuple(described["std"]))
-
-
-def _nearest(given: str, names: list[str]) -> str:
-    """The hint without the list of all models, which is long."""
-    return did_you_mean(given, names).partition(" Valid:")[0].rstrip(".") + "."
