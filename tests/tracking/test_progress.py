@@ -240,4 +240,5 @@ def test_no_thread_uses_ray_behind_the_block(monkeypatch):
     with shown:
         assert read.wait(5)
     assert not shown._thread.is_alive()
-    assert reading == [True, False] * 2  # the last statuses are read too
+    assert len(reading) >= 4  # the last statuses are read too
+    assert reading == [True, False] * (len(reading) // 2)
