@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cornerstone.commands.terminal import say
 
 if TYPE_CHECKING:
-    from cornerstone.runtime.monitoring import Server
+    from cornerstone.runtime.servers import Server
 
 BOARDS = ("cornerstone-sweep", "cornerstone-run", "cornerstone-data-plane")
 """The boards' uids."""
@@ -44,6 +44,7 @@ class DashboardsCommand:
         """Serve until Ctrl-C, or export."""
         from cornerstone.runtime import monitoring
         from cornerstone.runtime.cluster import sessions_folder
+        from cornerstone.runtime.servers import running, watch
 
         sessions, folder = Path(self.ray or sessions_folder()).expanduser(), Path(self.folder).expanduser().resolve()
         if self.export:
@@ -55,9 +56,9 @@ class DashboardsCommand:
         servers = [prometheus] if grafana is None else [prometheus, grafana]
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the servers must end with this process
         try:
-            with monitoring.running(servers, folder) as processes:
+            with running(servers, folder) as processes:
                 _say_where(prometheus, grafana, sessions / monitoring.DISCOVERY)
-                for _ in monitoring.watch(servers, processes, folder):
+                for _ in watch(servers, processes, folder):
                     of_ray = of_ray or monitoring.export_boards(folder, sessions)  # Ray may start later
         except KeyboardInterrupt:
             say("Stopped.")

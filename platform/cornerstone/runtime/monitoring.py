@@ -2,48 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
-import socket
-import subprocess
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from cornerstone.errors import CornerstoneError
+from cornerstone.runtime.servers import HERE, Server, free_port
 
 DASHBOARDS = Path("dashboards")
 """Boards and configuration, relative to the project's root."""
-HERE = "127.0.0.1"
-"""Neither server asks who reads: they listen for this machine alone."""
 DISCOVERY = Path("session_latest/prom_metrics_service_discovery.json")
 """Ray's list of its metrics ports, in its folder of sessions."""
 RAY_BOARDS = Path("session_latest/metrics/grafana/dashboards")
-READY_WITHIN = 60.0  # seconds: a first start of Grafana makes its database
-POLL_EVERY = 0.5
-LOG_LINES = 5  # of a server that ended, in the error
-
-
-@dataclass(frozen=True)
-class Server:
-    """A program that serves HTTP on this machine."""
-
-    name: str
-    command: Sequence[str]
-    port: int
-    ready: str
-    """The path that answers once it is ready."""
-    environment: Mapping[str, str]
-
-    @property
-    def url(self) -> str:
-        """Where it is reached."""
-        return f"http://{HERE}:{self.port}"
 
 
 def source_folder() -> Path:
@@ -88,7 +58,7 @@ def prometheus(program: str, port: int, folder: Path, sessions: Path) -> Server:
     written = folder / "prometheus.yml"
     folder.mkdir(parents=True, exist_ok=True)
     written.write_text(yaml.safe_dump(config))
-    port = _free(port)
+    port = free_port(port)
     options = {
         "config.file": written,
         "storage.tsdb.path": folder / "prometheus",
@@ -106,7 +76,7 @@ def grafana(program: str, port: int, folder: Path, source: Server) -> Server | N
     found = shutil.which(program) or (shutil.which("grafana-server") if program == "grafana" else None)
     if found is None:
         return None
-    port = _free(port)
+    port = free_port(port)
     environment = {
         "CORNERSTONE_PROMETHEUS": source.url,
         "CORNERSTONE_BOARDS": str(folder / "cornerstone"),
@@ -130,76 +100,6 @@ def grafana(program: str, port: int, folder: Path, source: Server) -> Server | N
     return Server("Grafana", command, port, "/api/health", environment)
 
 
-@contextmanager
-def running(servers: Sequence[Server], folder: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Start servers and wait until they are ready; stop them at the end. Their output is in `folder`/NAME.log.
-
-    Raises CornerstoneError if one ends, or does not answer in time.
-    """
-    processes: list[subprocess.Popen[bytes]] = []
-    try:
-        for server in servers:
-            with _log(server, folder).open("wb") as log:
-                environment = {**os.environ, **server.environment}
-                # A session of its own: Ctrl-C reaches only this process, which stops them.
-                process = subprocess.Popen(
-                    server.command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-                )
-            processes.append(process)
-        for server, process in zip(servers, processes, strict=True):
-            _wait_until_ready(server, process, folder)
-        yield processes
-    finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def watch(servers: Sequence[Server], processes: Sequence[subprocess.Popen[bytes]], folder: Path) -> Iterator[None]:
-    """Yield every half second, for ever; raises CornerstoneError as soon as a server ends."""
-    while True:
-        for server, process in zip(servers, processes, strict=True):
-            _check_alive(server, process, folder)
-        yield
-        time.sleep(POLL_EVERY)
-
-
-def _wait_until_ready(server: Server, process: subprocess.Popen[bytes], folder: Path) -> None:
-    begun = time.monotonic()
-    while not _answers(server.url + server.ready):
-        _check_alive(server, process, folder)
-        if time.monotonic() - begun > READY_WITHIN:
-            raise CornerstoneError(
-                f"{server.name} does not answer after {READY_WITHIN:.0f} s: see {_log(server, folder)}."
-            )
-        time.sleep(POLL_EVERY)
-
-
-def _check_alive(server: Server, process: subprocess.Popen[bytes], folder: Path) -> None:
-    if process.poll() is not None:
-        last = "\n".join(_log(server, folder).read_text(errors="replace").splitlines()[-LOG_LINES:])
-        raise CornerstoneError(
-            f"{server.name} ended with status {process.returncode} ({_log(server, folder)}):\n{last}"
-        )
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2) as response:
-            return bool(response.status == 200)
-    except (OSError, urllib.error.URLError):
-        return False
-
-
-def _log(server: Server, folder: Path) -> Path:
-    return folder / f"{server.name.lower()}.log"
-
-
 def _found(program: str, otherwise: str) -> str:
     found = shutil.which(program)
     if found is None:
@@ -211,16 +111,3 @@ def _grafana_home(program: Path) -> Path:
     """Where its pages are: two levels above the program in a release, elsewhere in a distribution's package."""
     release = program.resolve().parent.parent
     return release if (release / "public").is_dir() else Path("/usr/share/grafana")
-
-
-def _free(port: int) -> int:
-    """The port, or another one if it is taken."""
-    for candidate in (port, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HERE, candidate))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise CornerstoneError(f"No port is free on {HERE}.")

@@ -1,0 +1,137 @@
+"""Servers that run on this machine as long as a command does: start, wait until they answer, watch, stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from cornerstone.errors import CornerstoneError
+
+HERE = "127.0.0.1"
+"""No server asks who reads: they listen for this machine alone."""
+READY_WITHIN = 60.0  # seconds: a first start of Grafana, or of MLflow, makes its database
+POLL_EVERY = 0.5
+LOG_LINES = 5  # of a server that ended, in the error
+
+
+@dataclass(frozen=True)
+class Server:
+    """A program that serves HTTP on this machine."""
+
+    name: str
+    command: Sequence[str]
+    port: int
+    ready: str
+    """The path that answers once it is ready."""
+    environment: Mapping[str, str]
+
+    @property
+    def url(self) -> str:
+        """Where it is reached."""
+        return f"http://{HERE}:{self.port}"
+
+
+@contextmanager
+def running(servers: Sequence[Server], folder: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Start servers and wait until they are ready; stop them at the end. Their output is in `folder`/NAME.log.
+
+    Raises CornerstoneError if one ends, or does not answer in time.
+    """
+    processes: list[subprocess.Popen[bytes]] = []
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        for server in servers:
+            with _log(server, folder).open("wb") as log:
+                environment = {**os.environ, **server.environment}
+                # A session of its own: Ctrl-C reaches only this process, which stops them.
+                process = subprocess.Popen(
+                    server.command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                )
+            processes.append(process)
+        for server, process in zip(servers, processes, strict=True):
+            _wait_until_ready(server, process, folder)
+        yield processes
+    finally:
+        for process in processes:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)  # with the processes that it started itself
+        for process in processes:
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def watch(servers: Sequence[Server], processes: Sequence[subprocess.Popen[bytes]], folder: Path) -> Iterator[None]:
+    """Yield every half second, for ever; raises CornerstoneError as soon as a server ends."""
+    while True:
+        for server, process in zip(servers, processes, strict=True):
+            _check_alive(server, process, folder)
+        yield
+        time.sleep(POLL_EVERY)
+
+
+def _wait_until_ready(server: Server, process: subprocess.Popen[bytes], folder: Path) -> None:
+    begun = time.monotonic()
+    while not answers(server.url + server.ready):
+        _check_alive(server, process, folder)
+        if time.monotonic() - begun > READY_WITHIN:
+            raise CornerstoneError(
+                f"{server.name} does not answer after {READY_WITHIN:.0f} s: see {_log(server, folder)}."
+            )
+        time.sleep(POLL_EVERY)
+
+
+def _check_alive(server: Server, process: subprocess.Popen[bytes], folder: Path) -> None:
+    if process.poll() is not None:
+        last = "\n".join(_log(server, folder).read_text(errors="replace").splitlines()[-LOG_LINES:])
+        raise CornerstoneError(
+            f"{server.name} ended with status {process.returncode} ({_log(server, folder)}):\n{last}"
+        )
+
+
+def answers(url: str) -> bool:
+    """Whether a page is there within two seconds."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:
+            return bool(response.status == 200)
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+def _log(server: Server, folder: Path) -> Path:
+    return folder / f"{server.name.lower()}.log"
+
+
+def free_port(port: int) -> int:
+    """The port, or another one if it is taken."""
+    for candidate in (port, 0):
+        if found := _bound(candidate):
+            return found
+    raise CornerstoneError(f"No port is free on {HERE}.")
+
+
+def is_free(port: int) -> bool:
+    """Whether nothing listens on a port of this machine."""
+    return bool(_bound(port))
+
+
+def _bound(port: int) -> int:
+    """The port, or for 0 any one, if a server could listen there; otherwise 0."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HERE, port))
+        except OSError:
+            return 0
+        return int(probe.getsockname()[1])
