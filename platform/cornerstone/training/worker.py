@@ -37,6 +37,7 @@ from cornerstone.training.job import Job, checkpoint_name, steps_done
 from cornerstone.training.live_metrics import LiveMetrics, run_labels
 from cornerstone.training.loop import Metrics, Observer, train
 from cornerstone.training.observers import CollapseWarning, ProgressReporter, Quarantine, StepMetrics
+from cornerstone.training.system_metrics import SystemMetrics
 
 Tell = Callable[[dict[str, Any]], None]
 EVALUATED = "evaluated.json"
@@ -100,11 +101,15 @@ def run_worker(job: Job, tell: Tell) -> dict[str, Any]:
         line=lambda: meter.line,
         quarantined=lambda: quarantine.written + (before if rank == 0 else 0),
     )
+    machine = None
+    if rank == 0 and device.type == "cuda":
+        machine = SystemMetrics(write, lambda text: tell({"notice": text}), start=start)
     observers: tuple[Observer, ...] = (
         meter,
         quarantine,
         live,
         *(shown if rank == 0 else ()),
+        *([machine] if machine is not None else []),
     )
 
     def judge(done: int, batches: Iterable[tuple[int, Batch]]) -> Metrics:
@@ -132,6 +137,8 @@ def run_worker(job: Job, tell: Tell) -> dict[str, Any]:
         )
         model_uri = _export(job, engine, tower)
     finally:
+        if machine is not None:
+            machine.close()
         unsent = store.close()
     return {**last._asdict(), "model": model_uri, "unsent": unsent, "problem": store.problem}
 
