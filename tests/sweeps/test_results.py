@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pyarrow as pa
@@ -189,13 +191,15 @@ def test_the_paths_of_all_files_are_printed_and_the_last_line_is_a_link(own_home
     assert f"{own_home}/sweeps/s1/table.md" in text
     assert f"{own_home}/sweeps/s1/plot.png" in text
     assert "cornerstone.load('/runs/[a]/model')" in text
-    assert "mlflow server --backend-store-uri 'sqlite:////home/a b/mlflow.db'" in text
+    assert "start it with: MLFLOW_TRACKING_URI='sqlite:////home/a b/mlflow.db' " in text
+    assert "cornerstone ui --sweep s1\n" in text
     assert "3 lines of metrics did not reach MLflow" in text
     assert "http://127.0.0.1:5000/#/experiments/7/runs/p1?workflowType=machine_learning" in text
-    metric = "&metric=%22final%2Flong-human%2Fi2t_r1%22&experiments=%5B%227%22%5D&plot_metric_keys=%5B%22final%2Flong"
-    assert metric in text.splitlines()[-2]
-    last = text.splitlines()[-1]
-    assert "http://127.0.0.1:5000/#/compare-runs?runs=%5B%22ml-run-0-0%22%2C%22ml-run-1-0%22%5D" in last
+    page = "http://127.0.0.1:5000/#/experiments/7/runs?workflowType=machine_learning&viewStateShareKey=s1"
+    assert [line.strip() for line in text.splitlines()[-2:]] == [
+        f"trials: {page}",
+        f"comparison: {page}&compareRunsMode=CHART",
+    ]
 
 
 def test_the_place_of_the_metrics_is_printed(own_home):
@@ -204,7 +208,7 @@ def test_the_place_of_the_metrics_is_printed(own_home):
     assert f"in the journals under {own_home}/runs" in said(shown, recording("http://x"), None)
     served = said(shown, recording("http://server:5000"))
     assert "http://server:5000/#/experiments/7/runs/p1" in served
-    assert "mlflow server" not in served
+    assert "cornerstone ui" not in served
     assert "not sent" not in served
 
 
@@ -214,15 +218,55 @@ def test_the_sweeps_own_run_has_the_table(own_home):
         artifact=lambda run, path: kept.setdefault("files", []).append(path.name),
         note=lambda run, text: kept.update(note=text),
         metrics=lambda run, metrics: kept.update(metrics=metrics),
+        find=lambda tag, run: run,
+        experiment_id="7",
     )
     shown = results([result("0", 0, 10.0), result("2", 0, 12.0), result("1", 0, error="x", metrics={})])
     shown.write()
-    shown.record(records, "p1")
+    shown.record(records, "p1", "3")
     assert kept["files"] == ["table.md", "table.csv", "plot.png"]
-    assert kept["note"].strip() == to_markdown(shown.table).strip()
+    links, _, table = kept["note"].partition("\n\n")
+    assert table.strip() == to_markdown(shown.table).strip()
+    page = "#/experiments/7/runs?workflowType=machine_learning&viewStateShareKey=s1"
+    assert links.startswith(f"[trials]({page}) · [comparison]({page}&compareRunsMode=CHART) · ")
+    assert links.endswith("[best model](#/models/ablate_corner_tokens/versions/3?workflowType=machine_learning)")
+    assert "[plot.png](#/experiments/7/runs/p1/artifacts/plot.png?workflowType=machine_learning) · " in links
     assert kept["metrics"]["final/long-human/i2t_r1/0"] == 10.0
     assert kept["metrics"]["final/long-human/i2t_r1/2"] == 12.0
     assert not any(name.endswith("/1") for name in kept["metrics"])
+
+
+def test_the_average_that_a_column_shows_is_a_metric_of_each_trial():
+    """Of the rows of one run the first is the trial's own: a variant's average is another number."""
+    long = tuple(EvaluationSet(name, TASKS["retrieval"], "", 100, LONG, "hash") for name in ("dci", "iiw"))
+    metrics = {f"eval/{one.name}/{way}_r1": value for one in long for way, value in (("i2t", 10.0), ("t2i", 20.0))}
+    found = [
+        result("0", 0, metrics=metrics),
+        replace(result("1", 0, metrics=dict.fromkeys(metrics, 0.0)), run="run-0-0"),
+    ]
+    logged = {}
+    records = SimpleNamespace(
+        note=lambda *given: None,
+        metrics=lambda run, metrics: logged.setdefault(run, []).append(metrics),
+        find=lambda tag, run: run,
+        experiment_id="7",
+    )
+    results(found, sets=long).record(records, "p1")
+    assert logged["run-0-0"] == [{"final/long texts/r1": 15.0}]
+
+
+def test_the_trials_page_has_the_columns_of_the_table(own_home):
+    tags = {}
+    records = SimpleNamespace(tag_experiment=lambda name, text: tags.update({name: text}))
+    shown = results([result("0", 0)])
+    shown.share_view(records, None, ["point"])
+    assert tags == {}
+    shown.share_view(records, "p1", ["point", "point.corner_tokens"])
+    ((name, text),) = tags.items()
+    assert name == "mlflow.sharedViewState.s1"
+    names = [f"metrics.`final/{column.metric.removeprefix('eval/')}`" for column in shown.table.named]
+    columns = json.loads(text)["selectedColumns"]
+    assert columns == ["params.`point`", "params.`point.corner_tokens`", *names, "attributes.`Duration`"]
 
 
 def test_the_table_is_shown_at_full_width_in_a_log(capsys, monkeypatch):

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import pytest
 
 from cornerstone.tracking.address import Address, redacted, tracking_address
-from cornerstone.tracking.mlflow_pages import compare_link, run_link, server_command
+from cornerstone.tracking.mlflow_pages import run_link, trials_link, ui_command
 from cornerstone.tracking.mlflow_records import Records
 
 SECRET = "http://anna:correct-horse@127.0.0.1:9"
@@ -73,11 +74,20 @@ def test_a_password_reaches_the_server_and_no_message(monkeypatch):
 
 def test_links_name_the_pages_that_show_runs():
     local, server = Address.of("sqlite:////h o/mlflow.db"), Address.of("https://anna:pw@host/mlflow/")
-    assert server_command(local).endswith("mlflow server --backend-store-uri 'sqlite:////h o/mlflow.db' --port 5000")
-    assert server_command(server) == ""
     assert run_link(local, "3", "abc") == (
         "http://127.0.0.1:5000/#/experiments/3/runs/abc?workflowType=machine_learning"
     )
-    assert compare_link(server, "3", ["a", "b"]) == (
-        "https://host/mlflow/#/compare-runs?runs=%5B%22a%22%2C%22b%22%5D&experiments=%5B%223%22%5D"
+    assert (
+        trials_link(server, "3", "s1")
+        == "https://host/mlflow/#/experiments/3/runs?workflowType=machine_learning&viewStateShareKey=s1"
     )
+
+
+def test_the_command_names_the_store_unless_a_plain_shell_has_the_same():
+    local = ui_command(Address.of("sqlite:////h o/mlflow.db"), "s1")
+    assert local.startswith("MLFLOW_TRACKING_URI='sqlite:////h o/mlflow.db' ")
+    assert local.endswith("cornerstone ui --sweep s1")
+    usual = ui_command(Address.of(f"sqlite:///{Path.home()}/.cornerstone/mlflow.db"))
+    assert usual.endswith("cornerstone ui")
+    assert "=" not in usual
+    assert "pw" not in ui_command(Address.of("postgresql://anna:pw@host/mlflow"))

@@ -11,7 +11,7 @@ import pytest
 
 from cornerstone.tracking.address import Address
 from cornerstone.tracking.journal import Line
-from cornerstone.tracking.mlflow_records import LIMIT, Records, metric_sender, translated
+from cornerstone.tracking.mlflow_records import LIMIT, LONGEST_PARAM, PARAMS_LIMIT, Records, metric_sender, translated
 
 DATA = {"name": "cc3m", "digest": "abcd", "uri": '/data/with "quotes"', "rows": 50}
 
@@ -74,13 +74,31 @@ def test_params_recipe_and_data_describe_a_run(records, client):
     records.describe(run, params={"optimization.steps": 8, "long": "x" * 7000}, recipe={"name": "smoke"}, data=DATA)
     found = client.get_run(run)
     assert found.data.params["optimization.steps"] == "8"
-    assert len(found.data.params["long"]) == 6000
+    assert found.data.params["long"] == "x" * (LONGEST_PARAM - 1) + "…"
     (data,) = found.inputs.dataset_inputs
     assert (data.dataset.name, data.dataset.digest) == ("cc3m", "abcd")
     assert json.loads(data.dataset.source) == {"uri": DATA["uri"]}
     assert json.loads(data.dataset.profile) == {"num_rows": 50}
     assert [(tag.key, tag.value) for tag in data.tags] == [("mlflow.data.context", "training")]
     assert json.loads(Path(client.download_artifacts(run, "recipe.json")).read_text()) == {"name": "smoke"}
+
+
+def test_params_are_bounded_and_the_first_ones_are_kept(records, client):
+    run = records.start("x", {})
+    params = {"point": "2", **{f"field{i}": i for i in range(2 * PARAMS_LIMIT)}}
+    records.describe(run, params=params, recipe=params, data=DATA)
+    found = client.get_run(run).data.params
+    assert len(found) == PARAMS_LIMIT
+    assert (found["point"], found["field0"]) == ("2", "0")
+    whole = json.loads(Path(client.download_artifacts(run, "recipe.json")).read_text())
+    assert len(whole) == len(params)
+
+
+def test_a_tag_of_the_experiment(records, client):
+    records.tag_experiment("mlflow.sharedViewState.s1", "{}")
+    assert client.get_experiment_by_name("ablate").tags["mlflow.sharedViewState.s1"] == "{}"
+    records.tag_experiment("mlflow.sharedViewState.s1", '{"a":1}')
+    assert client.get_experiment_by_name("ablate").tags["mlflow.sharedViewState.s1"] == '{"a":1}'
 
 
 def test_artifacts_lie_beside_the_database(records, client, uri, tmp_path):

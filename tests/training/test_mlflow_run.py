@@ -11,10 +11,11 @@ import pytest
 
 from cornerstone.evaluation.tasks import TASKS, EvaluationSet
 from cornerstone.recipes import Placement, preset
+from cornerstone.runtime.git import git_state
 from cornerstone.tracking.mlflow_records import Records
 from cornerstone.training.job import Identity, Job, checkpoint_name, steps_done
 from cornerstone.training.launch import Outcome
-from cornerstone.training.mlflow_run import close_run, flat, git_commit, open_run, reason
+from cornerstone.training.mlflow_run import close_run, flat, open_run, reason
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def test_a_run_has_the_agreed_tags_and_every_field_of_the_recipe(records, client
     tags = {name.removeprefix("cornerstone."): value for name, value in found.data.tags.items()}
     assert (tags["sweep"], tags["point"], tags["run"], tags["seed"]) == ("s1", "2", "r1", "3")
     assert (tags["recipe_hash"], tags["eval_hash"], tags["data_hash"]) == ("1234", "5678", "abcd")
-    assert tags["git_commit"] == git_commit()
+    assert tags["git_commit"] == git_state().short
     assert found.data.params["optimization.steps"] == str(preset("smoke").optimization.steps)
     assert found.info.run_name == "2 corners, seed 3"
 

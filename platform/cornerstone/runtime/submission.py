@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from cornerstone.errors import CornerstoneError
 from cornerstone.runtime.cluster import Say, listens
 from cornerstone.runtime.following import attend
+from cornerstone.runtime.git import git_state_of
 from cornerstone.runtime.home import VARIABLE as HOME
 from cornerstone.runtime.probe import TRACKING, Report, is_server
 
@@ -80,7 +81,7 @@ def submit(submission: Submission, say: Say) -> None:
     environment["env_vars"] = {**environment.get("env_vars", {}), **variables}
     for note in probed(client, environment, command[2:]).notes:
         say(note)
-    environment["env_vars"] = {**_terminal(), **environment["env_vars"]}
+    environment["env_vars"] = {**_terminal(), **git_state_of(Path.cwd()).variables, **environment["env_vars"]}
     job = _submitted(client, shlex.join(command), environment, submission.name)
     say(f"job {job}; stop it with Ctrl-C twice, or with: ray job stop --address {address} {job}")
     attend(client, job, address, say)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -37,6 +37,10 @@ class Trial:
     point: str
     seed: int
     job: Job
+    params: Mapping[str, str] = field(default_factory=dict)
+    """What distinguishes it from the sweep's other trials, in MLflow."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Of its run in MLflow."""
 
     @property
     def name(self) -> str:
@@ -158,9 +162,8 @@ class _Opener:
     def open(self, index: int) -> Job:
         """The trial's job with its MLflow run, which starts now."""
         trial = self.trials[index]
-        tags = {"cornerstone.sweep": self.sweep, "cornerstone.point": trial.point}
-        params = {"point": trial.point}
-        job = open_run(self.records, trial.job, trial.name, tags, self.parent, params)
+        tags = {"cornerstone.sweep": self.sweep, "cornerstone.point": trial.point, **trial.tags}
+        job = open_run(self.records, trial.job, trial.name, tags, self.parent, trial.params)
         self.open_jobs[index] = job
         return job
 

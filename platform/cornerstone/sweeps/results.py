@@ -22,8 +22,9 @@ from cornerstone.sweeps.state import SweepState, TrialResult
 from cornerstone.sweeps.table import Aside, Column, ResultTable
 from cornerstone.sweeps.variants import not_in_rows
 from cornerstone.sweeps.verdict import MEASURES, verdict
-from cornerstone.tracking.mlflow_pages import command_path, compare_link, metric_link, run_link, server_command
+from cornerstone.tracking.mlflow_pages import command_path, links_on_page, sweep_links, ui_command
 from cornerstone.tracking.mlflow_records import Records, translated
+from cornerstone.tracking.mlflow_view import SweepView
 from cornerstone.tracking.run_store import evaluations, read_evaluation, run_folder
 from cornerstone.training.mlflow_run import final
 from cornerstone.training.prepared import Prepared
@@ -177,26 +178,33 @@ class Results:
         """How to see the sweep in MLflow."""
         if parent is None or records.experiment_id is None:
             return [("metrics", f"in the journals under {self.state.folder.uri.rpartition('/sweeps/')[0]}/runs")]
-        found = (records.find("cornerstone.run", result.run) for result in self.results if result.run)
-        trials, experiment = list(dict.fromkeys(run for run in found if run)), records.experiment_id
-        command = server_command(records.address)
-        primary = self.table.named[:1]
-        return [
-            *([("MLflow", f"start it with: {command}")] if command else []),
-            ("the sweep", run_link(records.address, experiment, parent)),
-            *(
-                (c.label, metric_link(records.address, experiment, trials, translated(final(c.metric))))
-                for c in primary
-            ),
-            ("trials", compare_link(records.address, experiment, trials)),
-        ]
+        links = sweep_links(records.address, records.experiment_id, self.state.sweep, parent)
+        command = ui_command(records.address, self.state.sweep)
+        return [*([] if records.address.is_server else [("MLflow", f"start it with: {command}")]), *links.items()]
 
-    def record(self, records: Records, parent: str | None) -> None:
-        """Give the sweep's own MLflow run the table: as its description, as files, and its cells as metrics."""
+    def share_view(self, records: Records, parent: str | None, params: Sequence[str]) -> None:
+        """Make MLflow's page of the sweep's trials, which `trials_link` opens. `params` are its first columns."""
+        if parent is not None:
+            metrics = [translated(final(column.metric)) for column in self.table.named]
+            view = SweepView(self.state.sweep, parent, params, metrics)
+            records.tag_experiment(view.tag, view.text())
+
+    @property
+    def _names(self) -> list[str]:
+        """The files that a reader of MLflow's pages wants: the plot first."""
+        return [path.name for path in reversed(self.paths)]
+
+    def record(self, records: Records, parent: str | None, version: str | None = None) -> None:
+        """Give the sweep's own MLflow run the table: as its description, as files, and its cells as metrics.
+
+        `version` is that of the best model in the registry.
+        """
         for path in self.paths:
             records.artifact(parent, path)
         verdict = [f"**{line}**" for line in self.table.verdict]
-        records.note(parent, "\n\n".join([*verdict, to_markdown(replace(self.table, verdict=()))]))
+        model = (self.experiment, version) if version else None
+        links = links_on_page(records.experiment_id or "", self.state.sweep, parent or "", self._names, model)
+        records.note(parent, "\n\n".join([links, *verdict, to_markdown(replace(self.table, verdict=()))]))
         records.metrics(
             parent,
             {
@@ -206,6 +214,12 @@ class Results:
                 if not math.isnan(cell.value.mean)
             },
         )
+        # Of rows with the same run the first one is the trial's own, the others are its variants.
+        averages = {
+            one.run: one.metrics[LONG_TEXTS] for one in reversed(self.table.records) if LONG_TEXTS in one.metrics
+        }
+        for run, value in averages.items():
+            records.metrics(records.find("cornerstone.run", run), {final(LONG_TEXTS): value})
 
 
 def _title(prepared: Sequence[Prepared]) -> str:

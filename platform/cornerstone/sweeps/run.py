@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,17 +16,21 @@ from cornerstone.evaluation.sets import metric_names
 from cornerstone.recipes.options import again_with
 from cornerstone.recipes.placement import Placement
 from cornerstone.runtime import cluster
+from cornerstone.runtime.git import git_state
 from cornerstone.sweeps import driver
+from cornerstone.sweeps.best_model import best_model, best_trial
 from cornerstone.sweeps.points import Point, Sweep
 from cornerstone.sweeps.results import Results, columns_of
 from cornerstone.sweeps.schedule import Planned, Schedule
+from cornerstone.sweeps.settings import PointSettings
 from cornerstone.sweeps.state import STOPPED, SweepState, TrialRecord, TrialResult, new_sweep_id
 from cornerstone.sweeps.variants import in_rows, not_in_rows
 from cornerstone.tracking.board import Board, Primary
 from cornerstone.tracking.mlflow_records import Records
+from cornerstone.tracking.mlflow_view import PLACE
 from cornerstone.tracking.progress import Progress
+from cornerstone.tracking.source import source_tags
 from cornerstone.training.job import Identity, Job
-from cornerstone.training.mlflow_run import git_commit
 from cornerstone.training.prepare import Preparer
 from cornerstone.training.prepared import Prepared
 
@@ -54,6 +59,7 @@ class SweepRun:
         self.say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
         self.state = SweepState.of(options.continue_ or new_sweep_id())
         self.preparer = Preparer(self.say)
+        self.settings = PointSettings(sweep.points)
         self.prepared: dict[str, Prepared] = {}
         """What was prepared for each row and each candidate."""
         self.known: dict[tuple[str, int], TrialRecord] = {}
@@ -90,6 +96,7 @@ class SweepRun:
     def _run_rounds(self, trials: Round, progress: Progress) -> None:
         records = Records(self.name, say=self.say)
         parent = self._parent(records, trials[0][1].job.prepared)
+        self._results(replace(self.sweep, claim=None)).share_view(records, parent, self.settings.columns(self.points))
         try:
             with progress:
                 while trials:
@@ -160,7 +167,9 @@ class SweepRun:
         self.known.pop(planned.key, None)
         self.records.append(record)
         identity = Identity(run=run, sweep=self.state.sweep, point=planned.row)
-        return driver.Trial(planned.row, planned.seed, Job(ready, self.placement, identity))
+        params = self.settings.params(planned, self.schedule.choices.get(planned.point.name, ""))
+        tags = {PLACE: self.settings.place(planned), **source_tags()}
+        return driver.Trial(planned.row, planned.seed, Job(ready, self.placement, identity), params, tags)
 
     def _check_row(self, planned: Planned, measured: Sequence[str]) -> None:
         """Raise CornerstoneError if another trial of the same row of the table gives a metric of the same name."""
@@ -195,9 +204,10 @@ class SweepRun:
             return parent
         tags = {
             "cornerstone.sweep": self.state.sweep,
-            "cornerstone.git_commit": git_commit(),
+            "cornerstone.git_commit": git_state().short,
             "cornerstone.parent": "true",
             "cornerstone.parent_of": self.state.sweep,
+            **source_tags(),
         }
         parent = records.start(f"{self.name} {self.state.sweep}", tags)
         points = [point.name for point in self.points]
@@ -209,16 +219,23 @@ class SweepRun:
         )
         return parent
 
-    def _show(self, records: Records, parent: str | None) -> None:
+    def _results(self, sweep: Sweep) -> Results:
+        """What the trials have given so far."""
         results, rows = self.schedule.results(), self.schedule.rows
         described = {name: ready for name in rows if (ready := self._prepared_for(name)) is not None}
         variants = [variant.name for point in self.points for variant in point.variants]
         of_table, notes = list(dict.fromkeys([*rows.values(), *variants])), self.schedule.notes()
         by_row = in_rows(results, rows, self.points)
-        shown = Results(self.name, self.state, self.sweep, described, by_row, rows=of_table, notes=notes)
+        return Results(self.name, self.state, sweep, described, by_row, rows=of_table, notes=notes)
+
+    def _show(self, records: Records, parent: str | None) -> None:
+        shown, results, rows = self._results(self.sweep), self.schedule.results(), self.schedule.rows
         shown.show(self.console)
         shown.write()
-        shown.record(records, parent)
+        shown.record(records, parent, self._register_best(records, shown))
+        shown.share_view(
+            records, parent, self.settings.columns(self.points)
+        )  # again: follow-ups may have brought columns
         self._tag_chosen(records)
         complete = len(results) == len(rows) * self.options.seeds and all(result.finished for result in results)
         records.finish(parent, "FINISHED" if complete else "FAILED")
@@ -226,6 +243,19 @@ class SweepRun:
         if not complete:
             self.say(f"Run what is missing with:\n  {self._command()}")
             raise SystemExit(1)
+
+    def _register_best(self, records: Records, shown: Results) -> str | None:
+        """The version of the best row's model in MLflow's registry, under the experiment's name."""
+        best = best_trial(shown.table, shown.results)
+        run = records.find("cornerstone.run", best.run) if best is not None else None
+        if best is None or run is None:
+            return None
+        trial = next(one for one in self.records if one.run == best.run)
+        try:
+            return records.register(best_model(self.name, self.state.sweep, best, trial, run))
+        except OSError as error:
+            self.say(f"The best model is not registered in MLflow: {best.model} cannot be read ({error}).")
+            return None
 
     def _prepared_for(self, row: str) -> Prepared | None:
         """What was prepared for a row; for a point with candidates that of the chosen one, or of the first one."""

@@ -15,7 +15,9 @@ from cornerstone.runtime.home import home
 
 VARIABLE = "MLFLOW_TRACKING_URI"
 HIDDEN = "***"
-_SQLITE = "sqlite:///"
+SQLITE = "sqlite:///"
+STORE = "mlflow.db"
+"""MLflow's records in the home."""
 _CREDENTIALS = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.\-]*://)(?P<user>[^/?#\s'\"@]*?):(?P<password>[^/?#\s'\"]+)@", re.IGNORECASE
 )
@@ -53,7 +55,7 @@ class Address:
     @property
     def database(self) -> Path | None:
         """The SQLite file, if it is one."""
-        return Path(self.uri.removeprefix(_SQLITE).partition("?")[0]) if self.uri.startswith(_SQLITE) else None
+        return Path(self.uri.removeprefix(SQLITE).partition("?")[0]) if self.uri.startswith(SQLITE) else None
 
     def __str__(self) -> str:
         return self.uri
@@ -66,7 +68,7 @@ def tracking_address() -> Address:
         return Address.of(configured)
     root = Path(home().uri) if home().is_local else Path.home() / ".cornerstone"
     root.mkdir(parents=True, exist_ok=True)
-    return Address(f"{_SQLITE}{root}/mlflow.db")
+    return Address(f"{SQLITE}{root}/{STORE}")
 
 
 def redacted(text: str) -> str:
@@ -76,7 +78,7 @@ def redacted(text: str) -> str:
 
 def _absolute(uri: str) -> str:
     """`sqlite:///mlflow.db` (four slashes would be absolute) and plain folders are relative to the current folder."""
-    if uri.startswith(_SQLITE) and not uri.startswith(f"{_SQLITE}/"):
-        path, separator, options = uri.removeprefix(_SQLITE).partition("?")
-        return uri if path in ("", ":memory:") else f"{_SQLITE}{Path(path).absolute()}{separator}{options}"
+    if uri.startswith(SQLITE) and not uri.startswith(f"{SQLITE}/"):
+        path, separator, options = uri.removeprefix(SQLITE).partition("?")
+        return uri if path in ("", ":memory:") else f"{SQLITE}{Path(path).absolute()}{separator}{options}"
     return uri if "://" in uri or uri in ("databricks", "") else str(Path(uri).absolute())

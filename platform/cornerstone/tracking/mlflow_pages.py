@@ -1,11 +1,10 @@
-"""Where to look at runs: the command that starts MLflow's server on a local store, and links to its pages.
+"""Where to look at runs: the command that shows them, and links to MLflow's pages.
 
 MLflow 3 opens an experiment on its page of traces, which training runs do not have. The links name the pages that show runs.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -13,9 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from cornerstone.tracking.address import VARIABLE, Address
+from cornerstone.tracking.address import SQLITE, STORE, VARIABLE, Address
 
 PORT = 5000
+TRAINING = "workflowType=machine_learning"
+"""MLflow's pages of training, not those of language-model applications."""
+CHARTS = "&compareRunsMode=CHART"
 
 
 def command_path(name: str) -> str:
@@ -25,34 +27,67 @@ def command_path(name: str) -> str:
     return name if not found.exists() else relative if not relative.startswith("..") else str(found)
 
 
-def server_command(address: Address) -> str:
-    """The command that starts a server on the store; empty if the address is a server itself."""
-    if address.is_server:
-        return ""
-    store = f'"${VARIABLE}"' if address.password else shlex.quote(str(address))  # a password is not printed
-    return f"{command_path('mlflow')} server --backend-store-uri {store} --port {PORT}"
+def ui_command(address: Address, sweep: str = "") -> str:
+    """The command that shows the runs of a store: it starts MLflow's server, if need be, and prints the links.
+
+    It names the store, unless that is the one of a shell without any settings, or its address has a password.
+    """
+    is_usual = address.password or address.uri == f"{SQLITE}{Path.home() / '.cornerstone' / STORE}"
+    given = "" if is_usual else f"{VARIABLE}={shlex.quote(str(address))} "
+    return f"{given}{command_path('cornerstone')} ui{f' --sweep {sweep}' if sweep else ''}"
 
 
-def run_link(address: Address, experiment: str, run: str) -> str:
+def experiments_link(address: Address, port: int = PORT) -> str:
+    """The page of all experiments."""
+    return f"{_base(address, port)}/#/experiments?{TRAINING}"
+
+
+def run_link(address: Address, experiment: str, run: str, port: int = PORT) -> str:
     """The page of one run; of a sweep's parent it lists the trials."""
-    return f"{_base(address)}/#/experiments/{experiment}/runs/{run}?workflowType=machine_learning"
+    return f"{_base(address, port)}/#/experiments/{experiment}/runs/{run}?{TRAINING}"
 
 
-def compare_link(address: Address, experiment: str, runs: Sequence[str]) -> str:
-    """The page that shows runs side by side with all their metrics."""
-    chosen, of = quote(json.dumps(list(runs), separators=(",", ":"))), quote(json.dumps([experiment]))
-    return f"{_base(address)}/#/compare-runs?runs={chosen}&experiments={of}"
+def trials_link(address: Address, experiment: str, sweep: str, port: int = PORT) -> str:
+    """The page that lists a sweep's trials with the columns of its table (`mlflow_view`)."""
+    return f"{_base(address, port)}/{_trials(experiment, sweep)}"
 
 
-def metric_link(address: Address, experiment: str, runs: Sequence[str], metric: str) -> str:
-    """The page that shows the runs by one metric."""
-    chosen, of = quote(json.dumps(list(runs), separators=(",", ":"))), quote(json.dumps([experiment]))
-    name, names = quote(json.dumps(metric), safe=""), quote(json.dumps([metric]), safe="")
-    return f"{_base(address)}/#/metric?runs={chosen}&metric={name}&experiments={of}&plot_metric_keys={names}"
+def comparison_link(address: Address, experiment: str, sweep: str, port: int = PORT) -> str:
+    """The charts of the same page: the primary metric first, and what differs between the trials."""
+    return trials_link(address, experiment, sweep, port) + CHARTS
 
 
-def _base(address: Address) -> str:
+def sweep_links(address: Address, experiment: str, sweep: str, parent: str, port: int = PORT) -> dict[str, str]:
+    """The pages of a sweep by what they show; `parent` is the sweep's own run."""
+    return {
+        "the sweep": run_link(address, experiment, parent, port),
+        "trials": trials_link(address, experiment, sweep, port),
+        "comparison": comparison_link(address, experiment, sweep, port),
+    }
+
+
+def links_on_page(
+    experiment: str, sweep: str, parent: str, files: Sequence[str] = (), model: tuple[str, str] | None = None
+) -> str:
+    """Links in Markdown for the description of the sweep's own run: to its trials and their comparison, to some of its
+    artifacts, and to the best model (name and version in the registry).
+
+    They are relative, so that they work whatever the server's address is.
+    """
+    trials = _trials(experiment, sweep)
+    pages = {"trials": trials, "comparison": trials + CHARTS}
+    pages |= {name: f"#/experiments/{experiment}/runs/{parent}/artifacts/{quote(name)}?{TRAINING}" for name in files}
+    if model is not None:
+        pages["best model"] = f"#/models/{quote(model[0], safe='')}/versions/{model[1]}?{TRAINING}"
+    return " · ".join(f"[{name}]({page})" for name, page in pages.items())
+
+
+def _trials(experiment: str, sweep: str) -> str:
+    return f"#/experiments/{experiment}/runs?{TRAINING}&viewStateShareKey={quote(sweep)}"
+
+
+def _base(address: Address, port: int) -> str:
     if not address.is_server:
-        return f"http://127.0.0.1:{PORT}"
+        return f"http://127.0.0.1:{port}"
     scheme, _, rest = str(address).partition("://")
     return f"{scheme}://{rest.rpartition('@')[2]}".rstrip("/")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import shlex
 import time
@@ -16,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import unquote
 
 from filelock import FileLock
 
@@ -25,46 +23,24 @@ from cornerstone.hashing import digest
 from cornerstone.runtime.home import home
 from cornerstone.tracking.address import VARIABLE, Address, redacted, tracking_address
 from cornerstone.tracking.journal import Line, Sender
+from cornerstone.tracking.mlflow_client import first_line, is_unreachable, open_client
+from cornerstone.tracking.mlflow_models import RegisteredModel, register
 from cornerstone.tracking.mlflow_pages import command_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 T = TypeVar("T")
-LIMIT, PARAMS_LIMIT = 1000, 100  # metrics and params of one log_batch call
-LONGEST_NAME, LONGEST_NOTE = 250, 8000
+LIMIT, PARAMS_LIMIT = 1000, 100  # metrics of one log_batch call, and params of one run
+LONGEST_NAME, LONGEST_NOTE, LONGEST_PARAM = 250, 8000, 500
 ATTEMPTS = 5  # at a call of which SQLite says that the file is locked
 OPEN_PATIENCE = 120.0  # seconds for other programs that are opening the same SQLite file
 RETRY_AFTER = 30.0  # seconds without calls after the server was not reached
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-UNREACHABLE = re.compile(
-    "ConnectionError|ConnectTimeout|ReadTimeout|MaxRetryError|NameResolutionError| failed with exception "
-    "|unable to open database file|could not connect|connection refused|connection to server|could not translate host name",
-    re.IGNORECASE,
-)
-"""How requests, urllib3, MLflow and SQLAlchemy's drivers say that nobody answered."""
 REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")  # error codes of a request that no retry will make valid
+NO_REGISTRY = ("FEATURE_DISABLED", "ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED")
+"""Error codes of stores that have no models."""
 logger = logging.getLogger(__name__)
-
-
-def _client(address: Address) -> MlflowClient:
-    # MLflow's defaults, 120 s and 7 retries, would block the caller for minutes if the server hangs.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    from mlflow import MlflowClient
-
-    if not address.is_server:
-        return MlflowClient(tracking_uri=address.full)
-    scheme, _, rest = address.full.partition("://")
-    credentials, at, host = rest.rpartition("@")
-    if at:  # in MLflow's own variables and not in the URI, which its messages and logs contain
-        user, _, password = credentials.partition(":")
-        os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"] = (
-            unquote(user),
-            unquote(password),
-        )
-    return MlflowClient(tracking_uri=f"{scheme}://{host}")
 
 
 def translated(name: str) -> str:
@@ -85,7 +61,7 @@ def metric_sender(address: Address | str, run_id: str, say: Callable[[str], None
     its lines are recorded. A line that is
     sent again is recorded once: MLflow's SQL store ignores a metric with the same name, step, time and value.
     """
-    client = _client(Address.of(address))
+    client = open_client(Address.of(address))
     from mlflow.entities import LifecycleStage, Metric
     from mlflow.exceptions import MlflowException
 
@@ -105,7 +81,7 @@ def metric_sender(address: Address | str, run_id: str, say: Callable[[str], None
             raise error
         refused.update(found)
         for name, why in found.items():
-            say(f"MLflow refuses the metric {name!r}, which only the journal records: {_first_line(why)}")
+            say(f"MLflow refuses the metric {name!r}, which only the journal records: {first_line(why)}")
 
     def send(lines: Sequence[Line]) -> None:
         metrics = [Metric(translated(k), v, line.time_ms, line.step) for line in lines for k, v in line.metrics.items()]
@@ -122,17 +98,8 @@ def metric_sender(address: Address | str, run_id: str, say: Callable[[str], None
     return send
 
 
-def _first_line(error: BaseException) -> str:
-    return redacted(str(error)).splitlines()[0][:200] if str(error) else type(error).__name__
-
-
-def _is_unreachable(error: BaseException | None) -> bool:
-    """Whether no server answered, or a database could not be opened: anything else is an answer."""
-    while error is not None:
-        if isinstance(error, ConnectionError | TimeoutError) or UNREACHABLE.search(f"{type(error).__name__}: {error}"):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_PARAM else f"{text[: LONGEST_PARAM - 1]}…"
 
 
 class Deleted(Exception):
@@ -142,10 +109,10 @@ class Deleted(Exception):
 def log_file(address: Address, run_id: str, path: Path) -> None:
     """Log a file to a run that somebody named. CornerstoneError if there is no such run, or no server."""
     try:
-        _client(address).log_artifact(run_id, str(path))
+        open_client(address).log_artifact(run_id, str(path))
     except Exception as error:  # whatever a store or its client raises
         raise CornerstoneError(
-            f"MLflow at {address} did not take {path.name} for the run {run_id!r} ({_first_line(error)}). Check {VARIABLE} and "
+            f"MLflow at {address} did not take {path.name} for the run {run_id!r} ({first_line(error)}). Check {VARIABLE} and "
             f"the run's id; the file itself is written."
         ) from error
 
@@ -188,7 +155,7 @@ class Records:
             # Programs that make the tables of the same new file at the same time fail.
             lock = nullcontext() if database is None else FileLock(f"{database}.lock", timeout=OPEN_PATIENCE)
             with lock:
-                client = _client(self.address)
+                client = open_client(self.address)
                 self._experiment_id = self._find_experiment(client)
             self._opened = client
         return self._opened
@@ -230,28 +197,29 @@ class Records:
 
     def _note(self, error: Exception) -> None:
         """Say what failed, each kind once."""
-        reason = f"{type(error).__name__}: {_first_line(error)}"
+        reason = f"{type(error).__name__}: {first_line(error)}"
         if isinstance(error, Deleted):
             environment = f"MLFLOW_TRACKING_URI={shlex.quote(self.uri)} "
             restore = f"{environment}{command_path('mlflow')} experiments restore --experiment-id {error}"
             kind = f"The MLflow experiment {self.experiment!r} is deleted. Restore it with:\n  {restore}\n"
             reason = f"the experiment {self.experiment!r} is deleted"
             self._silent_until = time.monotonic() + RETRY_AFTER
-        elif _is_unreachable(error):
+        elif is_unreachable(error):
             kind = f"MLflow at {self.uri} cannot be reached ({reason[:200]}). Check {VARIABLE}. "
             self._silent_until = time.monotonic() + RETRY_AFTER
         else:
             kind = f"MLflow at {self.uri} refused a record ({reason[:200]}). "
         self.problem = self.problem or reason
-        if (said := kind.partition("(")[0]) not in self._said:
+        self._say_once(f"{kind}Training goes on, and the journals under {home().join('runs')} record all metrics.")
+
+    def _say_once(self, text: str) -> None:
+        if (said := text.partition("(")[0]) not in self._said:
             self._said.add(said)
-            self._say(f"{kind}Training goes on, and the journals under {home().join('runs')} record all metrics.")
+            self._say(text)
 
     def start(self, name: str, tags: Mapping[str, str], parent: str | None = None) -> str | None:
         """Create a run, not active in this process; returns its id, or None if MLflow does not record it."""
-        all_tags = {**tags, "mlflow.source.type": "JOB"}
-        if parent:
-            all_tags["mlflow.parentRunId"] = parent
+        all_tags = {**tags, **({"mlflow.parentRunId": parent} if parent else {})}
 
         def create() -> str:
             client = self._mlflow
@@ -278,7 +246,10 @@ class Records:
     def describe(
         self, run_id: str | None, *, params: Mapping[str, Any], recipe: Mapping[str, Any], data: Mapping[str, Any]
     ) -> None:
-        """Log params, the recipe as an artifact, and the data set as an input with its digest."""
+        """Log params, the whole recipe as an artifact, and the data set as an input with its digest.
+
+        Of more than `PARAMS_LIMIT` params the first ones are logged, and of a long one the first `LONGEST_PARAM` characters.
+        """
         if run_id is None:
             return
         self._try(lambda: self._log_params(run_id, params))
@@ -288,9 +259,8 @@ class Records:
     def _log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
-        all_params = [Param(translated(name), str(value)[:6000]) for name, value in params.items()]
-        for start in range(0, len(all_params), PARAMS_LIMIT):
-            self._mlflow.log_batch(run_id, params=all_params[start : start + PARAMS_LIMIT])
+        texts = {translated(name): str(value) for name, value in list(params.items())[:PARAMS_LIMIT]}
+        self._mlflow.log_batch(run_id, params=[Param(name, _shortened(text)) for name, text in texts.items()])
 
     def _log_data(self, run_id: str, data: Mapping[str, Any]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -315,6 +285,10 @@ class Records:
             for start in range(0, len(found), LIMIT):
                 self._try(lambda s=start: self._mlflow.log_batch(run_id, metrics=found[s : s + LIMIT]))  # type: ignore[misc]
 
+    def tag_experiment(self, key: str, value: str) -> None:
+        """Set a tag of the experiment itself."""
+        self._try(lambda: self._mlflow.set_experiment_tag(str(self._experiment_id), key, value))
+
     def note(self, run_id: str | None, markdown: str) -> None:
         """The description on the run's page, cut at the length that MLflow allows."""
         self.tag(run_id, {"mlflow.note.content": markdown[:LONGEST_NOTE]})
@@ -328,6 +302,21 @@ class Records:
         """Upload a file."""
         if run_id is not None:
             self._try(lambda: self._mlflow.log_artifact(run_id, str(path)))
+
+    def register(self, model: RegisteredModel) -> str | None:
+        """Register a model, with the alias `best`; returns its version. That a store has no registry is said once."""
+        from mlflow.exceptions import MlflowException
+
+        def call() -> str | None:
+            try:
+                return register(self._mlflow, str(self._experiment_id), model)
+            except MlflowException as error:
+                if error.error_code not in NO_REGISTRY:
+                    raise
+                self._say_once(f"MLflow at {self.uri} has no model registry: the best model is not registered.")
+                return None
+
+        return self._try(call)
 
     def finish(self, run_id: str | None, status: str = "FINISHED") -> None:
         """End a run: FINISHED, FAILED or KILLED."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Mapping
-from functools import cache
-from pathlib import Path
 from typing import Any
 
+from cornerstone.runtime.git import git_state
 from cornerstone.tracking.mlflow_records import Records
 from cornerstone.training.job import Job
 from cornerstone.training.launch import Outcome
@@ -23,7 +21,8 @@ def open_run(
 ) -> Job:
     """The job with its MLflow run: a new one, or the one that an interrupted run of the same identity opened.
 
-    Call it when the run starts: MLflow shows the time of the call. `params` come before the recipe's fields.
+    Call it when the run starts: MLflow shows the time of the call. `params` come before the recipe's fields. `tags` has the
+    program's (`source_tags`): this process may be another one.
     """
     prepared, identity = job.prepared, job.identity
     run = records.find("cornerstone.run", identity.run)
@@ -34,7 +33,7 @@ def open_run(
             "cornerstone.recipe_hash": prepared.recipe_hash,
             "cornerstone.eval_hash": prepared.eval_hash,
             "cornerstone.data_hash": prepared.content["data"],
-            "cornerstone.git_commit": git_commit(),
+            "cornerstone.git_commit": git_state().short,
         }
         recipe = job.recipe.as_dict()
         run = records.start(name, {**identifying, **tags}, parent)
@@ -79,19 +78,3 @@ def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in nested.items():
         items |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return items
-
-
-@cache
-def git_commit() -> str:
-    """The commit of the running code, with `+` if there are uncommitted changes; "" outside a checkout."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    try:
-        commit = git("rev-parse", "--short=12", "HEAD")
-        return commit + ("+" if commit and git("status", "--porcelain") else "")
-    except (OSError, subprocess.SubprocessError):
-        return ""

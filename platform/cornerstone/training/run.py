@@ -16,9 +16,10 @@ from cornerstone.recipes.options import RunOptions, again_with
 from cornerstone.runtime.cluster import connect, interruptible, require, stoppable
 from cornerstone.runtime.home import home
 from cornerstone.tracking.board import WORKERS, Board, Primary
-from cornerstone.tracking.mlflow_pages import run_link, server_command
+from cornerstone.tracking.mlflow_pages import run_link, ui_command
 from cornerstone.tracking.mlflow_records import Records
 from cornerstone.tracking.progress import Progress
+from cornerstone.tracking.source import source_tags
 from cornerstone.training.epochs import resolved_options
 from cornerstone.training.job import Identity, Job
 from cornerstone.training.launch import Outcome, launch
@@ -54,7 +55,7 @@ def train_one(options: RunOptions, resume: str, console: Console, name: str = ""
             say(f"loss by chance: {chance:.2f} (ln {recipe.optimization.batch_size} for each contrastive term)")
         records = Records(EXPERIMENT, say=say)
         name = name or f"{recipe.name} {identity.run[:6]}"
-        job = open_run(records, job, name, {})
+        job = open_run(records, job, name, source_tags())
         board = Board(name, _primary(job.prepared))
         board.add(identity.run, name, steps=recipe.optimization.steps)
         progress, start = Progress(board, console), time.monotonic()
@@ -92,8 +93,8 @@ def _say_where(records: Records, job: Job, say: Say) -> None:
     if run is None or experiment is None:
         say(f"metrics: {job.identity.folder}/journal.jsonl")
         return
-    if command := server_command(records.address):
-        say(f"MLflow: start it with\n  {command}")
+    if not records.address.is_server:
+        say(f"MLflow: start it with\n  {ui_command(records.address)}")
     say(f"run {job.identity.run}, in MLflow {run}:\n  {run_link(records.address, experiment, run)}")
 
 
