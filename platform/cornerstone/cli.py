@@ -27,6 +27,7 @@ from cornerstone.commands.recaption import RecaptionCommand
 from cornerstone.commands.submit import SubmitCommand
 from cornerstone.commands.terminal import console
 from cornerstone.commands.transfer import TransferCommand
+from cornerstone.commands.ui import UiCommand
 from cornerstone.errors import CornerstoneError, did_you_mean
 from cornerstone.recipes.options import preset_defaults, short_help
 from cornerstone.runtime.terminal import any_terminal
@@ -66,6 +67,7 @@ OTHER_COMMANDS = (
     | Annotated[ExportCommand, subcommand("export")]
     | Annotated[SubmitCommand, subcommand("submit")]
     | Annotated[DashboardsCommand, subcommand("dashboards")]
+    | Annotated[UiCommand, subcommand("ui")]
 )
 """All except `train`, whose defaults depend on its `--preset`."""
 DESCRIPTION = """Language-image pre-training on Ray.

@@ -1,11 +1,15 @@
-"""What whole sweeps and jobs share: the scenes of the preset `smoke`, made once, and the experiments as modules."""
+"""What whole sweeps and jobs share: the scenes of the preset `smoke`, one finished sweep, the experiments as modules."""
 
 from __future__ import annotations
 
 import importlib.util
+import io
 import re
 import shlex
+import signal
 import sys
+from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -13,7 +17,11 @@ import pytest
 import yaml
 
 from cornerstone.recipes.options import parse
+from cornerstone.sweeps import main
 from cornerstone.sweeps.main import _with_preset, options_with
+from cornerstone.sweeps.state import SweepState, TrialRecord, TrialResult
+from cornerstone.tracking.journal import read_journal
+from cornerstone.training.job import Identity
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEFINE = {
@@ -100,3 +108,59 @@ def smoke_scenes() -> Path:
     recipe = preset("smoke")
     prepare_scenes(recipe.data.scenes, recipe.method.image.size, print)
     return Path(home().join("scenes").uri)
+
+
+NAME = "ablate_corner_tokens"
+SMALL = ["--preset", "smoke", "--steps", "4", "--placement.cpus-per-worker", "0.25"]
+SMALL += ["--placement.cpus-per-decode-actor", "0.25", "--placement.max-failures", "0"]  # two trials at a time
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a start of an experiment left behind."""
+
+    experiment: str
+    status: int
+    output: str
+
+    @property
+    def state(self) -> SweepState:
+        return SweepState.of(re.search(r"^sweep (\S+):", self.output, re.MULTILINE)[1])
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.state.folder.uri)
+
+    def trial(self, point: str) -> TrialRecord:
+        return next(t for t in self.state.read(self.experiment) if t.point == point)
+
+    def result(self, point: str) -> TrialResult:
+        return self.state.result(self.trial(point).run)
+
+    def journal(self, point: str) -> list:
+        return read_journal(Path(Identity(run=self.trial(point).run).folder.uri) / "journal.jsonl")
+
+
+def run(define, *arguments: str) -> Swept:
+    """Run an experiment in this process; its exit status, and all that it printed."""
+    output, status, before = io.StringIO(), 0, signal.getsignal(signal.SIGTERM)
+    arguments = (*SMALL, *arguments)
+    with redirect_stdout(output), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(REPOSITORY / "experiments" / f"{NAME}.py"), *arguments])
+        try:
+            main(define, arguments)
+        except SystemExit as end:
+            status = end.code or 0
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    return Swept(define.__module__.rpartition(".")[2], status, output.getvalue())
+
+
+@pytest.fixture(scope="session")
+def corner_tokens(ray_cluster, smoke_scenes):
+    return experiment(NAME).corner_tokens
+
+
+@pytest.fixture(scope="session")
+def swept(corner_tokens) -> Swept:
+    return run(corner_tokens, "--only", "0", "2")

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import math
 import re
-import signal
-import sys
-from contextlib import redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,68 +14,10 @@ from recording import RecordedConfig
 
 from cornerstone.data.manifest import Manifest
 from cornerstone.recipes import Recipe
-from cornerstone.sweeps import Point, Sweep, main
-from cornerstone.sweeps.state import SweepState, TrialRecord, TrialResult
+from cornerstone.sweeps import Point, Sweep
 from cornerstone.tracking.address import tracking_address
-from cornerstone.tracking.journal import read_journal
-from cornerstone.training.job import Identity
 
-from .conftest import REPOSITORY, experiment
-
-NAME = "ablate_corner_tokens"
-SMALL = ["--preset", "smoke", "--steps", "4", "--placement.cpus-per-worker", "0.25"]
-SMALL += ["--placement.cpus-per-decode-actor", "0.25", "--placement.max-failures", "0"]  # two trials at a time
-
-
-@dataclass(frozen=True)
-class Swept:
-    """What a start of an experiment left behind."""
-
-    experiment: str
-    status: int
-    output: str
-
-    @property
-    def state(self) -> SweepState:
-        return SweepState.of(re.search(r"^sweep (\S+):", self.output, re.MULTILINE)[1])
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.state.folder.uri)
-
-    def trial(self, point: str) -> TrialRecord:
-        return next(t for t in self.state.read(self.experiment) if t.point == point)
-
-    def result(self, point: str) -> TrialResult:
-        return self.state.result(self.trial(point).run)
-
-    def journal(self, point: str) -> list:
-        return read_journal(Path(Identity(run=self.trial(point).run).folder.uri) / "journal.jsonl")
-
-
-def run(define, *arguments: str) -> Swept:
-    """Run an experiment in this process; its exit status, and all that it printed."""
-    output, status, before = io.StringIO(), 0, signal.getsignal(signal.SIGTERM)
-    arguments = (*SMALL, *arguments)
-    with redirect_stdout(output), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [str(REPOSITORY / "experiments" / f"{NAME}.py"), *arguments])
-        try:
-            main(define, arguments)
-        except SystemExit as end:
-            status = end.code or 0
-        finally:
-            signal.signal(signal.SIGTERM, before)
-    return Swept(define.__module__.rpartition(".")[2], status, output.getvalue())
-
-
-@pytest.fixture(scope="module")
-def corner_tokens(ray_cluster, smoke_scenes):
-    return experiment(NAME).corner_tokens
-
-
-@pytest.fixture(scope="module")
-def swept(corner_tokens) -> Swept:
-    return run(corner_tokens, "--only", "0", "2")
+from .conftest import Swept, run
 
 
 @pytest.fixture(scope="module")

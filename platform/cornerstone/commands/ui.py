@@ -1,0 +1,94 @@
+"""`cornerstone ui`: MLflow's pages of a sweep, on the store of its records."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cornerstone.commands.terminal import say
+from cornerstone.errors import CornerstoneError
+
+if TYPE_CHECKING:
+    from cornerstone.runtime.servers import Server
+    from cornerstone.tracking.address import Address
+    from cornerstone.tracking.mlflow_sweeps import RecordedSweep
+
+
+@dataclass(frozen=True)
+class UiCommand:
+    """MLflow's pages of a sweep: starts MLflow's server on the store of the records, and prints the links.
+
+    The store is that of MLFLOW_TRACKING_URI, or mlflow.db in CORNERSTONE_HOME. Nothing is started if it is a server already,
+    or if one serves it on this port. Ctrl-C stops the server.
+    """
+
+    sweep: str = ""
+    """A sweep's name, as it was printed at its start; default: the newest one."""
+    port: int = 5000
+    """Where the server listens, for this machine alone."""
+    folder: str = "~/.cornerstone/ui"
+    """Where the server's log is kept."""
+
+    def run(self) -> None:
+        """Print the links, and serve until Ctrl-C."""
+        from cornerstone.runtime.servers import running, watch
+        from cornerstone.tracking.address import tracking_address
+        from cornerstone.tracking.mlflow_sweeps import chosen, recorded_sweeps
+
+        address, folder = tracking_address(), Path(self.folder).expanduser()
+        sweep = chosen(recorded_sweeps(address), self.sweep, address)
+        if address.is_server:
+            return _say_links(address, sweep, self.port)
+        server = mlflow_server(address, self.port)
+        if _is_served(server, sweep):
+            say(f"MLflow serves {address} already: {server.url}")
+            return _say_links(address, sweep, self.port)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the server must end with this process
+        say(f"Starting MLflow's server on {address} ...")
+        try:
+            with running([server], folder) as processes:
+                _say_links(address, sweep, self.port)
+                say("Ctrl-C stops the server.")
+                for _ in watch([server], processes, folder):
+                    pass
+        except KeyboardInterrupt:
+            say("Stopped.")
+
+
+def mlflow_server(address: Address, port: int) -> Server:
+    """MLflow's server on a store. The store's address is not in its command, which other users of the machine can read."""
+    from cornerstone.runtime.servers import HERE, Server
+
+    command = [sys.executable, "-m", "mlflow", "server", "--host", HERE, "--port", str(port), "--workers", "1"]
+    environment = {
+        "MLFLOW_BACKEND_STORE_URI": address.full,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # jobs of its own that no page of a sweep needs
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    return Server("MLflow", command, port, "/health", environment)
+
+
+def _is_served(server: Server, sweep: RecordedSweep | None) -> bool:
+    """Whether a server on the port has this sweep. CornerstoneError if the port is taken by anything else."""
+    from cornerstone.runtime.servers import answers, is_free
+
+    if is_free(server.port):
+        return False
+    if sweep is not None and answers(f"{server.url}/api/2.0/mlflow/runs/get?run_id={sweep.parent}"):
+        return True
+    what = "MLflow's server on another store" if answers(server.url + server.ready) else "another program"
+    raise CornerstoneError(f"Port {server.port} is taken by {what}: stop it, or name another port with --port.")
+
+
+def _say_links(address: Address, sweep: RecordedSweep | None, port: int) -> None:
+    from cornerstone.tracking.mlflow_pages import experiments_link, sweep_links
+
+    if sweep is None:
+        say(f"There is no sweep yet; all experiments: {experiments_link(address, port)}")
+        return
+    say(f"sweep {sweep.name} of {sweep.experiment}:")
+    for name, link in sweep_links(address, sweep.experiment_id, sweep.name, sweep.parent, port).items():
+        say(f"{name:>12}: {link}")
