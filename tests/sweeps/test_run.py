@@ -78,6 +78,7 @@ def test_candidates_seeds_and_follow_ups_run_in_turn(run, trials, tmp_path):
     status, said = run("--seeds", "2")
     assert status == 0
     assert "7 trials = 2 points × 2 seeds + 1 more candidates + 2 follow-ups, 4 steps × 8 rows each" in said
+    assert f"cornerstone ui --sweep {sweep_of(tmp_path).sweep}" in said.partition("in MLflow, while it runs:")[2]
     assert trials.started == [
         *(("0", 0), ("2 (low)", 0), ("2 (high)", 0), ("0", 1)),
         *(("2 → transfer", 0), ("2", 1)),
@@ -253,3 +254,62 @@ def test_a_dry_run_counts_candidates_and_follow_ups(run, trials, monkeypatch):
     assert run("--seeds", "3", "--dry-run")[0] == 0
     assert given["trials"] == 3 + 3 + 1 + 3
     assert trials.started == []
+
+
+def test_each_trial_is_told_apart_in_mlflow_by_its_settings_and_its_place(run, trials, tmp_path):
+    """Over all rounds: candidates, the other seeds, follow-ups."""
+    asked = {}
+    play = trials.run
+
+    def noting(given, *rest):
+        asked.update({(trial.point, trial.seed): trial for trial in given})
+        return play(given, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cornerstone.sweeps.driver.run_trials", noting)
+        status, _ = run("--seeds", "2")
+    assert status == 0
+    params = {key: dict(trial.params) for key, trial in asked.items()}
+    names = {name.removeprefix("point.") for found in params.values() for name in found}
+    assert names == {"point", "corner_tokens", "learning_rate"}
+    assert params["0", 0] == {"point": "0", "point.corner_tokens": "0", "point.learning_rate": "0.001"}
+    assert [params[row, 0]["point.learning_rate"] for row in ("2 (low)", "2 (high)")] == ["0.0001", "0.01"]
+    assert params["2", 1]["point.learning_rate"] == params["2 → transfer", 0]["point.learning_rate"] == "0.01"
+    places = {key: trial.tags["cornerstone.place"] for key, trial in asked.items()}
+    order = [("0", 0), ("0", 1), ("2 (low)", 0), ("2", 1), ("2 → transfer", 0), ("2 → transfer", 1)]
+    assert [places[key] for key in order] == sorted(places[key] for key in order)
+    assert all(trial.tags["mlflow.source.name"] == "ablate.py" for trial in asked.values())
+
+
+def test_the_best_model_is_registered_and_linked(run, trials, tmp_path, tracking):
+    from mlflow import MlflowClient
+
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text('{"method": {}, "build": {}, "image_tower": null}')
+    (model / "recipe.json").write_text("{}")
+    trials.opens_runs = True
+    trials.values = {"1": {"eval/pairs/i2t_r1": 90.0}}
+
+    def two(recipe):
+        return Sweep([Point("0", recipe.with_text(corner_tokens=0)), Point("1", recipe)], baseline="0")
+
+    trials.model = str(model)
+    status, said = run("--seeds", "2", define=two)
+    assert status == 0
+    client = MlflowClient(tracking_uri=tracking)
+    version = client.get_model_version_by_alias("test_run", "best")
+    assert (version.tags["cornerstone.point"], version.tags["cornerstone.seed"]) == ("1", "0")
+    sweep = sweep_of(tmp_path).sweep
+    experiment = client.get_experiment_by_name("test_run")
+    assert f"mlflow.sharedViewState.{sweep}" in experiment.tags
+    query = f"tags.`cornerstone.parent_of` = '{sweep}'"
+    (parent,) = client.search_runs([experiment.experiment_id], query)
+    page = f"#/models/test_run/versions/{version.version}?workflowType=machine_learning"
+    assert f"[best model]({page})" in parent.data.tags["mlflow.note.content"]
+    assert parent.data.tags["mlflow.source.name"] == "ablate.py"
+
+    (model / "config.json").unlink()
+    status, said = run("--seeds", "1", define=two)
+    assert status == 0
+    assert f"The best model is not registered in MLflow: {model} cannot be read" in said

@@ -26,6 +26,7 @@ from cornerstone.sweeps.settings import PointSettings
 from cornerstone.sweeps.state import STOPPED, SweepState, TrialRecord, TrialResult, new_sweep_id
 from cornerstone.sweeps.variants import in_rows, not_in_rows
 from cornerstone.tracking.board import Board, Primary
+from cornerstone.tracking.mlflow_pages import trials_link, ui_command
 from cornerstone.tracking.mlflow_records import Records
 from cornerstone.tracking.mlflow_view import PLACE
 from cornerstone.tracking.progress import Progress
@@ -97,6 +98,7 @@ class SweepRun:
         records = Records(self.name, say=self.say)
         parent = self._parent(records, trials[0][1].job.prepared)
         self._results(replace(self.sweep, claim=None)).share_view(records, parent, self.settings.columns(self.points))
+        self._say_page(records, parent)
         try:
             with progress:
                 while trials:
@@ -110,6 +112,14 @@ class SweepRun:
             records.finish(parent, "FAILED")
             raise
         self._show(records, parent)
+
+    def _say_page(self, records: Records, parent: str | None) -> None:
+        """Where MLflow shows the trials from the first one on."""
+        if parent is None or records.experiment_id is None:
+            return
+        address, sweep = records.address, self.state.sweep
+        shown = trials_link(address, records.experiment_id, sweep) if address.is_server else ui_command(address, sweep)
+        self.say(f"in MLflow, while it runs: {shown}")
 
     def _run_round(self, trials: Round, records: Records, parent: str | None, progress: Progress) -> None:
         to_run = []

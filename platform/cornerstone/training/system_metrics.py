@@ -6,13 +6,15 @@ costs nothing and loses nothing.
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 EVERY = 10.0  # seconds between samples, as MLflow's own
 PREFIX = "system/"
-NEEDS = "pip install psutil nvidia-ml-py"
+NEEDS = "psutil, and NVIDIA's driver with its library NVML"
 
 
 class Monitor(Protocol):
@@ -74,11 +76,15 @@ class SystemMetrics:
                     monitor.clear_metrics()
                 self._write(self._done, {f"{PREFIX}{name}": float(value) for name, value in values.items()})
         except Exception as error:  # no driver, no permission, a library that is missing: training goes on without them
-            self._say(f"No system metrics in MLflow ({type(error).__name__}: {error}). They need: {NEEDS}")
+            self._say(f"No system metrics in MLflow ({type(error).__name__}: {error}). They need {NEEDS}")
 
 
 def gpu_monitors() -> list[Monitor]:
     """MLflow's monitors of GPUs, CPUs, disk and network. Raises ImportError or RuntimeError where they cannot work."""
+    if importlib.util.find_spec("pynvml") is None:  # Ray has a copy of it
+        from ray._private.thirdparty import pynvml
+
+        sys.modules.setdefault("pynvml", pynvml)
     from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
     from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
     from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
