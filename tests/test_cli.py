@@ -45,7 +45,7 @@ def no_ray(monkeypatch):
 def test_the_commands_have_their_agreed_names():
     data = {f"data {name}" for name in ("scenes", "import", "derive", "mix", "pack", "questions", "stats", "verify")}
     models = {"train", "evaluate", "attention", "transfer", "embed", "convert", "export"}
-    assert set(COMMANDS) == data | models | {"recaption", "features", "submit", "dashboards"}
+    assert set(COMMANDS) == data | models | {"recaption", "features", "submit", "dashboards", "ui"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

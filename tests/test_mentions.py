@@ -19,7 +19,7 @@ from cornerstone.sweeps import main as experiment
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FOREIGN = {
-    *("--backend-store-uri", "--port", "--experiment-id", "--sort", "--runtime-env"),
+    *("--host", "--show-current", "--experiment-id", "--sort", "--runtime-env"),
     *("--all", "--short", "--porcelain", "--input", "--output", "--inject", "--num"),
     *("--env", "--device", "--dashboard-host", "--generate", "--now", "--homepath"),
 }

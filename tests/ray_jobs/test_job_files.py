@@ -12,6 +12,7 @@ from job_client import Jobs
 from cornerstone import cli
 from cornerstone.errors import CornerstoneError
 from cornerstone.recipes.placement import Placement
+from cornerstone.runtime.git import git_state_of
 from cornerstone.runtime.submission import entrypoint
 
 from .conftest import FOLDER, REPOSITORY, documents
@@ -108,4 +109,7 @@ def test_submit_sends_the_command(monkeypatch):
     python, file, *options = [*command(FOLDER / "jobs" / "ablate_loss.yaml"), "--continue", "SWEEP"]
     assert shlex.split(job.entrypoint) == [python, file, *options]
     assert shlex.split(probe.entrypoint)[-len(options) :] == options
-    assert job.env == {**yaml.safe_load((FOLDER / "runtime_env.yaml").read_text()), "env_vars": {}}
+    assert job.env == {
+        **yaml.safe_load((FOLDER / "runtime_env.yaml").read_text()),
+        "env_vars": git_state_of(REPOSITORY).variables,
+    }
