@@ -17,6 +17,7 @@ import pytest
 
 from cornerstone.cli import main
 from cornerstone.tracking.mlflow_records import Records
+from cornerstone.tracking.mlflow_view import SweepView
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +29,9 @@ def store(tmp_path_factory):
         records = Records("ablate", uri, pytest.fail)
         tags = {"cornerstone.sweep": name, "cornerstone.parent": "true", "cornerstone.parent_of": name}
         parents[name] = records.start(f"ablate {name}", tags)
+        if name.endswith("b"):
+            view = SweepView(name, parents[name], ["point"], ["final/x/top1"])
+            records.tag_experiment(view.tag, view.text())
         time.sleep(0.01)
     return uri, parents
 
@@ -84,7 +88,9 @@ def test_it_serves_the_store_until_ctrl_c_and_a_second_one_uses_it(store, tmp_pa
         main(["ui", "--port", str(port), "--sweep", "20260101-000000-aaaa"])  # returns: nothing to start
         again = capsys.readouterr().out
         assert "serves" in again
-        assert "viewStateShareKey=20260101-000000-aaaa" in again
+        assert f"the sweep: {page}/{store[1]['20260101-000000-aaaa']}" in again
+        assert "viewStateShareKey" not in again  # it has none
+        assert "MLflow has no view of its trials" in again
 
         other = f"sqlite:///{tmp_path}/other.db"
         Records("x", other, pytest.fail)

@@ -266,7 +266,7 @@ def test_the_trials_page_has_the_columns_of_the_table(own_home):
     assert name == "mlflow.sharedViewState.s1"
     names = [f"metrics.`final/{column.metric.removeprefix('eval/')}`" for column in shown.table.named]
     columns = json.loads(text)["selectedColumns"]
-    assert columns == ["params.`point`", "params.`point.corner_tokens`", *names, "attributes.`Duration`"]
+    assert columns == ["params.`point`", "params.`point.corner_tokens`", *names]
 
 
 def test_the_table_is_shown_at_full_width_in_a_log(capsys, monkeypatch):

@@ -31,9 +31,9 @@ def test_the_columns_are_the_settings_then_the_tables_in_their_order():
         "metrics.`final/long/i2t_r1`",
         "metrics.`final/long/t2i_r1`",
         "metrics.`final/class/top1`",
-        "attributes.`Duration`",
     ]
-    assert state["columnOrder"] == ["attributes.`Run Name`", *state["selectedColumns"]]
+    order = ["attributes.`Run Name`", "runDateAndNestInfo", *state["selectedColumns"], "duration"]
+    assert state["columnOrder"] == order
     assert state["searchFilter"] == "tags.`mlflow.parentRunId` = 'abc'"
     assert (state["orderByKey"], state["orderByAsc"]) == ("tags.`cornerstone.place`", True)
 

@@ -90,5 +90,8 @@ def _say_links(address: Address, sweep: RecordedSweep | None, port: int) -> None
         say(f"There is no sweep yet; all experiments: {experiments_link(address, port)}")
         return
     say(f"sweep {sweep.name} of {sweep.experiment}:")
-    for name, link in sweep_links(address, sweep.experiment_id, sweep.name, sweep.parent, port).items():
+    links = sweep_links(address, sweep.experiment_id, sweep.name, sweep.parent, port)
+    for name, link in links.items() if sweep.has_view else [("the sweep", links["the sweep"])]:
         say(f"{name:>12}: {link}")
+    if not sweep.has_view:
+        say("MLflow has no view of its trials, which this version makes when a sweep starts: its own page lists them.")

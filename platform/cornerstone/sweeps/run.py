@@ -263,7 +263,7 @@ class SweepRun:
         trial = next(one for one in self.records if one.run == best.run)
         try:
             return records.register(best_model(self.name, self.state.sweep, best, trial, run))
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self.say(f"The best model is not registered in MLflow: {best.model} cannot be read ({error}).")
             return None
 

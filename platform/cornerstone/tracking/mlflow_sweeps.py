@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cornerstone.errors import CornerstoneError, did_you_mean
 from cornerstone.tracking.address import VARIABLE, Address
 from cornerstone.tracking.mlflow_client import first_line, open_client
+from cornerstone.tracking.mlflow_view import TAG
+
+if TYPE_CHECKING:
+    from mlflow.entities import Experiment, Run
 
 MOST = 500
 
@@ -19,6 +24,8 @@ class RecordedSweep:
     experiment: str
     experiment_id: str
     parent: str
+    has_view: bool
+    """Whether MLflow has the view of its trials, which older versions did not make."""
 
 
 def recorded_sweeps(address: Address) -> list[RecordedSweep]:
@@ -34,7 +41,7 @@ def recorded_sweeps(address: Address) -> list[RecordedSweep]:
         )
     try:
         client = open_client(address)
-        experiments = {one.experiment_id: one.name for one in client.search_experiments()}
+        experiments = {one.experiment_id: one for one in client.search_experiments()}
         runs = client.search_runs(
             list(experiments), "tags.`cornerstone.parent` = 'true'", max_results=MOST, order_by=["start_time DESC"]
         )
@@ -42,15 +49,13 @@ def recorded_sweeps(address: Address) -> list[RecordedSweep]:
         raise CornerstoneError(
             f"MLflow at {address} cannot be read ({first_line(error)}). Check {VARIABLE}."
         ) from error
-    return [
-        RecordedSweep(
-            run.data.tags["cornerstone.sweep"],
-            experiments[run.info.experiment_id],
-            run.info.experiment_id,
-            run.info.run_id,
-        )
-        for run in runs
-    ]
+    return [_recorded(run, experiments[run.info.experiment_id]) for run in runs]
+
+
+def _recorded(run: Run, experiment: Experiment) -> RecordedSweep:
+    name = run.data.tags["cornerstone.sweep"]
+    has_view = f"{TAG}{name}" in experiment.tags
+    return RecordedSweep(name, experiment.name, experiment.experiment_id, run.info.run_id, has_view)
 
 
 def chosen(sweeps: list[RecordedSweep], name: str, address: Address) -> RecordedSweep | None:

@@ -23,6 +23,8 @@ LONGEST_TAG = 5000
 """Characters of an experiment's tag that older servers allow."""
 DEFLATED = "deflate;"
 """What MLflow's page writes before a state that it compressed."""
+CREATED, DURATION = "runDateAndNestInfo", "duration"
+"""Columns that the page always has."""
 SECTION = "Table"
 LETTER, PADDING = 7, 36  # pixels of a column's header
 MOST_BARS = 100  # runs of a bar chart
@@ -55,8 +57,8 @@ class SweepView:
 
     def state(self) -> dict[str, Any]:
         """The page's state: its search, its columns and its charts."""
-        columns = [*(_column("params", name) for name in self.params)]
-        columns += [*(_column("metrics", name) for name in self.metrics), _column("attributes", "Duration")]
+        columns = [_column("params", name) for name in self.params]
+        columns += [_column("metrics", name) for name in self.metrics]
         return {
             "searchFilter": f"tags.`mlflow.parentRunId` = '{self.parent}'",
             "orderByKey": _column("tags", PLACE),
@@ -66,7 +68,7 @@ class SweepView:
             "datasetsFilter": [],
             "modelVersionFilter": "All Runs",
             "selectedColumns": columns,
-            "columnOrder": [_column("attributes", "Run Name"), *columns],
+            "columnOrder": [_column("attributes", "Run Name"), CREATED, *columns, DURATION],
             "columnWidths": {column: PADDING + LETTER * (len(column.partition("`")[2]) - 1) for column in columns},
             "runsHiddenMode": "SHOW_ALL",
             "compareRunSections": [
