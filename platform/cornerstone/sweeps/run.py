@@ -97,9 +97,11 @@ class SweepRun:
     def _run_rounds(self, trials: Round, progress: Progress) -> None:
         records = Records(self.name, say=self.say)
         parent = self._parent(records, trials[0][1].job.prepared)
-        self._results(replace(self.sweep, claim=None)).share_view(records, parent, self.settings.columns(self.points))
-        self._say_page(records, parent)
         try:
+            self._results(replace(self.sweep, claim=None)).share_view(
+                records, parent, self.settings.columns(self.points)
+            )
+            self._say_page(records, parent)
             with progress:
                 while trials:
                     self._run_round(trials, records, parent, progress)
