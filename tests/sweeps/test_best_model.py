@@ -71,9 +71,9 @@ def model(tmp_path):
     return folder
 
 
-def described(model, run):
-    trial = TrialRecord("b", 0, "run-b-0", "1234", "5678")
-    return best_model("ablate", "s1", result("b", 0, 21.0, str(model)), trial, run)
+def described(model, run, value=21.0, eval_hash="5678"):
+    trial = TrialRecord("b", 0, "run-b-0", "1234", eval_hash, recipe_seed=100)
+    return best_model("ablate", "s1", METRIC, result("b", 0, value, str(model)), trial, run)
 
 
 def test_a_version_has_a_signature_tags_the_alias_and_how_to_open_it(records, model, tmp_path):
@@ -87,6 +87,7 @@ def test_a_version_has_a_signature_tags_the_alias_and_how_to_open_it(records, mo
     assert (version, str(found.version), found.run_id) == ("1", "1", run)
     assert found.tags["cornerstone.point"] == "b"
     assert found.tags["cornerstone.sweep"] == "s1"
+    assert found.tags["cornerstone.seed"] == "100"  # as the run has it: the recipe's
     assert found.tags["cornerstone.recipe_hash"] == "1234"
     assert found.tags["cornerstone.model"] == str(model)
     assert f"cornerstone.load('{model}')" in found.description
@@ -108,12 +109,18 @@ def test_a_version_has_a_signature_tags_the_alias_and_how_to_open_it(records, mo
 def test_the_same_run_is_registered_once_and_the_alias_moves_to_a_better_one(records, model):
     from mlflow import MlflowClient
 
-    one, other = (records.start(name, {}) for name in "ab")
-    assert [records.register(described(model, run)) for run in (one, one, other)] == ["1", "1", "2"]
+    one, other, worse, elsewhere = (records.start(name, {}) for name in "abcd")
     client = MlflowClient(tracking_uri=records.uri)
-    assert client.get_model_version_by_alias("ablate", "best").run_id == other
-    assert records.register(described(model, one)) == "1"
-    assert client.get_model_version_by_alias("ablate", "best").run_id == one
+
+    def registered(run, **measured):
+        version = records.register(described(model, run, **measured))
+        return version, client.get_model_version_by_alias("ablate", "best").run_id
+
+    assert registered(one) == ("1", one)
+    assert registered(one) == ("1", one)
+    assert registered(other, value=22.0) == ("2", other)
+    assert registered(worse, value=21.5) == ("3", other)
+    assert registered(elsewhere, value=3.0, eval_hash="9999") == ("4", elsewhere)  # on other data: not comparable
 
 
 def test_a_store_without_a_registry_is_said_once(records, model, monkeypatch):

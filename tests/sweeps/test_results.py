@@ -223,7 +223,7 @@ def test_the_sweeps_own_run_has_the_table(own_home):
     )
     shown = results([result("0", 0, 10.0), result("2", 0, 12.0), result("1", 0, error="x", metrics={})])
     shown.write()
-    shown.record(records, "p1", "3")
+    shown.record(records, "p1", ("ablate_corner_tokens", "3"))
     assert kept["files"] == ["table.md", "table.csv", "plot.png"]
     links, _, table = kept["note"].partition("\n\n")
     assert table.strip() == to_markdown(shown.table).strip()

@@ -298,18 +298,42 @@ def test_the_best_model_is_registered_and_linked(run, trials, tmp_path, tracking
     status, said = run("--seeds", "2", define=two)
     assert status == 0
     client = MlflowClient(tracking_uri=tracking)
-    version = client.get_model_version_by_alias("test_run", "best")
+    version = client.get_model_version_by_alias("test_run-photos", "best")
     assert (version.tags["cornerstone.point"], version.tags["cornerstone.seed"]) == ("1", "0")
     sweep = sweep_of(tmp_path).sweep
     experiment = client.get_experiment_by_name("test_run")
     assert f"mlflow.sharedViewState.{sweep}" in experiment.tags
     query = f"tags.`cornerstone.parent_of` = '{sweep}'"
     (parent,) = client.search_runs([experiment.experiment_id], query)
-    page = f"#/models/test_run/versions/{version.version}?workflowType=machine_learning"
+    page = f"#/models/test_run-photos/versions/{version.version}?workflowType=machine_learning"
     assert f"[best model]({page})" in parent.data.tags["mlflow.note.content"]
     assert parent.data.tags["mlflow.source.name"] == "ablate.py"
+
+    # One point of a sweep, once more: neither is it the best now, nor does the view lose the other's columns.
+    view = experiment.tags[f"mlflow.sharedViewState.{sweep}"]
+    trials.values = {"0": {"eval/pairs/i2t_r1": 95.0}}
+    SweepState.of(sweep).forget(next(t.run for t in SweepState.of(sweep).read("test_run") if t.point == "0"))
+    status, _ = run("--seeds", "2", "--only", "0", "--continue", sweep, define=two)
+    assert status == 0
+    assert client.get_model_version_by_alias("test_run-photos", "best").version == version.version
+    assert client.get_experiment_by_name("test_run").tags[f"mlflow.sharedViewState.{sweep}"] == view
 
     (model / "config.json").unlink()
     status, said = run("--seeds", "1", define=two)
     assert status == 0
     assert f"The best model is not registered in MLflow: {model} cannot be read" in said
+
+
+def test_what_fails_while_the_table_is_written_ends_the_sweeps_run(run, monkeypatch, tracking):
+    from mlflow import MlflowClient
+
+    def broken(self):
+        raise RuntimeError("no plot")
+
+    monkeypatch.setattr("cornerstone.sweeps.results.Results.write", broken)
+    with pytest.raises(RuntimeError, match="no plot"):
+        run("--seeds", "1")
+    client = MlflowClient(tracking_uri=tracking)
+    experiment = client.get_experiment_by_name("test_run").experiment_id
+    parents = client.search_runs([experiment], "tags.`cornerstone.parent` = 'true'", order_by=["start_time DESC"])
+    assert parents[0].info.status == "FAILED"

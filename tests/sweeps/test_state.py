@@ -90,3 +90,12 @@ def test_a_sweep_of_another_experiment_is_refused(state):
 def test_names_of_sweeps_sort_by_time_and_are_unique():
     assert re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{4}", new_sweep_id())
     assert len({new_sweep_id() for _ in range(20)}) > 1
+
+
+def test_a_result_that_is_forgotten_is_gone(tmp_path, monkeypatch):
+    monkeypatch.setenv("CORNERSTONE_HOME", str(tmp_path))
+    state = SweepState.of("s1")
+    state.save(TrialResult("0", 0, "r1", error="out of memory"))
+    state.forget("r1")
+    state.forget("r1")
+    assert state.result("r1") is None

@@ -51,6 +51,13 @@ def test_a_failed_trial_keeps_its_error(board):
     assert board.best() is None
 
 
+def test_a_status_that_comes_late_does_not_start_an_ended_trial_again(board):
+    train(board, "run0", 1.0, step=3, steps=9)
+    done(board, "run0", 2.0)
+    train(board, "run0", 3.0, step=9, steps=9)
+    assert board.trials["run0"].has_ended
+
+
 def test_restarts_are_counted_from_the_first_start_that_is_seen(board):
     """A run that a continued sweep resumes was started before: that is no failure of this start."""
     board.update({"run0": {"state": "building the model", "restarts": 3}}, 1.0)

@@ -12,7 +12,7 @@ import sys
 import textwrap
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import pytest
 from rich.console import Console
@@ -242,3 +242,23 @@ def test_no_thread_uses_ray_behind_the_block(monkeypatch):
     assert not shown._thread.is_alive()
     assert len(reading) >= 4  # the last statuses are read too
     assert reading == [True, False] * (len(reading) // 2)
+
+
+def test_a_view_that_cannot_be_made_gives_the_standard_error_back(monkeypatch):
+    closed = []
+    shown = Progress(board("a"), Console(file=io.StringIO()))
+    monkeypatch.setattr(shown, "is_live", True)
+    monkeypatch.setattr(progress, "CapturedErrors", lambda: noting_its_end(closed))
+    monkeypatch.setattr(progress, "Live", lambda *given, **named: 1 / 0)
+    with pytest.raises(ZeroDivisionError), shown:
+        pass
+    assert closed == ["closed"]
+
+
+@contextmanager
+def noting_its_end(closed):
+    """A stand-in for the captured standard error that notes its end."""
+    try:
+        yield
+    finally:
+        closed.append("closed")

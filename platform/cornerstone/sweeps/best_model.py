@@ -15,7 +15,7 @@ from cornerstone.tracking.mlflow_models import ANY, ModelShapes, RegisteredModel
 
 
 def best_trial(table: ResultTable, results: Sequence[TrialResult]) -> TrialResult | None:
-    """The trial whose model is the sweep's: of the row with the highest mean in the first column, that at the first seed.
+    """Of the row with the highest mean in the first column, the trial with the lowest seed.
 
     `results` are those of the table, by its rows. None if no row has both the metric and a model.
     """
@@ -27,8 +27,10 @@ def best_trial(table: ResultTable, results: Sequence[TrialResult]) -> TrialResul
     return max(measured, key=lambda one: (means[one.point], -one.seed), default=None)
 
 
-def best_model(name: str, sweep: str, result: TrialResult, trial: TrialRecord, run: str) -> RegisteredModel:
-    """What is registered of a trial under the name of its experiment; `run` is its run in MLflow.
+def best_model(
+    name: str, sweep: str, metric: str, result: TrialResult, trial: TrialRecord, run: str
+) -> RegisteredModel:
+    """What is registered of a trial that is the best by `metric`; `run` is its run in MLflow.
 
     Raises OSError if the model's folder cannot be read.
     """
@@ -39,10 +41,12 @@ def best_model(name: str, sweep: str, result: TrialResult, trial: TrialRecord, r
         run=run,
         location=result.model,
         shapes=shapes(json.loads(files[CONFIG])),
+        measure=f"{metric}, evaluation {trial.eval_hash}",
+        value=result.metrics[metric],
         tags={
             "cornerstone.sweep": sweep,
             "cornerstone.point": result.point,
-            "cornerstone.seed": str(result.seed),
+            "cornerstone.seed": str(trial.recipe_seed),
             "cornerstone.recipe_hash": trial.recipe_hash,
             "cornerstone.model": result.model,
         },

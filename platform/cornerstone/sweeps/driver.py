@@ -40,7 +40,7 @@ class Trial:
     params: Mapping[str, str] = field(default_factory=dict)
     """What distinguishes it from the sweep's other trials, in MLflow."""
     tags: Mapping[str, str] = field(default_factory=dict)
-    """Of its run in MLflow."""
+    """Tags of its run in MLflow."""
 
     @property
     def name(self) -> str:
@@ -71,6 +71,8 @@ def run_trials(
         board.at_a_time = at_a_time = min(trials_at_a_time(placement), len(waiting))
         shared = replace(placement, concurrent_trials=at_a_time)  # by which workers share a machine's cores
         waiting = [replace(trial, job=replace(trial.job, placement=shared)) for trial in waiting]
+        for trial in waiting:
+            state.forget(trial.job.identity.run)  # how an earlier start failed says nothing about this one
         opener = _start_opener(records, tuple(waiting), state.sweep, parent, progress.actor)
         try:
             room = AsRoomAllows(len(waiting), placement, board)
@@ -80,10 +82,14 @@ def run_trials(
                 room.close()
         finally:  # also after Ctrl-C: otherwise MLflow would show the runs as running
             _call(opener.close_rest)
-    return [
+    results = [
         state.result(t.job.identity.run) or TrialResult(t.point, t.seed, t.job.identity.run, error=STOPPED)
         for t in trials
     ]
+    for result in results:
+        if result.stopped:  # its process was killed, and has told nobody
+            progress.sender(result.run).ended(result.seconds, {}, result.error)
+    return results
 
 
 def _tune(trials: Sequence[Trial], state: SweepState, progress: Any, room: AsRoomAllows, opener: Any) -> None:

@@ -194,15 +194,14 @@ class Results:
         """The files that a reader of MLflow's pages wants: the plot first."""
         return [path.name for path in reversed(self.paths)]
 
-    def record(self, records: Records, parent: str | None, version: str | None = None) -> None:
+    def record(self, records: Records, parent: str | None, model: tuple[str, str] | None = None) -> None:
         """Give the sweep's own MLflow run the table: as its description, as files, and its cells as metrics.
 
-        `version` is that of the best model in the registry.
+        `model` is the best model's name and version in the registry.
         """
         for path in self.paths:
             records.artifact(parent, path)
         verdict = [f"**{line}**" for line in self.table.verdict]
-        model = (self.experiment, version) if version else None
         links = links_on_page(records.experiment_id or "", self.state.sweep, parent or "", self._names, model)
         records.note(parent, "\n\n".join([links, *verdict, to_markdown(replace(self.table, verdict=()))]))
         records.metrics(

@@ -95,25 +95,23 @@ class SweepRun:
         return first
 
     def _run_rounds(self, trials: Round, progress: Progress) -> None:
-        records = Records(self.name, say=self.say)
-        parent = self._parent(records, trials[0][1].job.prepared)
+        records, parent = Records(self.name, say=self.say), None
         try:
-            self._results(replace(self.sweep, claim=None)).share_view(
-                records, parent, self.settings.columns(self.points)
-            )
+            parent = self._parent(records, trials[0][1].job.prepared)
+            self._share_view(self._results(replace(self.sweep, claim=None)), records, parent)
             self._say_page(records, parent)
             with progress:
                 while trials:
                     self._run_round(trials, records, parent, progress)
                     trials = self._next_round(progress.board)
                 progress.board.later = 0  # what would follow a trial that failed
+            self._show(records, parent)
         except KeyboardInterrupt:
             records.finish(parent, "KILLED")
             raise
         except Exception:
             records.finish(parent, "FAILED")
             raise
-        self._show(records, parent)
 
     def _say_page(self, records: Records, parent: str | None) -> None:
         """Where MLflow shows the trials from the first one on."""
@@ -244,10 +242,9 @@ class SweepRun:
         shown, results, rows = self._results(self.sweep), self.schedule.results(), self.schedule.rows
         shown.show(self.console)
         shown.write()
-        shown.record(records, parent, self._register_best(records, shown))
-        shown.share_view(
-            records, parent, self.settings.columns(self.points)
-        )  # again: follow-ups may have brought columns
+        version = self._register_best(records, shown)
+        shown.record(records, parent, (self.registered_as, version) if version else None)
+        self._share_view(shown, records, parent)  # again: follow-ups may have brought columns
         self._tag_chosen(records)
         complete = len(results) == len(rows) * self.options.seeds and all(result.finished for result in results)
         records.finish(parent, "FINISHED" if complete else "FAILED")
@@ -256,15 +253,28 @@ class SweepRun:
             self.say(f"Run what is missing with:\n  {self._command()}")
             raise SystemExit(1)
 
+    @property
+    def registered_as(self) -> str:
+        """The name of the best model: only sweeps of the same preset compete for it."""
+        return f"{self.name}-{self.options.preset}"
+
+    def _share_view(self, shown: Results, records: Records, parent: str | None) -> None:
+        """Write the view of all trials; where this start leaves out points of an earlier one (--only), keep that one's view."""
+        if not self.known:
+            shown.share_view(records, parent, self.settings.columns(self.points))
+
     def _register_best(self, records: Records, shown: Results) -> str | None:
-        """The version of the best row's model in MLflow's registry, under the experiment's name."""
+        """The version of the best row's model in MLflow's registry; None if this start leaves out points of an earlier one."""
+        if self.known:
+            return None
         best = best_trial(shown.table, shown.results)
         run = records.find("cornerstone.run", best.run) if best is not None else None
         if best is None or run is None:
             return None
         trial = next(one for one in self.records if one.run == best.run)
         try:
-            return records.register(best_model(self.name, self.state.sweep, best, trial, run))
+            metric = shown.table.named[0].metric
+            return records.register(best_model(self.registered_as, self.state.sweep, metric, best, trial, run))
         except (OSError, ValueError) as error:
             self.say(f"The best model is not registered in MLflow: {best.model} cannot be read ({error}).")
             return None

@@ -115,6 +115,12 @@ class SweepState:
         """Write a trial's result."""
         self.folder.join("trials", f"{result.run}.json").write_text(json.dumps(asdict(result), indent=1) + "\n")
 
+    def forget(self, run: str) -> None:
+        """Remove a trial's result."""
+        path = self.folder.join("trials", f"{run}.json")
+        if path.exists():
+            path.remove()
+
     def result(self, run: str) -> TrialResult | None:
         """The result of a trial, if it has one."""
         path = self.folder.join("trials", f"{run}.json")

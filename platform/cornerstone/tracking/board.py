@@ -102,7 +102,8 @@ class Trial:
         if (lives := status.get("restarts")) is not None:
             self._lives = lives if self._lives is None else self._lives
             self.restarts = lives - self._lives
-        if not (state := status.get("state", "")):
+        state = status.get("state", "")
+        if not state or (self.has_ended and state not in (DONE, FAILED)):  # a worker's last status may come late
             return
         if self.phase is Phase.WAITS:
             self.began = now

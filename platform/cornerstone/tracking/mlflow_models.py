@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 ALIAS = "best"
 FLAVOR = "cornerstone"
+MEASURE, VALUE = "cornerstone.measure", "cornerstone.value"
+"""Tags of a version."""
 ANY = -1
 """A length that is not fixed, in a signature."""
 
@@ -62,9 +64,17 @@ class RegisteredModel:
     run: str
     location: str
     shapes: ModelShapes
+    measure: str
+    """What `value` measures; models of the same measure can be compared."""
+    value: float
     tags: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     """Small files, by their names."""
+
+    @property
+    def all_tags(self) -> dict[str, str]:
+        """Its own, and by what it is the best."""
+        return {**self.tags, MEASURE: self.measure, VALUE: repr(self.value)}
 
     @property
     def description(self) -> str:
@@ -77,7 +87,10 @@ class RegisteredModel:
 
 
 def register(client: MlflowClient, experiment: str, model: RegisteredModel) -> str:
-    """The model's version, which gets the alias: a new one, or the one that an earlier start of the sweep made of this run."""
+    """The model's version: a new one, or the one that an earlier start of the sweep made of this run.
+
+    It gets the alias unless the version that has it is better by the same measure.
+    """
     from mlflow.exceptions import MlflowException
 
     try:
@@ -89,13 +102,23 @@ def register(client: MlflowClient, experiment: str, model: RegisteredModel) -> s
     version = next((one.version for one in known if one.name == model.name), None) or _version(
         client, experiment, model
     )
-    client.set_registered_model_alias(model.name, ALIAS, version)
+    if not _is_beaten(client, model):
+        client.set_registered_model_alias(model.name, ALIAS, version)
     return str(version)
+
+
+def _is_beaten(client: MlflowClient, model: RegisteredModel) -> bool:
+    """Whether the version that has the alias has a higher value of the same measure."""
+    holder = client.get_registered_model(model.name).aliases.get(ALIAS)
+    if holder is None:
+        return False
+    tags = client.get_model_version(model.name, holder).tags
+    return tags.get(MEASURE) == model.measure and float(tags[VALUE]) > model.value
 
 
 def _version(client: MlflowClient, experiment: str, model: RegisteredModel) -> str:
     logged: Any = client.create_logged_model(
-        experiment, name=model.name, source_run_id=model.run, tags=dict(model.tags), model_type=FLAVOR
+        experiment, name=model.name, source_run_id=model.run, tags=model.all_tags, model_type=FLAVOR
     )
     with tempfile.TemporaryDirectory() as folder:
         for name, text in model.files.items():
@@ -107,7 +130,7 @@ def _version(client: MlflowClient, experiment: str, model: RegisteredModel) -> s
         model.name,
         source=logged.artifact_location,  # `models:/ID` would be looked up in the store of the process
         run_id=model.run,
-        tags=dict(model.tags),
+        tags=model.all_tags,
         description=model.description,
         await_creation_for=0,
         model_id=logged.model_id,

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
@@ -83,8 +84,9 @@ class Progress:
     @property
     def actor(self) -> Any:
         """What holds the statuses; it is started by the first use, since that needs Ray."""
-        if self._actor is None:
-            self._actor = ProgressActor.remote()  # type: ignore[attr-defined]
+        if self._actor is None:  # on the driver's node: others may be lost, or kept from shrinking
+            here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
+            self._actor = ProgressActor.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
         return self._actor
 
     def sender(self, run: str) -> ProgressSender:
@@ -92,17 +94,24 @@ class Progress:
         return ProgressSender(self.actor, run)
 
     def __enter__(self) -> Progress:
-        if self.is_live:
-            self._errors = self._view.enter_context(CapturedErrors())
-            live = Live(
-                LiveView(self.board, time.monotonic),
-                console=self._console,
-                auto_refresh=False,
-                redirect_stderr=not self._errors.captures,
-            )
-            self._live = self._view.enter_context(live)
-        self._thread.start()
+        try:
+            if self.is_live:
+                self._open_view()
+            self._thread.start()
+        except BaseException:  # also Ctrl-C: nobody else would give the standard error back
+            self._view.close()
+            raise
         return self
+
+    def _open_view(self) -> None:
+        self._errors = self._view.enter_context(CapturedErrors())
+        live = Live(
+            LiveView(self.board, time.monotonic),
+            console=self._console,
+            auto_refresh=False,
+            redirect_stderr=False,  # a terminal's is captured, and a file's belongs in the file
+        )
+        self._live = self._view.enter_context(live)
 
     def __exit__(self, *error: object) -> None:
         self._stop.set()
@@ -119,7 +128,7 @@ class Progress:
             finally:
                 self._lock.release()
             self._print(text)
-        else:  # this thread was interrupted while it held what the view's thread waits for: go around both
+        else:  # this thread was interrupted while it held what the view's thread waits for: write without the lock and rich
             os.write(self._console.file.fileno(), f"{SHOW_CURSOR * self.is_live}\n{text}\n".encode())
 
     def _close(self) -> None:
