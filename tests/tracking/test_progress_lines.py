@@ -102,7 +102,7 @@ def test_trials_that_an_earlier_start_finished_have_one_line_together():
     log = Log("0", "2", "4")
     for run in ("0", "2"):
         log.board.end(run, {"eval/dci/i2t_r1": 20.0}, 30.0)
-    assert log(run="4", state="starting") == ["2 of 3 trials had finished before", "[3/3] 4: starting"]
+    assert log(run="4", state="starting") == ["2 of 3 trials had finished before this start", "[3/3] 4: starting"]
     assert log(run="4", state="starting") == []
     log.board.refuse("4 → transfer, seed 0", "no tower")
     assert log(run="4", state="starting") == ["[4/4] 4 → transfer, seed 0: FAILED: no tower"]

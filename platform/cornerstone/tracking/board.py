@@ -79,7 +79,7 @@ class Trial:
     began: float = 0.0
     ends: float | None = None
     """When its last step is expected to end."""
-    _lives: int | None = None
+    _restarts_at_first: int | None = None
 
     @property
     def has_ended(self) -> bool:
@@ -99,9 +99,9 @@ class Trial:
         """Take up a status (`progress.ProgressSender`); the same one again changes nothing."""
         self.notices = list(status.get("notices", ()))
         self.metrics = dict(status.get("metrics", self.metrics))
-        if (lives := status.get("restarts")) is not None:
-            self._lives = lives if self._lives is None else self._lives
-            self.restarts = lives - self._lives
+        if (restarts := status.get("restarts")) is not None:
+            self._restarts_at_first = restarts if self._restarts_at_first is None else self._restarts_at_first
+            self.restarts = restarts - self._restarts_at_first
         state = status.get("state", "")
         if not state or (self.has_ended and state not in (DONE, FAILED)):  # a worker's last status may come late
             return

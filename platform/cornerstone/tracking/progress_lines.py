@@ -78,7 +78,7 @@ class ProgressLines:
         for trial, printed in ended:
             printed.text = self._done(trial)
         if ended:
-            yield f"{len(ended)} of {self._board.total} trials had finished before"
+            yield f"{len(ended)} of {self._board.total} trials had finished before this start"
 
     def _text(self, trial: Trial, printed: _Printed, now: float) -> str:
         """What there is to say of a trial now; "" if that is nothing."""
