@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import tiny_released
@@ -77,3 +78,24 @@ def test_what_is_not_in_the_cache(cache, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(CornerstoneError, match=r"No model at .*empty"):
         cornerstone.load(f"hf:{tmp_path / 'empty'}")
+
+
+def test_a_name_that_the_hub_refuses_is_an_error_with_the_nearest_name(cache, monkeypatch):
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    for module in ("hugging_face", "hub"):
+        monkeypatch.setattr(f"cornerstone.inference.released.{module}.hub_answers", lambda: True)
+
+    def unknown(*given, **options):
+        raise RepositoryNotFoundError("404 Client Error", response=MagicMock())
+
+    monkeypatch.setattr("transformers.utils.hub.hf_hub_download", unknown)
+    known = "openai/clip-vit-base-patch32"
+    with pytest.raises(CornerstoneError, match=rf"^Cannot open hf:openai/clip-vit-base-patch31: .*mean '{known}'"):
+        cornerstone.load("hf:openai/clip-vit-base-patch31")
+
+
+@pytest.mark.parametrize("name", ["./missing/folder", "some body/x", "a/b/c"])
+def test_what_is_no_name_of_the_hub_is_an_error(name, cache):
+    with pytest.raises(CornerstoneError, match=r"'.*' is not in its cache|^Cannot open hf:"):
+        cornerstone.load(f"hf:{name}")

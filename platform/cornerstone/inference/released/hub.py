@@ -19,13 +19,18 @@ WEIGHTS = (("*.safetensors",), ("*.bin", "*.pt"))
 
 
 def downloaded(name: str) -> Path | None:
-    """The folder of a repository's files in the hub's cache; None if transformers opens it, or knows why it cannot be opened.
+    """The folder of a repository's files in the hub's cache.
+
+    None if the repository is in transformers' layout; open_hugging_face then opens it or reports the error.
 
     Raises CornerstoneError if a file cannot be downloaded.
     """
-    found = file_of(name, CONFIG)
-    described = json.loads(Path(found).read_text()) if found else {}
-    if "model_type" in described or not ("method" in described or file_of(name, OPEN_CLIP_CONFIG)):
+    try:
+        found = file_of(name, CONFIG)
+        described = json.loads(Path(found).read_text()) if found else {}
+        if "model_type" in described or not ("method" in described or file_of(name, OPEN_CLIP_CONFIG)):
+            return None
+    except (OSError, ValueError):  # no such repository, a private or gated one, a malformed name, or no JSON
         return None
     folder = _snapshot(name, (*BESIDE, *WEIGHTS[0]))
     if not any(folder.glob("*.safetensors")):
