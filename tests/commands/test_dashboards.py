@@ -119,7 +119,7 @@ def note(path: Path) -> dict:
     return yaml.safe_load(Path(f"{path}.started").read_text())
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_it_serves_for_this_machine_until_it_is_stopped(program, sessions, started, tmp_path, number):
     prometheus, grafana, folder = program("prometheus"), program("grafana"), tmp_path / "kept"
     served = started(

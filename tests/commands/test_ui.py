@@ -65,10 +65,11 @@ def a_port():
         return server.server_port
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_it_serves_the_store_until_ctrl_c_and_a_second_one_uses_it(store, tmp_path, capsys):
     port, newest = a_port(), "20260102-000000-bbbb"
     process, said = served(port, tmp_path)
+    children = psutil.Process(process.pid).children(recursive=True)
     try:
         assert f"sweep {newest} of ablate:" in said, said
         links = dict(re.findall(r"^ *(the sweep|trials|comparison): (\S+)$", said, re.MULTILINE))
@@ -80,7 +81,6 @@ def test_it_serves_the_store_until_ctrl_c_and_a_second_one_uses_it(store, tmp_pa
         }
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10) as response:
             assert response.status == 200
-        children = psutil.Process(process.pid).children(recursive=True)
         assert store[0] not in " ".join(word for child in children for word in child.cmdline())
         listening = {c.laddr.ip for child in children for c in child.net_connections("tcp") if c.status == "LISTEN"}
         assert listening == {"127.0.0.1"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,7 +43,7 @@ class DashboardsCommand:
         """Serve until Ctrl-C, or export."""
         from cornerstone.runtime import monitoring
         from cornerstone.runtime.cluster import sessions_folder
-        from cornerstone.runtime.servers import running, watch
+        from cornerstone.runtime.servers import interrupt_on_signals, running, watch
 
         sessions, folder = Path(self.ray or sessions_folder()).expanduser(), Path(self.folder).expanduser().resolve()
         if self.export:
@@ -54,7 +53,7 @@ class DashboardsCommand:
         of_ray = monitoring.export_boards(folder, sessions)
         grafana = monitoring.grafana(self.grafana, self.grafana_port, folder, prometheus)
         servers = [prometheus] if grafana is None else [prometheus, grafana]
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the servers must end with this process
+        interrupt_on_signals()
         try:
             with running(servers, folder) as processes:
                 _say_where(prometheus, grafana, sessions / monitoring.DISCOVERY)

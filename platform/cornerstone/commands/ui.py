@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +33,7 @@ class UiCommand:
 
     def run(self) -> None:
         """Print the links, and serve until Ctrl-C."""
-        from cornerstone.runtime.servers import running, watch
+        from cornerstone.runtime.servers import interrupt_on_signals, running, watch
         from cornerstone.tracking.address import tracking_address
         from cornerstone.tracking.mlflow_sweeps import chosen, recorded_sweeps
 
@@ -46,7 +45,7 @@ class UiCommand:
         if _is_served(server, sweep):
             say(f"MLflow serves {address} already: {server.url}")
             return _say_links(address, sweep, self.port)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the server must end with this process
+        interrupt_on_signals()
         say(f"Starting MLflow's server on {address} ...")
         try:
             with running([server], folder) as processes:

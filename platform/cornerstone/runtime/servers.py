@@ -13,12 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from cornerstone.errors import CornerstoneError
 
 HERE = "127.0.0.1"
-"""No server asks who reads: they listen for this machine alone."""
-READY_WITHIN = 60.0  # seconds: a first start of Grafana, or of MLflow, makes its database
+"""The servers have no authentication, so they listen on the loopback address only."""
+READY_WITHIN = 180.0  # seconds: a first start of Grafana, or of MLflow, makes its database, on a loaded machine slowly
+STOPPED_WITHIN = 10.0  # seconds
 POLL_EVERY = 0.5
 LOG_LINES = 5  # of a server that ended, in the error
 
@@ -61,15 +63,43 @@ def running(servers: Sequence[Server], folder: Path) -> Iterator[list[subprocess
             _wait_until_ready(server, process, folder)
         yield processes
     finally:
+        _stop(processes)
+
+
+def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End the servers with the processes that they started themselves, if need be by force."""
+    try:
+        _signal(processes, signal.SIGTERM)
+        deadline = time.monotonic() + STOPPED_WITHIN
         for process in processes:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)  # with the processes that it started itself
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
+    finally:  # after a second Ctrl-C too
+        _signal(processes, signal.SIGKILL)
         for process in processes:
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            process.wait()
+
+
+def _signal(processes: Sequence[subprocess.Popen[bytes]], number: signal.Signals) -> None:
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+
+
+def interrupt_on_signals() -> None:
+    """Take SIGTERM, and SIGHUP (the terminal is closed), as Ctrl-C: the servers must end with this process.
+
+    SIGHUP stays ignored if it is (nohup).
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _interrupt_once)
+
+
+def _interrupt_once(number: int, frame: FrameType | None) -> None:
+    """A closed terminal may send SIGHUP twice, by the kernel and by the shell: one must not cut short what the other began."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def watch(servers: Sequence[Server], processes: Sequence[subprocess.Popen[bytes]], folder: Path) -> Iterator[None]:
