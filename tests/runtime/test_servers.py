@@ -1,9 +1,11 @@
-"""Servers beside a command: nothing of them outlives it."""
+"""Servers beside a command: what counts as an answer, and that nothing of them outlives it."""
 
 from __future__ import annotations
 
+import http.server
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -12,7 +14,7 @@ import psutil
 import pytest
 
 from cornerstone.runtime import servers
-from cornerstone.runtime.servers import Server, interrupt_on_signals, running
+from cornerstone.runtime.servers import Server, answers, interrupt_on_signals, running
 
 STUBBORN = """
 import http.server, os, pathlib, signal, subprocess, sys, time
@@ -94,3 +96,39 @@ def test_a_closed_terminal_is_a_ctrl_c_unless_it_is_ignored(handlers):
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
     interrupt_on_signals()
     signal.raise_signal(signal.SIGHUP)
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if self.path == "/health" else 404)
+        self.end_headers()
+
+    def log_message(self, *given):
+        pass
+
+
+def test_a_server_answers_whatever_the_proxy_is(monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        assert answers(f"{url}/health")
+        assert not answers(f"{url}/other")
+        server.shutdown()
+    assert not answers(f"{url}/health")
+
+
+def test_a_program_that_does_not_speak_http_does_not_answer():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def greet():
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(1024)
+                connection.sendall(b"220 mail.example.org ESMTP\r\n")
+
+        threading.Thread(target=greet, daemon=True).start()
+        assert not answers(f"http://127.0.0.1:{listening.getsockname()[1]}/")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import socket
 import subprocess
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -131,12 +131,18 @@ def _check_alive(server: Server, process: subprocess.Popen[bytes], folder: Path)
 
 
 def answers(url: str) -> bool:
-    """Whether a page is there within two seconds."""
+    """Whether a page of this machine is there within two seconds."""
+    return page(url) is not None
+
+
+def page(url: str) -> bytes | None:
+    """A page of a server on this machine; None if it is not there within two seconds."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy has another 127.0.0.1
     try:
-        with urllib.request.urlopen(url, timeout=2) as response:
-            return bool(response.status == 200)
-    except (OSError, urllib.error.URLError):
-        return False
+        with direct.open(url, timeout=2) as response:
+            return bytes(response.read()) if response.status == 200 else None
+    except (OSError, http.client.HTTPException):  # nobody, an error's page, or a program that does not speak HTTP
+        return None
 
 
 def _log(server: Server, folder: Path) -> Path:
