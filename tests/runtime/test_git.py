@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 
 import pytest
@@ -30,6 +32,18 @@ def test_a_checkout_has_a_commit_and_a_branch_and_says_what_is_not_committed(che
     changed = git_state_of(checkout)
     assert (changed.sha, changed.short) == (clean.sha, f"{clean.sha[:12]}+")
     assert changed.variables == {git.COMMIT: f"{clean.sha}+", git.BRANCH: "trunk"}
+
+
+@pytest.mark.parametrize("trouble", ["exit 1", "exec sleep 20"])
+def test_a_commit_is_kept_if_git_does_not_say_what_is_not_committed(trouble, checkout, tmp_path, monkeypatch):
+    clean = git_state_of(checkout)
+    program = tmp_path / "bin" / "git"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\ncase "$*" in *status*) {trouble};; esac\nexec {shutil.which("git")} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(git, "PATIENCE", 2.0)
+    assert git_state_of(checkout) == GitState(f"{clean.sha}+", "trunk")
 
 
 def test_outside_a_checkout_or_without_git_nothing_is_known(tmp_path, checkout, monkeypatch):

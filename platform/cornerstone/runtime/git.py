@@ -15,11 +15,15 @@ COMMIT, BRANCH = "CORNERSTONE_GIT_COMMIT", "CORNERSTONE_GIT_BRANCH"
 """What `cornerstone submit` sets for a job."""
 _CHANGED = "+"
 _SHORT = 12
+PATIENCE = 10.0  # seconds for each question to git
 
 
 @dataclass(frozen=True)
 class GitState:
-    """Where a checkout stands. `commit` ends in `+` if there are uncommitted changes; both are "" outside a checkout."""
+    """Where a checkout stands; both are "" outside one.
+
+    `commit` ends in `+` if there are uncommitted changes, or if git does not say that there are none.
+    """
 
     commit: str = ""
     branch: str = ""
@@ -51,15 +55,16 @@ def git_state() -> GitState:
 def git_state_of(folder: Path) -> GitState:
     """That of the checkout to which a folder belongs. Without git, or outside a checkout, an empty one."""
 
-    def git(*arguments: str) -> str:
+    def git(*arguments: str) -> str | None:
         command = ["git", "-C", str(folder), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
-        return done.stdout.strip() if done.returncode == 0 else ""
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
 
-    try:
-        commit = git("rev-parse", "HEAD")
-        if not commit:
-            return GitState()
-        return GitState(commit + (_CHANGED if git("status", "--porcelain") else ""), git("branch", "--show-current"))
-    except (OSError, subprocess.SubprocessError):
+    commit = git("rev-parse", "HEAD")
+    if not commit:
         return GitState()
+    is_clean = git("status", "--porcelain") == ""  # not known if git fails, or takes too long in a large checkout
+    return GitState(commit + ("" if is_clean else _CHANGED), git("branch", "--show-current") or "")
