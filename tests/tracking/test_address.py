@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 
 import pytest
 
 from cornerstone.tracking.address import Address, redacted, tracking_address
+from cornerstone.tracking.mlflow_client import open_client
 from cornerstone.tracking.mlflow_pages import run_link, trials_link, ui_command
 from cornerstone.tracking.mlflow_records import Records
 
@@ -67,8 +69,13 @@ def test_a_password_reaches_the_server_and_no_message(monkeypatch):
     assert records.start("x", {}) is None
     assert "cannot be reached" in said[0]
     assert "correct-horse" not in f"{said} {records.problem} {records.uri} {vars(records)}"
-    import os
+    assert (os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"]) == ("anna", "correct-horse")
 
+
+def test_a_password_in_mlflows_variable_is_kept_if_the_address_has_none(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "correct-horse")
+    open_client(Address.of("https://anna@host:5000"))
     assert (os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"]) == ("anna", "correct-horse")
 
 

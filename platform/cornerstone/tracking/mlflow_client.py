@@ -33,11 +33,10 @@ def open_client(address: Address) -> MlflowClient:
     scheme, _, rest = address.full.partition("://")
     credentials, at, host = rest.rpartition("@")
     if at:  # in MLflow's own variables and not in the URI, which its messages and logs contain
-        user, _, password = credentials.partition(":")
-        os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"] = (
-            unquote(user),
-            unquote(password),
-        )
+        user, colon, password = credentials.partition(":")
+        os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(user)
+        if colon:  # otherwise the variable may already have it
+            os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(password)
     return MlflowClient(tracking_uri=f"{scheme}://{host}")
 
 
