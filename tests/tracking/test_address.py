@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -98,3 +100,13 @@ def test_the_command_names_the_store_unless_a_plain_shell_has_the_same():
     assert usual.endswith("cornerstone ui")
     assert "=" not in usual
     assert "pw" not in ui_command(Address.of("postgresql://anna:pw@host/mlflow"))
+
+
+def test_a_program_in_a_folder_with_a_blank_is_quoted(tmp_path, monkeypatch):
+    program = tmp_path / "my programs" / "cornerstone"
+    program.parent.mkdir()
+    program.touch()
+    monkeypatch.setattr(sys, "executable", str(program.parent / "python"))
+    assert shlex.split(ui_command(Address.of("postgresql://anna:pw@host/mlflow"), "s1")) == (
+        [str(program), "ui", "--sweep", "s1"]
+    )

@@ -24,13 +24,13 @@ def command_path(name: str) -> str:
     """A program of this Python environment as it can be typed in the current folder, whatever PATH is."""
     found = Path(sys.executable).parent / name
     relative = os.path.relpath(found)
-    return name if not found.exists() else relative if not relative.startswith("..") else str(found)
+    return shlex.quote(name if not found.exists() else relative if not relative.startswith("..") else str(found))
 
 
 def ui_command(address: Address, sweep: str = "") -> str:
     """The command that shows the runs of a store: it starts MLflow's server, if need be, and prints the links.
 
-    It names the store, unless that is the one of a shell without any settings, or its address has a password.
+    Omits MLFLOW_TRACKING_URI for the default store, and for an address with a password, which must not be printed.
     """
     is_usual = address.password or address.uri == f"{SQLITE}{Path.home() / '.cornerstone' / STORE}"
     given = "" if is_usual else f"{VARIABLE}={shlex.quote(str(address))} "
