@@ -61,6 +61,17 @@ def test_clip_and_long_clip_in_the_layout_of_transformers(tmp_path, context, end
     assert_features(model, TEXTS, text, picture(), image)
 
 
+@torch.no_grad()
+def test_pixels_of_a_model_without_normalisation_are_between_0_and_1(tmp_path):
+    folder = tiny_released.clip(tmp_path)
+    described = Path(folder) / "preprocessor_config.json"
+    described.write_text(json.dumps({**json.loads(described.read_text()), "do_normalize": False}))
+    pixels = CLIPImageProcessorPil.from_pretrained(folder)(picture(), return_tensors="pt")["pixel_values"]
+    image = CLIPModel.from_pretrained(folder).get_image_features(pixels).pooler_output
+    model = cornerstone.load(folder)
+    assert_features(model, TEXTS, model.encode_text(TEXTS), picture(), image)
+
+
 @pytest.mark.parametrize(("made", "pad"), [(tiny_released.t5_like, 1), (tiny_released.gemma_like, 0)])
 @torch.no_grad()
 def test_siglip_and_siglip_2_are_padded_to_their_last_position(tmp_path, made, pad):

@@ -19,7 +19,7 @@ from cornerstone.data.released_images import Filter, FixedTransform
 from cornerstone.data.released_texts import ReleasedFormat, ReleasedTexts
 from cornerstone.data.texts import FILE, plain_tokenizer
 from cornerstone.errors import CornerstoneError, did_you_mean, nearest
-from cornerstone.inference.released.hugging_face_encoder import HuggingFaceEncoder, described_seen
+from cornerstone.inference.released.hugging_face_encoder import HALF, HuggingFaceEncoder, described_seen
 from cornerstone.inference.released.model import Channels, ReleasedModel, Seen
 from cornerstone.inference.released.naflex import NaflexEncoder, naflex_seen
 from cornerstone.models.loading import first_line, some
@@ -27,7 +27,6 @@ from cornerstone.runtime.hub import hub_answers
 from cornerstone.runtime.tokenizer import load_tokenizer
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-HALF = (0.5, 0.5, 0.5)
 WELL_KNOWN = (
     *("openai/clip-vit-base-patch16", "openai/clip-vit-base-patch32", "openai/clip-vit-large-patch14"),
     *("google/siglip-base-patch16-224", "google/siglip-so400m-patch14-384", "google/siglip2-base-patch16-224"),

@@ -13,6 +13,8 @@ from cornerstone.data.released_images import Filter, FixedTransform
 from cornerstone.errors import CornerstoneError
 from cornerstone.inference.released.model import Channels, ReleasedEncoder, Seen
 
+ZERO, HALF, ONE = (0.0, 0.0, 0.0), (0.5, 0.5, 0.5), (1.0, 1.0, 1.0)
+
 
 class HuggingFaceEncoder(ReleasedEncoder):
     """A model of transformers with `get_image_features` and `get_text_features`."""
@@ -72,8 +74,10 @@ def numbered_filter(described: Mapping[str, Any], usual: Filter, name: str) -> F
 
 def mean_std(described: Mapping[str, Any], usual: tuple[Channels, Channels]) -> tuple[Channels, Channels]:
     """Mean and standard deviation of the channels; `usual` where it says nothing."""
-    normalises = described.get("do_normalize", True)
-    mean, std = (described.get(f"image_{what}") if normalises else None for what in ("mean", "std"))
+    if not described.get("do_normalize", True):
+        # Pixels between 0 and 1; with an offset (ALIGN's) between -1 and 1.
+        return (HALF, HALF) if described.get("rescale_offset") else (ZERO, ONE)
+    mean, std = (described.get(f"image_{what}") for what in ("mean", "std"))
     return tuple(mean or usual[0]), tuple(std or usual[1])
 
 

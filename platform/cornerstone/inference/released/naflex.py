@@ -12,10 +12,14 @@ import torch
 from torch import Tensor
 
 from cornerstone.data.released_images import PatchTransform
-from cornerstone.inference.released.hugging_face_encoder import HuggingFaceEncoder, mean_std, numbered_filter, pooled
+from cornerstone.inference.released.hugging_face_encoder import (
+    HALF,
+    HuggingFaceEncoder,
+    mean_std,
+    numbered_filter,
+    pooled,
+)
 from cornerstone.inference.released.model import Seen
-
-HALF = (0.5, 0.5, 0.5)
 
 
 def naflex_seen(vision: Any, described: Mapping[str, Any], name: str) -> Seen:
