@@ -16,6 +16,8 @@ import psutil
 import pytest
 
 from cornerstone.cli import main
+from cornerstone.tracking import mlflow_sweeps
+from cornerstone.tracking.address import Address
 from cornerstone.tracking.mlflow_records import Records
 from cornerstone.tracking.mlflow_view import SweepView
 
@@ -121,9 +123,17 @@ def test_a_port_of_another_program_is_refused(capsys):
 
 
 def test_an_unknown_sweep_is_refused_with_the_nearest_name(capsys):
-    assert "has no sweep '20260102-000000-bbbc'; did you mean '20260102-000000-bbbb'?" in refused(
-        capsys, "--sweep", "20260102-000000-bbbc"
-    )
+    text = refused(capsys, "--sweep", "20260102-000000-bbbc")
+    assert "has no sweep '20260102-000000-bbbc'; did you mean '20260102-000000-bbbb'?" in text
+    assert "20260101-000000-aaaa" not in text  # there may be hundreds
+    assert 'has no sweep "it\'s one".' in refused(capsys, "--sweep", "it's one")
+
+
+def test_a_sweep_is_found_however_many_are_newer(store, monkeypatch):
+    monkeypatch.setattr(mlflow_sweeps, "MOST", 1)
+    oldest = mlflow_sweeps.find_sweep(Address.of(store[0]), "20260101-000000-aaaa")
+    assert oldest.parent == store[1]["20260101-000000-aaaa"]
+    assert mlflow_sweeps.find_sweep(Address.of(store[0])).name == "20260102-000000-bbbb"
 
 
 def test_without_records_it_says_where_it_looked(capsys, tmp_path, monkeypatch):

@@ -35,10 +35,10 @@ class UiCommand:
         """Print the links, and serve until Ctrl-C."""
         from cornerstone.runtime.servers import interrupt_on_signals, running, watch
         from cornerstone.tracking.address import tracking_address
-        from cornerstone.tracking.mlflow_sweeps import chosen, recorded_sweeps
+        from cornerstone.tracking.mlflow_sweeps import find_sweep
 
         address, folder = tracking_address(), Path(self.folder).expanduser()
-        sweep = chosen(recorded_sweeps(address), self.sweep, address)
+        sweep = find_sweep(address, self.sweep)
         if address.is_server:
             return _say_links(address, sweep, self.port)
         server = mlflow_server(address, self.port)
