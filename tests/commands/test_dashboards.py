@@ -180,7 +180,14 @@ def test_a_port_that_is_taken_is_left_alone(program, sessions, started, tmp_path
 def test_a_server_that_ends_is_reported_with_its_log(capsys, program, sessions, tmp_path):
     folder = tmp_path / "kept"
     text = fails(capsys, "--prometheus", program("broken"), "--ray", sessions, "--folder", folder)
-    assert f"Prometheus ended with status 1 ({folder / 'prometheus.log'}): unknown field in the configuration" in text
+    (log,) = folder.glob("prometheus-*.log")
+    assert f"Prometheus ended with status 1 ({log}): unknown field in the configuration" in text
+
+
+def test_what_is_no_port_is_refused(capsys, program, sessions, tmp_path):
+    given = ("--prometheus", program("prometheus"), "--ray", sessions, "--folder", tmp_path)
+    text = fails(capsys, *given, "--prometheus-port", "70000")
+    assert "70000 is no port: expected a number from 0 to 65535" in text
 
 
 def test_without_prometheus_it_says_how_to_get_it(capsys, sessions, tmp_path):

@@ -94,6 +94,8 @@ def test_it_serves_the_store_until_ctrl_c_and_a_second_one_uses_it(store, tmp_pa
         assert "viewStateShareKey" not in again  # it has none
         assert "MLflow has no view of its trials" in again
 
+        assert (tmp_path / f"mlflow-{port}.log").exists()  # that of a second server is another file
+
         other = f"sqlite:///{tmp_path}/other.db"
         Records("x", other, pytest.fail)
         with pytest.MonkeyPatch.context() as patch:
@@ -106,10 +108,35 @@ def test_it_serves_the_store_until_ctrl_c_and_a_second_one_uses_it(store, tmp_pa
     assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
 
 
-def test_a_port_of_another_program_is_refused(capsys):
+@pytest.mark.timeout(300)
+def test_a_server_on_a_store_without_a_sweep_is_recognised(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    Records("x", f"sqlite:///{tmp_path}/mlflow.db", pytest.fail).start("no sweep", {})
+    port = a_port()
+    process, said = served(port, tmp_path)
+    try:
+        assert "There is no sweep yet" in said, said
+        main(["ui", "--port", str(port)])
+        again = capsys.readouterr().out
+        assert "serves" in again
+        assert "There is no sweep yet" in again
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+
+
+@pytest.mark.parametrize("port", [0, 65536])
+def test_what_is_no_port_is_refused(port, capsys):
+    assert f"{port} is no port: expected a number from 1 to 65535" in refused(capsys, "--port", port)
+
+
+@pytest.mark.parametrize("status", [200, 404])
+def test_a_port_of_another_program_is_refused(status, capsys):
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            self.send_error(404)
+            self.send_response(status if self.path != "/health" else 404)
+            self.end_headers()
+            self.wfile.write(b"<p>a page</p>")
 
         def log_message(self, *given):
             pass

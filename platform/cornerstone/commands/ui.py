@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cornerstone.commands.terminal import say
 from cornerstone.errors import CornerstoneError
@@ -33,16 +34,17 @@ class UiCommand:
 
     def run(self) -> None:
         """Print the links, and serve until Ctrl-C."""
-        from cornerstone.runtime.servers import interrupt_on_signals, running, watch
+        from cornerstone.runtime.servers import check_port, interrupt_on_signals, running, watch
         from cornerstone.tracking.address import tracking_address
         from cornerstone.tracking.mlflow_sweeps import find_sweep
 
+        check_port(self.port, lowest=1)
         address, folder = tracking_address(), Path(self.folder).expanduser()
         sweep = find_sweep(address, self.sweep)
         if address.is_server:
             return _say_links(address, sweep, self.port)
         server = mlflow_server(address, self.port)
-        if _is_served(server, sweep):
+        if _is_served(server, address, sweep):
             say(f"MLflow serves {address} already: {server.url}")
             return _say_links(address, sweep, self.port)
         interrupt_on_signals()
@@ -70,16 +72,38 @@ def mlflow_server(address: Address, port: int) -> Server:
     return Server("MLflow", command, port, "/health", environment)
 
 
-def _is_served(server: Server, sweep: RecordedSweep | None) -> bool:
-    """Whether a server on the port has this sweep. CornerstoneError if the port is taken by anything else."""
+def _is_served(server: Server, address: Address, sweep: RecordedSweep | None) -> bool:
+    """Whether a server on the port serves this store. CornerstoneError if the port is taken by anything else."""
     from cornerstone.runtime.servers import answers, is_free
 
     if is_free(server.port):
         return False
-    if sweep is not None and answers(f"{server.url}/api/2.0/mlflow/runs/get?run_id={sweep.parent}"):
+    if _has(f"{server.url}/api/2.0/mlflow", address, sweep):
         return True
     what = "MLflow's server on another store" if answers(server.url + server.ready) else "another program"
     raise CornerstoneError(f"Port {server.port} is taken by {what}: stop it, or name another port with --port.")
+
+
+def _has(interface: str, address: Address, sweep: RecordedSweep | None) -> bool:
+    """Whether a server has the sweep, or, in a store without any, an experiment that was made at the same time."""
+    from cornerstone.tracking.mlflow_sweeps import any_experiment
+
+    if sweep is not None:
+        return _asked(f"{interface}/runs/get?run_id={sweep.parent}", "run") is not None
+    number, made = any_experiment(address)
+    experiment = _asked(f"{interface}/experiments/get?experiment_id={number}", "experiment")
+    return experiment is not None and int(experiment.get("creation_time", 0)) == made
+
+
+def _asked(url: str, what: str) -> dict[str, Any] | None:
+    """What a server of MLflow says of a run or an experiment; None if it has none, or is no such server."""
+    from cornerstone.runtime.servers import page
+
+    try:
+        found: dict[str, Any] = json.loads(page(url) or b"")[what]
+    except (ValueError, KeyError, TypeError):  # another program's page
+        return None
+    return found
 
 
 def _say_links(address: Address, sweep: RecordedSweep | None, port: int) -> None:

@@ -22,6 +22,7 @@ HERE = "127.0.0.1"
 READY_WITHIN = 180.0  # seconds: a first start of Grafana, or of MLflow, makes its database, on a loaded machine slowly
 STOPPED_WITHIN = 10.0  # seconds
 POLL_EVERY = 0.5
+HIGHEST = 65535
 LOG_LINES = 5  # of a server that ended, in the error
 
 
@@ -44,7 +45,7 @@ class Server:
 
 @contextmanager
 def running(servers: Sequence[Server], folder: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Start servers and wait until they are ready; stop them at the end. Their output is in `folder`/NAME.log.
+    """Start servers and wait until they are ready; stop them at the end. Their output is in `folder`/NAME-PORT.log.
 
     Raises CornerstoneError if one ends, or does not answer in time.
     """
@@ -146,11 +147,18 @@ def page(url: str) -> bytes | None:
 
 
 def _log(server: Server, folder: Path) -> Path:
-    return folder / f"{server.name.lower()}.log"
+    return folder / f"{server.name.lower()}-{server.port}.log"  # two of a kind may run, on different ports
+
+
+def check_port(port: int, lowest: int = 0) -> None:
+    """CornerstoneError unless it is a port's number; 0 stands for any one that is free."""
+    if not lowest <= port <= HIGHEST:
+        raise CornerstoneError(f"{port} is no port: expected a number from {lowest} to {HIGHEST}.")
 
 
 def free_port(port: int) -> int:
-    """The port, or another one if it is taken."""
+    """The port, or another one if it is taken. CornerstoneError if it is none."""
+    check_port(port)
     for candidate in (port, 0):
         if found := _bound(candidate):
             return found

@@ -79,3 +79,14 @@ def _recorded(run: Run, experiment: Experiment) -> RecordedSweep:
     name = run.data.tags["cornerstone.sweep"]
     has_view = f"{TAG}{name}" in experiment.tags
     return RecordedSweep(name, experiment.name, experiment.experiment_id, run.info.run_id, has_view)
+
+
+def any_experiment(address: Address) -> tuple[str, int | None]:
+    """The id of an experiment, with or without sweeps, and when it was made (in ms), by which a store is recognised.
+
+    Raises CornerstoneError if the store cannot be read.
+    """
+    from mlflow.entities import ViewType
+
+    found = _read(address, lambda client: client.search_experiments(ViewType.ALL, max_results=1)[0])
+    return found.experiment_id, found.creation_time
