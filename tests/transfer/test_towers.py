@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 import tiny_released
 import torch
+from pyarrow import fs
 from transformers import CLIPModel, SiglipModel
 
 import cornerstone
+from cornerstone.data.storage import Location
 from cornerstone.errors import CornerstoneError
 from cornerstone.inference.saved_model import save_model
 from cornerstone.models.classifier import Classifier
-from cornerstone.models.image_tower import build_image_tower
+from cornerstone.models.image_tower import TimmTower, build_image_tower
 from cornerstone.models.method import Inputs
 from cornerstone.recipes import ImageTower
 from cornerstone.recipes.classifier import ClassifierConfig
@@ -99,6 +101,41 @@ def test_a_released_tower_is_that_of_its_library(family, prefix, tmp_path, monke
     assert shapes == {name: value.shape for name, value in tower.state_dict().items()}
     with pytest.raises(CornerstoneError, match="sees 32 pixels, but --image-size 64 was given"):
         tower_recipe(prefix + folder, 64)
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    """s3://bucket, whose files stand in a folder that no library can guess."""
+    root, local = tmp_path / "objects", Location.resolve
+    root.mkdir()
+
+    def resolve(place: Location):
+        if not place.uri.startswith("s3://bucket"):
+            return local(place)
+        return fs.SubTreeFileSystem(str(root), fs.LocalFileSystem()), place.uri.removeprefix("s3://bucket").lstrip("/")
+
+    monkeypatch.setattr(Location, "resolve", resolve)
+    return "s3://bucket"
+
+
+def test_a_released_tower_is_kept_in_an_object_store(bucket, tmp_path, monkeypatch):
+    monkeypatch.setenv("CORNERSTONE_HOME", f"{bucket}/home")
+    folder = released("clip", tmp_path / "clip")
+    recipe, tower = tower_recipe(folder), open_tower(folder)
+    assert recipe.name.startswith(f"{bucket}/home/towers/")
+    built = build_image_tower(recipe)
+    assert built.state_dict().keys() == tower.state_dict().keys()
+    assert all(torch.equal(value, tower.state_dict()[name]) for name, value in built.state_dict().items())
+    assert (built.mean, built.std) == (tower.mean, tower.std)
+    again = TimmTower.rebuilt(built.described())  # where there is no such folder
+    assert again.state_dict().keys() == built.state_dict().keys()
+    random = build_image_tower(architecture_of(recipe), seed=1).state_dict()
+    assert {n: x.shape for n, x in random.items()} == {n: x.shape for n, x in tower.state_dict().items()}
+    Location.of(recipe.name).join("model.safetensors").remove()
+    with pytest.raises(
+        CornerstoneError, match=r"The image tower s3://bucket/home/towers/\w+ has no model\.safetensors"
+    ):
+        build_image_tower(recipe)
 
 
 @pytest.mark.parametrize("family", ["align", "naflex"])

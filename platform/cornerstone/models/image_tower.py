@@ -8,7 +8,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +29,7 @@ _PROJECTION_SEED = 0x69_6D_67_70
 _POSITION_SEED = 0x70_6F_73_69
 _POOLING = {"token": "token", "average": "avg", "attention": "map", "none": ""}
 """timm's names of the poolings."""
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 VISUAL = "visual."
 """What the names of a tower's weights begin with in a saved model."""
 
@@ -140,10 +143,34 @@ def build_image_tower(config: ImageTower, seed: int = 0) -> TimmTower:
     return tower.lock() if config.locked else tower
 
 
+@contextmanager
+def _timm_folder(name: str) -> Iterator[Path | None]:
+    """The folder that a name stands for, in timm's layout; None of a name of timm. timm reads local folders only: of another
+    one it is a copy that lasts as long as the block.
+    """
+    place = Location.of(name)
+    if place.is_local:
+        yield Path(place.uri) if Path(place.uri).is_dir() else None
+        return
+    with tempfile.TemporaryDirectory() as copy:
+        for file in (CONFIG, WEIGHTS):
+            if not place.join(file).exists():
+                raise CornerstoneError(
+                    f"The image tower {name} has no {file}: expected a folder with {CONFIG} and {WEIGHTS} "
+                    f"(--recipe.method.image.name)."
+                )
+            (Path(copy) / file).write_bytes(place.join(file).read_bytes())
+        yield Path(copy)
+
+
 def _of_timm(config: ImageTower, seed: int) -> TimmTower:
-    folder = Path(config.name).expanduser()
-    name = f"local-dir:{folder}" if folder.is_dir() else config.name
-    pretrained = config.pretrained or folder.is_dir()
+    with _timm_folder(config.name) as folder:
+        return _of_timm_in(folder, config, seed)
+
+
+def _of_timm_in(folder: Path | None, config: ImageTower, seed: int) -> TimmTower:
+    name = f"local-dir:{folder}" if folder else config.name
+    pretrained = config.pretrained or folder is not None
     arguments: dict[str, Any] = {"model_name": name, "num_classes": 0}
     arguments |= {"global_pool": _POOLING[config.pooling], "img_size": config.size}
     arguments |= {"drop_path_rate": config.drop_path} if config.drop_path else {}
@@ -157,7 +184,7 @@ def _of_timm(config: ImageTower, seed: int) -> TimmTower:
             positions.copy_(config.position_std * torch.randn(positions.shape, generator=generator))
     if pretrained:
         _refuse_unloaded(model, _create(arguments, pretrained=False, seed=_CHECK_SEED), config.name)
-    if folder.is_dir():  # a saved model must open on machines that do not have this folder
+    if folder is not None:  # a saved model must open on machines that do not have this folder
         saved_name, saved_arguments = _folder_arguments(folder)
         arguments = {**saved_arguments, **arguments, "model_name": saved_name}
     elif name.startswith("hf-hub:"):
@@ -167,15 +194,15 @@ def _of_timm(config: ImageTower, seed: int) -> TimmTower:
 
 def _released_projection(config: ImageTower) -> Tensor | None:
     """(D, V): the projection of a released CLIP, which timm's weights hold as a classifier without bias; None of others."""
-    folder = Path(config.name).expanduser()
-    name = f"local-dir:{folder}" if folder.is_dir() else config.name
     if not config.pretrained or saved_tower(config.name) is not None:
         return None
-    arguments = {"model_name": name, "img_size": config.size, "num_classes": config.projection}
-    plain: Any = _create({"model_name": name, "img_size": config.size}, pretrained=False, seed=_CHECK_SEED)
-    if plain.num_classes != config.projection:
-        return None
-    head: Any = _create(arguments, pretrained=True, seed=_CHECK_SEED).get_classifier()  # type: ignore[operator]
+    with _timm_folder(config.name) as folder:
+        name = f"local-dir:{folder}" if folder else config.name
+        plain: Any = _create({"model_name": name, "img_size": config.size}, pretrained=False, seed=_CHECK_SEED)
+        if plain.num_classes != config.projection:
+            return None
+        arguments = {"model_name": name, "img_size": config.size, "num_classes": config.projection}
+        head: Any = _create(arguments, pretrained=True, seed=_CHECK_SEED).get_classifier()  # type: ignore[operator]
     return None if head.bias is not None and head.bias.any() else head.weight.detach()
 
 
@@ -190,7 +217,7 @@ def _of_run(config: ImageTower) -> TimmTower | None:
             f"--recipe.method.image.size {described['size']}."
         )
     tower = TimmTower.rebuilt(described)
-    tensors = read_safetensors(place.join("model.safetensors"))
+    tensors = read_safetensors(place.join(WEIGHTS))
     visual = {n.removeprefix(VISUAL): x for n, x in tensors.items() if n.startswith(VISUAL)}
     load_weights(tower, visual, f"The image tower's weights in {place} do not fit its config.json")
     return tower
@@ -199,9 +226,9 @@ def _of_run(config: ImageTower) -> TimmTower | None:
 def saved_tower(name: str) -> Mapping[str, Any] | None:
     """What a run's folder `model` says of its image tower (`TimmTower.described`); None if the name is not one."""
     place = Location.of(name) if "/" in name else None
-    if place is None or not place.join("config.json").exists():
+    if place is None or not place.join(CONFIG).exists():
         return None
-    described: Mapping[str, Any] | None = json.loads(place.join("config.json").read_text()).get("image_tower")
+    described: Mapping[str, Any] | None = json.loads(place.join(CONFIG).read_text()).get("image_tower")
     return described
 
 
@@ -235,7 +262,7 @@ def _create(arguments: Mapping[str, Any], pretrained: bool, seed: int = 0) -> nn
 
 
 def _folder_arguments(folder: Path) -> tuple[str, dict[str, Any]]:
-    described = json.loads((folder / "config.json").read_text())
+    described = json.loads((folder / CONFIG).read_text())
     return described["architecture"], dict(described.get("model_args") or {})
 
 
