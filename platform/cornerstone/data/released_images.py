@@ -30,28 +30,28 @@ class ReleasedTransform(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the array."""
+        """Returns the shape of the array."""
         ...
 
     @property
     def size(self) -> int:
-        """Side in pixels of the square that has as many of them."""
+        """Side in pixels of the square image with as many pixels or patches."""
         ...
 
     def key(self) -> str:
-        """Everything that determines the pixels, as a string for cache keys."""
+        """Returns everything that determines the pixels, as a string for cache keys."""
         ...
 
     def processor(self) -> dict[str, Any]:
-        """The same as a preprocessor_config.json of transformers says it, without the normalisation."""
+        """Returns the transform as transformers' preprocessor_config.json describes it, without the normalisation."""
         ...
 
     def pixels(self, image: Image.Image) -> npt.NDArray[np.uint8]:
-        """Of an RGB image."""
+        """Returns the array of an RGB image."""
         ...
 
     def __call__(self, data: bytes) -> npt.NDArray[np.uint8]:
-        """Of an encoded image. Raises BadImage."""
+        """Returns the array of an encoded image. Raises BadImage."""
         ...
 
 

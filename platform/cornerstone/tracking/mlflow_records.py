@@ -58,8 +58,8 @@ def metric_sender(address: Address | str, run_id: str, say: Callable[[str], None
     """A function for the journal's thread that sends lines to a run.
 
     Names are `translated`. A metric whose name the server refuses all the same is left out and reported once; the others of
-    its lines are recorded. A line that is
-    sent again is recorded once: MLflow's SQL store ignores a metric with the same name, step, time and value.
+    its lines are recorded. A line that is sent again is recorded once: MLflow's SQL store ignores a metric with the same name,
+    step, time and value.
     """
     client = open_client(Address.of(address))
     from mlflow.entities import LifecycleStage, Metric
