@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from cornerstone.data.storage import Location
-from cornerstone.errors import CornerstoneError, did_you_mean
+from cornerstone.errors import CornerstoneError, nearest
 from cornerstone.runtime.home import home
 
 STOPPED = "stopped before it had a result"
@@ -104,7 +104,7 @@ class SweepState:
         path = self.folder.join("sweep.json")
         if not path.exists():
             known = home().join("sweeps").list()
-            hint = did_you_mean(self.sweep, known) if known else ". There are no sweeps yet."
+            hint = nearest(self.sweep, known) if known else ". There are no sweeps yet."
             raise CornerstoneError(f"No sweep {self.sweep!r} under {home().join('sweeps')}{hint}")
         described: dict[str, Any] = json.loads(path.read_text())
         if described["experiment"] != experiment:
