@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cornerstone.tracking.address import Address, redacted, tracking_address
+from cornerstone.secrets import redacted
+from cornerstone.tracking.address import Address, tracking_address
 from cornerstone.tracking.mlflow_pages import run_link, trials_link, ui_command
 from cornerstone.tracking.mlflow_records import Records
 

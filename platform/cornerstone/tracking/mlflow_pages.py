@@ -32,7 +32,7 @@ def ui_command(address: Address, sweep: str = "") -> str:
 
     It names the store, unless that is the one of a shell without any settings, or its address has a password.
     """
-    is_usual = address.password or address.uri == f"{SQLITE}{Path.home() / '.cornerstone' / STORE}"
+    is_usual = address.secret or address.uri == f"{SQLITE}{Path.home() / '.cornerstone' / STORE}"
     given = "" if is_usual else f"{VARIABLE}={shlex.quote(str(address))} "
     return f"{given}{command_path('cornerstone')} ui{f' --sweep {sweep}' if sweep else ''}"
 
