@@ -193,6 +193,8 @@ def test_addresses_travel_and_places_of_this_machine_stay():
     found, notes = travelling(("CORNERSTONE_HOME", "B=b=c"), here)
     assert found == {"CORNERSTONE_HOME": "/home/me", "B": "b=c"}
     assert len(notes) == 2
+    option = {"MLFLOW_TRACKING_URI": "postgresql://tracking/mlflow?user=me&password=secret"}
+    assert travelling((), option)[0] == {}
     with pytest.raises(CornerstoneError, match="--env C: this variable is not set here"):
         travelling(("C",), here)
 

@@ -54,6 +54,11 @@ def test_a_password_is_in_no_text(monkeypatch):
     database = Address.of("postgresql+psycopg://u:p%40ss:w@db:5432/mlflow")
     assert str(database) == "postgresql+psycopg://u:***@db:5432/mlflow"
     assert database.full == "postgresql+psycopg://u:p%40ss:w@db:5432/mlflow"
+    option = Address.of("postgresql://u:p@db/mlflow?password=abc")
+    assert (str(option), option.full) == (
+        "postgresql://u:***@db/mlflow?password=***",
+        "postgresql://u:p@db/mlflow?password=abc",
+    )
     assert (
         redacted("no password in http://server:5000/a@b and user@host")
         == "no password in http://server:5000/a@b and user@host"
