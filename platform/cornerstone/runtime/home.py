@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import uuid
+from contextlib import suppress
 
 from cornerstone.data.storage import Location
 from cornerstone.secrets import redacted
@@ -45,4 +46,5 @@ def problem_of_home(token: str, write: bool = False, uri: str = "") -> str:
 
 def _write_and_remove(file: Location) -> None:
     file.write_text("probe")
-    file.remove()
+    with suppress(Exception):  # credentials that may write need not be allowed to delete
+        file.remove()
