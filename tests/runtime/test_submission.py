@@ -265,7 +265,9 @@ def test_the_first_interrupt_leaves_the_job_running_and_says_how_to_come_back(jo
 @pytest.mark.parametrize("has_sweep", [True, False])
 def test_the_second_interrupt_stops_the_job_and_prints_the_command_that_continues(jobs, monkeypatch, has_sweep):
     jobs.chunks = ["sweep s7\n", interrupt]
-    monkeypatch.setattr(following.time, "sleep", lambda seconds: interrupt())
+    # `time` itself has other users, such as subprocess.
+    clock = SimpleNamespace(sleep=lambda seconds: interrupt(), monotonic=time.monotonic)
+    monkeypatch.setattr(following, "time", clock)
     options, said = ["--preset", "smoke", "--continue", "s1", "--only", "0, long loss"], []
 
     def stops(job):
