@@ -15,7 +15,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 PLATFORM = REPOSITORY / "platform"
 LEVELS = (
-    ("hashing", "errors"),
+    ("hashing", "errors", "secrets"),
     ("recipes",),
     ("models", "objectives", "data"),
     ("evaluation", "inference", "tracking", "runtime"),

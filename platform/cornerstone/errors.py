@@ -5,9 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from cornerstone.secrets import redacted
+
 
 class CornerstoneError(Exception):
-    """Something the user can mend. Its message says what was given, what was expected and what to change."""
+    """Something the user can mend. Its message says what was given, what was expected and what to change, no password."""
+
+    def __str__(self) -> str:
+        return redacted(super().__str__())
 
 
 class RunStopped(CornerstoneError):

@@ -193,6 +193,8 @@ def test_addresses_travel_and_places_of_this_machine_stay():
     found, notes = travelling(("CORNERSTONE_HOME", "B=b=c"), here)
     assert found == {"CORNERSTONE_HOME": "/home/me", "B": "b=c"}
     assert len(notes) == 2
+    option = {"MLFLOW_TRACKING_URI": "postgresql://tracking/mlflow?user=me&password=secret"}
+    assert travelling((), option)[0] == {}
     with pytest.raises(CornerstoneError, match="--env C: this variable is not set here"):
         travelling(("C",), here)
 
@@ -263,7 +265,9 @@ def test_the_first_interrupt_leaves_the_job_running_and_says_how_to_come_back(jo
 @pytest.mark.parametrize("has_sweep", [True, False])
 def test_the_second_interrupt_stops_the_job_and_prints_the_command_that_continues(jobs, monkeypatch, has_sweep):
     jobs.chunks = ["sweep s7\n", interrupt]
-    monkeypatch.setattr(following.time, "sleep", lambda seconds: interrupt())
+    # `time` itself has other users, such as subprocess.
+    clock = SimpleNamespace(sleep=lambda seconds: interrupt(), monotonic=time.monotonic)
+    monkeypatch.setattr(following, "time", clock)
     options, said = ["--preset", "smoke", "--continue", "s1", "--only", "0, long loss"], []
 
     def stops(job):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import tiny_pairs
@@ -104,6 +105,23 @@ def test_a_version_has_a_signature_tags_the_alias_and_how_to_open_it(records, mo
         ("text_features", (-1, 128)),
     ]
     assert records.said == []
+
+
+def test_no_entry_holds_the_password_of_a_storage_uri(records, model, tmp_path):
+    from mlflow import MlflowClient
+
+    place = "s3://KEY:correct-horse@bucket/home/runs/r1/model"
+    made = described(model, records.start("b, seed 0", {}))
+    files = {"recipe.json": json.dumps({"data": place})}
+    records.register(replace(made, location=place, tags={"cornerstone.model": place}, files=files))
+    client = MlflowClient(tracking_uri=records.uri)
+    found = client.get_model_version_by_alias("ablate", "best")
+    (logged,) = client.search_logged_models([records.experiment_id])
+    kept = [path.read_text() for path in (tmp_path / "mlartifacts").rglob("*") if path.is_file()]
+    texts = [*kept, found.description, str(found.tags), str(logged.tags)]
+    assert len(kept) == 2
+    assert ["correct-horse" in text for text in texts] == [False] * 5
+    assert all("s3://KEY:***@bucket" in text for text in texts)
 
 
 def test_the_same_run_is_registered_once_and_the_alias_moves_to_a_better_one(records, model):

@@ -26,8 +26,15 @@ def test_only_what_differs_is_named_by_its_last_part():
 def test_equal_ends_are_told_apart_by_as_little_as_possible():
     recipes = [{"a": {"loss": {"weight": n}}, "b": {"text": {"weight": n}}, "c": {"other_weight": n}} for n in (0, 1)]
     assert list(differing(recipes)) == ["loss.weight", "text.weight", "other_weight"]
-    nested = [{"weight": n, "a": {"weight": n}} for n in (0, 1)]
-    assert differing(nested) == {"weight": "weight", "a.weight": "a.weight"}
+    nested = [{"raw_weight": n, "a": {"raw_weight": n}} for n in (0, 1)]
+    assert differing(nested) == {"recipe.raw_weight": "raw_weight", "a.raw_weight": "a.raw_weight"}
+
+
+def test_a_single_word_is_named_with_the_part_before_it():
+    recipes = [{"name": n, "method": {"image": {"name": n, "size": n}}, "data": {"train": n}} for n in (0, 1)]
+    assert list(differing(recipes)) == ["recipe.name", "image.name", "image.size", "data.train"]
+    towers = [RECIPE, RECIPE.with_image(name="hf:a/b")]
+    assert differing(recipe.as_dict() for recipe in towers) == {"image.name": "method.image.name"}
 
 
 def test_a_field_that_some_points_do_not_have_counts_if_it_differs_among_the_others():
@@ -36,14 +43,14 @@ def test_a_field_that_some_points_do_not_have_counts_if_it_differs_among_the_oth
         {"method": {"kind": "b"}},
         {"method": {"kind": "a", "corners": 2}},
     ]
-    assert list(differing(kinds)) == ["kind", "corners"]
-    assert list(differing(kinds[:2])) == ["kind"]
+    assert list(differing(kinds)) == ["method.kind", "method.corners"]
+    assert list(differing(kinds[:2])) == ["method.kind"]
 
 
 def test_unequal_types_and_lists_are_compared_as_values():
     assert list(differing([{"a": [1, 2]}, {"a": [1, 2]}])) == []
-    assert list(differing([{"a": [1, 2]}, {"a": [2, 1]}])) == ["a"]
-    assert list(differing([{"a": None}, {"a": 0}])) == ["a"]
+    assert list(differing([{"a": [1, 2]}, {"a": [2, 1]}])) == ["recipe.a"]
+    assert list(differing([{"a": None}, {"a": 0}])) == ["recipe.a"]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cornerstone.tracking.address import Address, redacted, tracking_address
+from cornerstone.secrets import redacted
+from cornerstone.tracking.address import Address, tracking_address
 from cornerstone.tracking.mlflow_client import open_client
 from cornerstone.tracking.mlflow_pages import run_link, trials_link, ui_command
 from cornerstone.tracking.mlflow_records import Records
@@ -57,6 +58,11 @@ def test_a_password_is_in_no_text(monkeypatch):
     database = Address.of("postgresql+psycopg://u:p%40ss:w@db:5432/mlflow")
     assert str(database) == "postgresql+psycopg://u:***@db:5432/mlflow"
     assert database.full == "postgresql+psycopg://u:p%40ss:w@db:5432/mlflow"
+    option = Address.of("postgresql://u:p@db/mlflow?password=abc")
+    assert (str(option), option.full) == (
+        "postgresql://u:***@db/mlflow?password=***",
+        "postgresql://u:p@db/mlflow?password=abc",
+    )
     assert (
         redacted("no password in http://server:5000/a@b and user@host")
         == "no password in http://server:5000/a@b and user@host"

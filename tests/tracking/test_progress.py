@@ -6,6 +6,7 @@ import io
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -126,8 +127,11 @@ VIEW = """
 """
 
 
-def in_terminal(script, lines=24, columns=80):
-    """The output of a program in a pseudo-terminal, and its exit status; after `READY` it gets an interrupt."""
+def in_terminal(script, lines=24, columns=80, seconds=120.0):
+    """The output of a program in a pseudo-terminal, and its exit status; after `READY` it gets an interrupt.
+
+    A program that has not ended after `seconds` is killed, and fails the test.
+    """
     inside = textwrap.indent(textwrap.dedent(script).strip(), "    ").strip()
     program = textwrap.dedent(VIEW).replace("SCRIPT", inside)
     ours, theirs = pty.openpty()
@@ -136,15 +140,27 @@ def in_terminal(script, lines=24, columns=80):
         [sys.executable, "-c", program], stdin=theirs, stdout=theirs, stderr=theirs, env=environment, close_fds=True
     )
     os.close(theirs)
-    output, interrupted = b"", False
-    with suppress(OSError):  # EIO: the other side is closed
-        while chunk := os.read(ours, 65536):
+    output, interrupted, end = b"", False, time.monotonic() + seconds
+    try:
+        while chunk := read(ours, end - time.monotonic(), output):
             output += chunk
             if b"READY" in output and not interrupted:
                 interrupted = True
                 process.send_signal(signal.SIGINT)
-    os.close(ours)
-    return output.decode().replace("\r\n", "\n"), process.wait(10)
+        return output.decode().replace("\r\n", "\n"), process.wait(10)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+
+
+def read(terminal, seconds, before):
+    """What comes next from a pseudo-terminal, nothing if the other side is closed. Fails the test if nothing comes in time."""
+    ready, _, _ = select.select([terminal], [], [], max(seconds, 0.0))
+    assert ready, f"the program has not ended; its output:\n{before.decode(errors='replace')}"
+    with suppress(OSError):  # EIO: the other side is closed
+        return os.read(terminal, 65536)
+    return b""
 
 
 def screen(output):
@@ -203,6 +219,16 @@ def test_an_interrupt_leaves_the_view_and_a_cursor_and_says_how_to_continue():
     assert any(line.startswith("first [b]  step 1 of 9") for line in screen(output))
     assert output.rindex("\x1b[?25h") > output.rindex("\x1b[?25l")
     assert output.index("Stopped.") > output.rindex("\x1b[?25h")  # the cursor is there before anything can be killed
+
+
+def test_a_program_that_hangs_in_a_terminal_fails_the_test_and_is_killed(monkeypatch):
+    start, started = subprocess.Popen, []
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda *given, **named: started.append(start(*given, **named)) or started[0]
+    )
+    with pytest.raises(AssertionError, match="the program has not ended; its output:"):
+        in_terminal("time.sleep(600)", seconds=0.3)
+    assert started[0].returncode == -signal.SIGKILL
 
 
 def test_the_view_is_never_higher_than_the_terminal():

@@ -83,6 +83,22 @@ def test_params_recipe_and_data_describe_a_run(records, client):
     assert json.loads(Path(client.download_artifacts(run, "recipe.json")).read_text()) == {"name": "smoke"}
 
 
+def test_no_record_holds_the_password_of_a_storage_uri(records, client):
+    home = "s3://KEY:correct-horse@bucket/home"
+    nested = {"data": {"folders": [f"{home}/cc3m"]}}
+    run = records.start("x", {"cornerstone.data": home})
+    records.describe(run, params={"data.folders": [home]}, recipe=nested, data={**DATA, "uri": home})
+    records.tag(run, {"cornerstone.model": home})
+    records.json(run, nested, "evaluation.json")
+    records.tag_experiment("cornerstone.home", home)
+    files = [Path(client.download_artifacts(run, name)).read_text() for name in ("recipe.json", "evaluation.json")]
+    experiment = client.get_experiment_by_name("ablate").tags["cornerstone.home"]
+    texts = [str(client.get_run(run).to_dictionary()), *files, experiment]
+    assert [text.count("correct-horse") for text in texts] == [0] * 4
+    assert all("s3://KEY:***@bucket/home" in text for text in texts)
+    assert json.loads(files[0]) == {"data": {"folders": ["s3://KEY:***@bucket/home/cc3m"]}}
+
+
 def test_params_are_bounded_and_the_first_ones_are_kept(records, client):
     run = records.start("x", {})
     params = {"point": "2", **{f"field{i}": i for i in range(2 * PARAMS_LIMIT)}}

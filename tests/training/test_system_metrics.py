@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import time
 
 from cornerstone.training.system_metrics import SystemMetrics, gpu_monitors
 
@@ -11,10 +11,11 @@ class Sampler:
     """Stands for one of MLflow's monitors."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.values = name, []
+        self.name, self.values, self.taken = name, [], []
 
     def collect_metrics(self):
-        self.values.append(50.0)
+        self.values.append(50.0 + len(self.taken))
+        self.taken.append(self.values[-1])
 
     def aggregate_metrics(self):
         return {self.name: sum(self.values) / len(self.values)}
@@ -25,32 +26,42 @@ class Sampler:
 
 class Written:
     def __init__(self):
-        self.lines, self.enough = [], threading.Event()
+        self.lines = []
 
     def __call__(self, step, metrics):
         self.lines.append((step, metrics))
-        if len(self.lines) >= 2:
-            self.enough.set()
 
 
-def test_samples_are_written_at_the_step_that_training_is_at():
+def until(condition, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+def test_the_mean_of_all_samples_since_the_last_record_is_written_once_for_each_step():
     written, said = Written(), []
     samplers = [Sampler("gpu_0_utilization_percentage"), Sampler("cpu_utilization_percentage")]
     metrics = SystemMetrics(written, said.append, lambda: samplers, start=40, every=0.01)
-    assert written.enough.wait(10)
-    assert written.lines[0] == (
-        40,
-        {"system/gpu_0_utilization_percentage": 50.0, "system/cpu_utilization_percentage": 50.0},
-    )
-    written.enough.clear()
-    written.lines.clear()
-    metrics.after_step(49, None, None, None)
-    assert written.enough.wait(10)
+    until(lambda: len(samplers[0].taken) >= 3)
+    assert written.lines == []
+    for step in (49, 50):
+        metrics.after_step(step, None, None, None)
+        until(lambda done=step + 1: any(at == done for at, _ in written.lines))
+        seen = len(samplers[0].taken)
+        until(lambda seen=seen: len(samplers[0].taken) >= seen + 3)
     metrics.close()
-    assert written.lines[-1][0] == 50
-    count = len(written.lines)
     assert not metrics._thread.is_alive()
-    assert len(written.lines) == count
+    assert [step for step, _ in written.lines] == [50, 51]
+    first, second = (values["system/gpu_0_utilization_percentage"] for _, values in written.lines)
+    assert [set(values) for _, values in written.lines] == [
+        {"system/gpu_0_utilization_percentage", "system/cpu_utilization_percentage"}
+    ] * 2
+    assert first >= 51.0  # of three samples or more: 50, 51, 52 ..
+    recorded = round(2 * (first - 50.0)) + 1  # the samples 50, 51 .. of the first record
+    last = round(2 * second - (50.0 + recorded))  # the second one begins with the next sample
+    assert second == (50.0 + recorded + last) / 2
+    assert 50.0 + recorded + 2 <= last <= max(samplers[0].taken)
     assert said == []
 
 
@@ -84,14 +95,25 @@ def test_mlflows_monitors_need_no_package_besides_ray():
     assert not monitors or {"gpu_0_utilization_percentage", "cpu_utilization_percentage"} <= names
 
 
-def test_a_sampler_that_breaks_stops_nothing():
+def test_a_sample_that_fails_is_left_out_and_said_once():
     written, said = Written(), []
 
-    class Broken(Sampler):
-        def collect_metrics(self):
-            raise OSError("device lost")
+    class Unsteady(Sampler):
+        failed = 0
 
-    metrics = SystemMetrics(written, said.append, lambda: [Broken("x")], every=0.01)
-    metrics._thread.join(10)
+        def collect_metrics(self):
+            if self.failed < 3:
+                self.failed += 1
+                raise OSError("device busy")
+            super().collect_metrics()
+
+    sampler = Unsteady("x")
+    metrics = SystemMetrics(written, said.append, lambda: [sampler], every=0.01)
+    metrics.after_step(0, None, None, None)
+    until(lambda: written.lines)
     metrics.close()
-    assert ["device lost" in text for text in said] == [True]
+    assert sampler.failed == 3
+    assert written.lines == [(1, {"system/x": 50.0})]
+    (text,) = said
+    assert "device busy" in text
+    assert "NVML" not in text

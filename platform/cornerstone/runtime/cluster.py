@@ -10,13 +10,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TypeVar
 
 from cornerstone.errors import CornerstoneError
 from cornerstone.recipes.placement import Placement
 from cornerstone.runtime import autoscaler, capacity
 from cornerstone.runtime.home import home, problem_of_home
+from cornerstone.runtime.on_nodes import on_nodes
 
 Say = Callable[[str], None]
 T = TypeVar("T")
@@ -25,7 +26,6 @@ CONNECT_TRIES, CONNECT_SECONDS = 3, 5.0
 LONGEST_SOCKET = 107  # bytes of the path of a UNIX socket
 SOCKET_NAME = len("/session_2026-01-31_14-25-01_123456_1234567/sockets/plasma_store.1")
 SAY_EVERY = 60.0  # seconds between messages about it
-HOME_SECONDS = 120.0  # for all nodes to write to the home
 NAMED = 3  # problems of nodes in a message
 
 
@@ -318,21 +318,12 @@ def _check_home() -> None:
     try:
         found = [problem for problem in _problems_of_home(list(machines.values()), token) if problem]
     finally:
-        home().join(".probe", token).remove()
+        with suppress(Exception):  # credentials that may write need not be allowed to delete
+            home().join(".probe", token).remove()
     if found:
         raise CornerstoneError("\n".join(found[:NAMED]) + (f"\n(and {len(found) - NAMED} more)" * (len(found) > NAMED)))
 
 
 def _problems_of_home(nodes: Sequence[str], token: str) -> list[str]:
     """What `problem_of_home` says on each node."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    look: Any = ray.remote(num_cpus=0)(problem_of_home)
-    asked = [
-        look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node, soft=False)).remote(
-            token, uri=home().uri
-        )
-        for node in nodes
-    ]
-    return list(ray.get(asked, timeout=HOME_SECONDS))
+    return on_nodes(nodes, problem_of_home, token, False, home().uri, failed=str)

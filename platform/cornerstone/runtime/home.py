@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import uuid
+from contextlib import suppress
 
 from cornerstone.data.storage import Location
+from cornerstone.secrets import redacted
 
 VARIABLE = "CORNERSTONE_HOME"
 
@@ -29,13 +31,13 @@ def problem_of_home(token: str, write: bool = False, uri: str = "") -> str:
         else:
             _write_and_remove(place.join(".probe", f"{token}-{uuid.uuid4().hex[:8]}"))
         if not file.exists():
-            return (
+            return redacted(
                 f"{VARIABLE} is {place}, of which {here} sees a folder of its own: set it to a shared folder or a storage URI "
                 f"(s3://bucket/cornerstone) that every node reaches."
             )
     except Exception as error:  # of any storage's client: permission, address, credentials, no space
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return (
+        return redacted(
             f"{VARIABLE} is {place}, where {here} cannot write: {why}. Set it to a shared folder or a storage URI that the "
             f"nodes may write to, and give them its credentials."
         )
@@ -44,4 +46,5 @@ def problem_of_home(token: str, write: bool = False, uri: str = "") -> str:
 
 def _write_and_remove(file: Location) -> None:
     file.write_text("probe")
-    file.remove()
+    with suppress(Exception):  # credentials that may write need not be allowed to delete
+        file.remove()

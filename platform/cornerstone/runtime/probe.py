@@ -12,6 +12,7 @@ import socket
 import sys
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ from cornerstone.errors import CornerstoneError
 from cornerstone.recipes.options import placement_of
 from cornerstone.runtime.cluster import StillGrowing, require
 from cornerstone.runtime.home import home, problem_of_home
+from cornerstone.runtime.on_nodes import on_nodes
 
 MARK = "cornerstone probe: "
 """Before the report, on its line of the output."""
@@ -50,7 +52,6 @@ class Report:
 def probe(options: Sequence[str]) -> Report:
     """Look at the cluster that this process has joined, from the head and from a node of each kind."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     report, nodes = Report(), [node for node in ray.nodes() if node["Alive"]]
     token = uuid.uuid4().hex
@@ -58,14 +59,13 @@ def probe(options: Sequence[str]) -> Report:
     if seen:
         report.problems.append(seen)
     try:
-        for node in _one_of_each_kind(nodes):
-            there = NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
-            look = ray.remote(num_cpus=0)(problems_here).options(scheduling_strategy=there)
-            found = ray.get(look.remote("" if seen else token), timeout=120)
+        ids = [node["NodeID"] for node in _one_of_each_kind(nodes)]
+        for found in on_nodes(ids, problems_here, "" if seen else token, failed=lambda text: [text]):
             report.problems += [problem for problem in found if problem not in report.problems]
     finally:
         if not seen:
-            home().join(".probe", token).remove()
+            with suppress(Exception):  # credentials that may write need not be allowed to delete
+                home().join(".probe", token).remove()
     machines = {node["NodeManagerAddress"] for node in nodes}
     if len(machines) > 1 and not is_server(os.environ.get(TRACKING, "")):
         report.notes.append(

@@ -23,6 +23,7 @@ from cornerstone.runtime.following import attend
 from cornerstone.runtime.git import git_state_of
 from cornerstone.runtime.home import VARIABLE as HOME
 from cornerstone.runtime.probe import TRACKING, Report, is_server
+from cornerstone.secrets import redacted
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -186,7 +187,7 @@ def travelling(names: Sequence[str], environ: Mapping[str, str]) -> tuple[dict[s
     found, stay = {}, []
     for name, is_address in ((HOME, lambda value: "://" in value), (TRACKING, is_server)):
         value = environ.get(name, "")
-        if value and is_address(value) and not urlsplit(value).password:
+        if value and is_address(value) and redacted(value) == value:
             found[name] = value
         elif value and not any(given.partition("=")[0] == name for given in names):
             stay.append(name)

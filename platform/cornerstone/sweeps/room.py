@@ -110,7 +110,7 @@ class AsRoomAllows(Searcher):
         """Nothing, see `save`."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tune stores its arguments; a request and a console cannot be stored."""
+        """Tune stores its arguments; an autoscaler request cannot be pickled."""
         return {"_trials": self._trials}
 
 

@@ -17,6 +17,7 @@ from cornerstone.recipes.options import again_with
 from cornerstone.recipes.placement import Placement
 from cornerstone.runtime import cluster
 from cornerstone.runtime.git import git_state
+from cornerstone.secrets import redacted
 from cornerstone.sweeps import driver
 from cornerstone.sweeps.best_model import best_model, best_trial
 from cornerstone.sweeps.points import Point, Sweep
@@ -276,7 +277,9 @@ class SweepRun:
             metric = shown.table.named[0].metric
             return records.register(best_model(self.registered_as, self.state.sweep, metric, best, trial, run))
         except (OSError, ValueError) as error:
-            self.say(f"The best model is not registered in MLflow: {best.model} cannot be read ({error}).")
+            self.say(
+                f"The best model is not registered in MLflow: {redacted(best.model)} cannot be read ({redacted(str(error))})."
+            )
             return None
 
     def _prepared_for(self, row: str) -> Prepared | None:

@@ -26,7 +26,9 @@ def differing(recipes: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     """The fields in which recipes differ: short name to path (`{"corner_tokens": "method.text.corner_tokens"}`).
 
     `recipes` are nested mappings of JSON values. A field that some of them do not have counts if it differs among the
-    others. The short name is the shortest end of the path that is no end of another differing path.
+    others. The short name is the shortest end of the path that is no end of another differing path. A single word (`name`,
+    `kind`, `train`) would read as the point's own: the part before it belongs to the name (`image.name`; `recipe.name` of the
+    recipe itself).
     """
     values: dict[str, list[Any]] = {}
     for recipe in recipes:
@@ -39,9 +41,10 @@ def differing(recipes: Iterable[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _short(path: str, paths: Sequence[str]) -> str:
-    parts = path.split(".")
-    ends = (".".join(parts[place:]) for place in reversed(range(len(parts))))
-    others = [f".{other}" for other in paths if other != path]
+    parts = ["recipe", *path.split(".")]
+    fewest = 1 if "_" in parts[-1] else 2
+    ends = (".".join(parts[-count:]) for count in range(fewest, len(parts) + 1))
+    others = [f".recipe.{other}" for other in paths if other != path]
     return next((end for end in ends if not any(other.endswith(f".{end}") for other in others)), path)
 
 

@@ -1,26 +1,22 @@
 """The address of a tracking server: absolute, so that workers on other machines mean the same, and without its password.
 
 A password in an address must not be shown, logged, tagged or stored. `Address` keeps it apart, in a field that no text
-contains; `redacted` removes passwords from texts of others, for example from a client's error message.
+contains; `secrets.redacted` removes passwords from texts of others, for example from a client's error message.
 """
 
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cornerstone.runtime.home import home
+from cornerstone.secrets import redacted
 
 VARIABLE = "MLFLOW_TRACKING_URI"
-HIDDEN = "***"
 SQLITE = "sqlite:///"
 STORE = "mlflow.db"
 """MLflow's records in the home."""
-_CREDENTIALS = re.compile(
-    r"(?P<scheme>[a-z][a-z0-9+.\-]*://)(?P<user>[^/?#\s'\"@]*?):(?P<password>[^/?#\s'\"]+)@", re.IGNORECASE
-)
 
 
 @dataclass(frozen=True)
@@ -29,23 +25,22 @@ class Address:
 
     uri: str
     """With `***` in place of the password."""
-    password: str = field(default="", repr=False)
+    secret: str = field(default="", repr=False)
+    """The whole address, if it has a password."""
 
     @staticmethod
     def of(given: str | Address) -> Address:
         """An address as the user gave it; relative paths are relative to the current folder."""
         if isinstance(given, Address):
             return given
-        found = _CREDENTIALS.search(given)
-        if found is None:
-            return Address(_absolute(given))
-        start, end = found.span("password")
-        return Address(given[:start] + HIDDEN + given[end:], given[start:end])
+        full = _absolute(given)
+        shown = redacted(full)
+        return Address(shown, full if shown != full else "")
 
     @property
     def full(self) -> str:
         """With the password."""
-        return self.uri.replace(f":{HIDDEN}@", f":{self.password}@", 1) if self.password else self.uri
+        return self.secret or self.uri
 
     @property
     def is_server(self) -> bool:
@@ -69,11 +64,6 @@ def tracking_address() -> Address:
     root = Path(home().uri) if home().is_local else Path.home() / ".cornerstone"
     root.mkdir(parents=True, exist_ok=True)
     return Address(f"{SQLITE}{root}/{STORE}")
-
-
-def redacted(text: str) -> str:
-    """The text with `***` in place of every password of an address."""
-    return _CREDENTIALS.sub(rf"\g<scheme>\g<user>:{HIDDEN}@", text)
 
 
 def _absolute(uri: str) -> str:

@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 
 from cornerstone.data.storage import Location
-from cornerstone.tracking.address import redacted
+from cornerstone.secrets import redacted
 
 Sender = Callable[[Sequence["Line"]], None]
 """Sends lines to a server and returns once it has them; raises if it has not."""

@@ -7,7 +7,8 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from cornerstone.tracking.address import Address, redacted
+from cornerstone.secrets import redacted
+from cornerstone.tracking.address import Address
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -32,7 +32,7 @@ def ui_command(address: Address, sweep: str = "") -> str:
 
     Omits MLFLOW_TRACKING_URI for the default store, and for an address with a password, which must not be printed.
     """
-    is_usual = address.password or address.uri == f"{SQLITE}{Path.home() / '.cornerstone' / STORE}"
+    is_usual = address.secret or address.uri == f"{SQLITE}{Path.home() / '.cornerstone' / STORE}"
     given = "" if is_usual else f"{VARIABLE}={shlex.quote(str(address))} "
     return f"{given}{command_path('cornerstone')} ui{f' --sweep {sweep}' if sweep else ''}"
 

@@ -21,7 +21,8 @@ from filelock import FileLock
 from cornerstone.errors import CornerstoneError
 from cornerstone.hashing import digest
 from cornerstone.runtime.home import home
-from cornerstone.tracking.address import VARIABLE, Address, redacted, tracking_address
+from cornerstone.secrets import redacted, redacted_values
+from cornerstone.tracking.address import VARIABLE, Address, tracking_address
 from cornerstone.tracking.journal import Line, Sender
 from cornerstone.tracking.mlflow_client import first_line, is_unreachable, open_client
 from cornerstone.tracking.mlflow_models import RegisteredModel, register
@@ -215,11 +216,11 @@ class Records:
     def _say_once(self, text: str) -> None:
         if (said := text.partition("(")[0]) not in self._said:
             self._said.add(said)
-            self._say(text)
+            self._say(redacted(text))
 
     def start(self, name: str, tags: Mapping[str, str], parent: str | None = None) -> str | None:
         """Create a run, not active in this process; returns its id, or None if MLflow does not record it."""
-        all_tags = {**tags, **({"mlflow.parentRunId": parent} if parent else {})}
+        all_tags = {**redacted_values(tags), **({"mlflow.parentRunId": parent} if parent else {})}
 
         def create() -> str:
             client = self._mlflow
@@ -253,19 +254,19 @@ class Records:
         if run_id is None:
             return
         self._try(lambda: self._log_params(run_id, params))
-        self._try(lambda: self._mlflow.log_dict(run_id, dict(recipe), "recipe.json"))
+        self._try(lambda: self._mlflow.log_dict(run_id, redacted_values(recipe), "recipe.json"))
         self._try(lambda: self._log_data(run_id, data))
 
     def _log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
-        texts = {translated(name): str(value) for name, value in list(params.items())[:PARAMS_LIMIT]}
+        texts = {translated(name): redacted(str(value)) for name, value in list(params.items())[:PARAMS_LIMIT]}
         self._mlflow.log_batch(run_id, params=[Param(name, _shortened(text)) for name, text in texts.items()])
 
     def _log_data(self, run_id: str, data: Mapping[str, Any]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        source, profile = json.dumps({"uri": data["uri"]}), json.dumps({"num_rows": data["rows"]})
+        source, profile = json.dumps({"uri": redacted(data["uri"])}), json.dumps({"num_rows": data["rows"]})
         dataset = Dataset(data["name"], data["digest"], "local", source, profile=profile)
         self._mlflow.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
@@ -287,7 +288,7 @@ class Records:
 
     def tag_experiment(self, key: str, value: str) -> None:
         """Set a tag of the experiment itself."""
-        self._try(lambda: self._mlflow.set_experiment_tag(str(self._experiment_id), key, value))
+        self._try(lambda: self._mlflow.set_experiment_tag(str(self._experiment_id), key, redacted(value)))
 
     def note(self, run_id: str | None, markdown: str) -> None:
         """The description on the run's page, cut at the length that MLflow allows."""
@@ -296,7 +297,7 @@ class Records:
     def json(self, run_id: str | None, content: Mapping[str, Any], name: str) -> None:
         """Log JSON values as a file; nothing if there are none."""
         if run_id is not None and content:
-            self._try(lambda: self._mlflow.log_dict(run_id, dict(content), name))
+            self._try(lambda: self._mlflow.log_dict(run_id, redacted_values(content), name))
 
     def artifact(self, run_id: str | None, path: Path) -> None:
         """Upload a file."""

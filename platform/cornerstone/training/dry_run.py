@@ -20,6 +20,7 @@ from cornerstone.recipes.placement import Placement
 from cornerstone.recipes.recipe import Recipe
 from cornerstone.runtime.device import device_named
 from cornerstone.runtime.home import home
+from cornerstone.secrets import redacted
 from cornerstone.tracking.address import tracking_address
 from cornerstone.training.build import build_method, build_tower, length_buckets
 from cornerstone.training.deepspeed_engine import REDUCE_BUCKET
@@ -79,7 +80,8 @@ def dry_run(recipe: Recipe, placement: Placement, *, trials: int, experiment: st
     yield f"trials      {trials}" + (
         f": {trials * minutes:,.1f} min of computing, one after another" if trials > 1 else ""
     )
-    yield f"records     MLflow experiment {experiment} at {tracking_address()}; runs, models and checkpoints under {home()}"
+    folder = redacted(str(home()))
+    yield f"records     MLflow experiment {experiment} at {tracking_address()}; runs, models and checkpoints under {folder}"
     image, text = recipe.method.image_tower, recipe.method.text_tower
     if (text is not None and text.dropout) or (image is not None and not image.locked and image.drop_path):
         yield "dropout     is on: numbers then depend on how many workers share a batch"

@@ -15,6 +15,7 @@ from cornerstone.evaluation.judged import metric_name
 from cornerstone.recipes.options import RunOptions, again_with
 from cornerstone.runtime.cluster import connect, interruptible, require, stoppable
 from cornerstone.runtime.home import home
+from cornerstone.secrets import redacted
 from cornerstone.tracking.board import WORKERS, Board, Primary
 from cornerstone.tracking.mlflow_pages import run_link, ui_command
 from cornerstone.tracking.mlflow_records import Records
@@ -91,7 +92,7 @@ def _say_where(records: Records, job: Job, say: Say) -> None:
     """Print where the run is to be seen."""
     run, experiment = job.identity.mlflow_run, records.experiment_id
     if run is None or experiment is None:
-        say(f"metrics: {job.identity.folder}/journal.jsonl")
+        say(redacted(f"metrics: {job.identity.folder}/journal.jsonl"))
         return
     if not records.address.is_server:
         say(f"MLflow: start it with\n  {ui_command(records.address)}")

@@ -31,10 +31,15 @@ class Monitor(Protocol):
 
 
 class SystemMetrics:
-    """An observer that writes a sample every `every` seconds, at the number of steps done, from a thread of its own.
+    """An observer that takes a sample every `every` seconds, from a thread of its own, and writes the means of the samples.
+
+    A mean is over the samples since the last record. There is one record for a number of steps done, since MLflow and the
+    journal keep one value a step, and at most one every `every` seconds: steps that take longer have the mean of all their
+    samples, and of shorter ones some have none.
 
     It reads the whole machine of the process that starts it, all GPUs of it included. `make_monitors` is called in the
-    thread, since MLflow takes seconds to import. If it cannot make them, `say` is called once, and nothing is written.
+    thread, since MLflow takes seconds to import. If it cannot make them, `say` is called once, and nothing is written. A
+    sample that fails is left out; the first one is said.
     """
 
     def __init__(
@@ -47,7 +52,8 @@ class SystemMetrics:
         every: float = EVERY,
     ) -> None:
         """`start` is the number of steps that were done before."""
-        self._write, self._say, self._every, self._done = write, say, every, start
+        self._write, self._say, self._every = write, say, every
+        self._done = self._recorded = start
         self._make_monitors = make_monitors or gpu_monitors
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True, name="system-metrics")
@@ -68,15 +74,30 @@ class SystemMetrics:
     def _sample(self) -> None:
         try:
             monitors = self._make_monitors()
-            while not self._closing.wait(self._every):
-                for monitor in monitors:
-                    monitor.collect_metrics()
-                values = {name: value for monitor in monitors for name, value in monitor.aggregate_metrics().items()}
-                for monitor in monitors:
-                    monitor.clear_metrics()
-                self._write(self._done, {f"{PREFIX}{name}": float(value) for name, value in values.items()})
         except Exception as error:  # no driver, no permission, a library that is missing: training goes on without them
             self._say(f"No system metrics in MLflow ({type(error).__name__}: {error}). They need {NEEDS}")
+            return
+        said = False
+        while not self._closing.wait(self._every):
+            try:
+                for monitor in monitors:
+                    monitor.collect_metrics()
+                if (done := self._done) != self._recorded:
+                    self._record(monitors, done)
+            except Exception as error:  # a driver that is busy, a disk that is full: the next sample may succeed
+                if not said:
+                    self._say(
+                        f"A sample of MLflow's system metrics failed ({type(error).__name__}: {error}): it is left out, and "
+                        f"so are later ones that fail"
+                    )
+                said = True
+
+    def _record(self, monitors: Sequence[Monitor], done: int) -> None:
+        values = {name: value for monitor in monitors for name, value in monitor.aggregate_metrics().items()}
+        self._write(done, {f"{PREFIX}{name}": float(value) for name, value in values.items()})
+        self._recorded = done
+        for monitor in monitors:
+            monitor.clear_metrics()
 
 
 def gpu_monitors() -> list[Monitor]:
