@@ -322,21 +322,27 @@ def show(measured: Sequence[Measurement]) -> None:
                 means = [spread([_mean(one, names) for one in seeds.values()], 1) for names in COLUMNS.values()]
                 rows.append([setting, point, str(len(seeds)), *means])
         table(f"after {steps:,} steps", header, rows)
-        _show_pairs([one for one in usable if one["steps"] == steps])
+        here = [one for one in usable if one["steps"] == steps]
+        title = "differences, seed by seed, with their 95 % t-interval"
+        points = [((setting, point), (setting, other)) for setting in SETTINGS for point, other in PAIRS]
+        table(title, ["one", "minus", *COLUMNS], _differences(here, points))
+        settings = [((setting, point), (BASE, point)) for setting in SETTINGS[1:] for point in (*CORE, *ONLY_BASE)]
+        table(title, ["one", "minus", *COLUMNS], _differences(here, settings))
 
 
-def _show_pairs(measured: Sequence[Measurement]) -> None:
+def _differences(
+    measured: Sequence[Measurement], pairs: Sequence[tuple[tuple[str, str], tuple[str, str]]]
+) -> list[list[str]]:
+    """A row for each pair of (setting, point) that has two seeds or more."""
     rows = []
-    for setting in SETTINGS:
-        for point, other in PAIRS:
-            row = [setting, f"{point} minus {other}"]
-            for names in COLUMNS.values():
-                ours, theirs = (_by_seed(measured, setting, one, names) for one in (point, other))
-                found = paired_difference(ours, theirs)
-                row.append(f"{found.mean:+.1f} [{found.low:+.1f}, {found.high:+.1f}]")
-            if found.seeds > 1:
-                rows.append(row)
-    table("differences, seed by seed, with their 95 % t-interval", ["setting", "points", *COLUMNS], rows)
+    for ours, theirs in pairs:
+        row = [": ".join(ours), ": ".join(theirs)]
+        for names in COLUMNS.values():
+            found = paired_difference(_by_seed(measured, *ours, names), _by_seed(measured, *theirs, names))
+            row.append(f"{found.mean:+.1f} [{found.low:+.1f}, {found.high:+.1f}]")
+        if found.seeds > 1:
+            rows.append(row)
+    return rows
 
 
 def _by_seed(measured: Sequence[Measurement], setting: str, point: str, names: Sequence[str]) -> dict[int, float]:
