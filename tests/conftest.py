@@ -40,9 +40,11 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [PLATFORM, SUPPORT, os.e
 for _elsewhere in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "MLFLOW_TRACKING_URI"):
     os.environ.pop(_elsewhere, None)  # tests never touch a cluster or a server that the user works with
 sys.path[:0] = [folder for folder in (PLATFORM, SUPPORT) if folder not in sys.path]
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell that runs the tests in the background ignores Ctrl-C, and every process that a test starts would inherit that.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell that runs the tests in the background ignores Ctrl-C, and nohup SIGHUP. A process that a test starts inherits what is
+# ignored, but no handler.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, lambda *_: None)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest deselects by `-m`

@@ -122,7 +122,8 @@ def test_the_command_that_continues(before, after):
     assert again_with(before, "--resume", "R") == f"/bin/cornerstone {after}"
 
 
-def test_a_package_that_python_runs_is_run_so_again():
+def test_a_package_that_python_runs_is_run_so_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     command = again_with(["/opt/site/cornerstone/__main__.py", "train", "--resume", "x"], "--resume", "y")
     assert shlex.split(command) == [sys.executable, "-m", "cornerstone", "train", "--resume", "y"]
 
