@@ -54,7 +54,9 @@ def test_a_run_of_siglip(ray_cluster, shards):
 
     model = cornerstone.load(outcome.model)
     assert isinstance(model.module, Siglip)
-    assert outcome.metrics == pytest.approx(metrics_of(evaluate_model(model, job.prepared.sets)), abs=1e-3)
+    assert outcome.metrics == pytest.approx(
+        metrics_of(evaluate_model(model, job.prepared.sets, bad_row_limit=0.2)), abs=1e-3
+    )
     table = pq.read_table(folder / "evaluations" / f"step-{STEPS:09d}.parquet").to_pylist()
     for metric, queries in outcome.queries.items():
         _, of_set, name = metric.split("/")
