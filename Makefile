@@ -24,9 +24,9 @@ test: install lint
 	$(IN_TWO_PROCESSES) -m '$(WITHOUT_RAY)'
 	$(BIN)/python -m pytest -m 'ray and not faults and not gpu'
 
-# Everything that needs neither Ray, nor a GPU, nor several workers: about 3 minutes on 2 cores.
+# What needs neither Ray nor a GPU and is not slow: about 3 minutes on 2 cores.
 test-quick: install
-	$(IN_TWO_PROCESSES) -m '$(WITHOUT_RAY) and not workers'
+	$(IN_TWO_PROCESSES) -m '$(WITHOUT_RAY) and not slow'
 
 # Without a GPU the tests run on the CPU, and those of the GPU are skipped with a reason.
 test-gpu: install

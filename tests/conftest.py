@@ -26,8 +26,12 @@ START_RAY = (
 )
 """Files whose tests start Ray in processes of their own, instead of using the fixture `ray_cluster`."""
 
-SEVERAL_WORKERS = ("test_engines.py", "test_zero_shares.py", "test_shares.py", "test_distributed.py")
-"""Files whose tests start several workers, which import PyTorch and DeepSpeed each."""
+SLOW = (
+    *("test_engines.py", "test_zero_shares.py", "test_shares.py", "test_distributed.py"),  # several workers each
+    *("commands/test_ui.py", "transfer/test_dialogue.py", "transfer/test_towers.py", "released/test_families.py"),
+    *("test_released_clip.py", "test_export.py"),
+)
+"""Files of slow tests, by the end of their path."""
 
 # Set before cornerstone or Ray is imported: both read these on import, and Ray's workers inherit them.
 _home = tempfile.TemporaryDirectory(prefix="cornerstone-tests-", ignore_cleanup_errors=True)
@@ -49,12 +53,12 @@ for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.S
 
 @pytest.hookimpl(tryfirst=True)  # before pytest deselects by `-m`
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test that needs a Ray cluster with `ray`, and every one of several workers with `workers`."""
+    """Mark every test that needs a Ray cluster with `ray`, and every one of a slow file with `slow`."""
     for item in items:
         if "ray_cluster" in getattr(item, "fixturenames", ()) or item.path.name in START_RAY:
             item.add_marker(pytest.mark.ray)
-        if item.path.name in SEVERAL_WORKERS:
-            item.add_marker(pytest.mark.workers)
+        if item.path.as_posix().endswith(SLOW):
+            item.add_marker(pytest.mark.slow)
     # Those that start a Ray of their own come last: two cores are too few for two, so they end the one that others share.
     items.sort(key=lambda item: item.path.name in START_RAY)
 

@@ -139,7 +139,7 @@ def test_groups_are_of_the_usable_rows_in_their_order():
     assert set(alone) == {"long"}
 
 
-@pytest.mark.workers
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 3])
 def test_ranks_give_the_gradients_of_the_whole(tmp_path, world):
     """Groups lie across the ranks' borders, and there are fewer groups than ranks, or more."""

@@ -83,7 +83,7 @@ def test_no_valid_row_is_a_loss_of_0_with_a_graph():
     assert image.grad.abs().sum() == 0
 
 
-@pytest.mark.workers
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [case["case"] for case in cases() if "world" in case])
 def test_ranks_give_the_gradients_of_the_whole(case, tmp_path):
     """Also with different numbers of rows, one rank without any."""

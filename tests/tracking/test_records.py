@@ -304,6 +304,7 @@ print(Records("train", sys.argv[1], said.append).start("x", {}), said, flush=Tru
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.slow
 def test_programs_that_start_at_the_same_moment_all_record(tmp_path):
     """On a new file, whose tables each of them would make."""
     uri = f"sqlite:///{tmp_path}/new/mlflow.db"
