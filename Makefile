@@ -15,7 +15,7 @@ demo: install
 dashboards: install
 	@PATH="$(CURDIR)/$(BIN):$$PATH" cornerstone dashboards $(ARGS)
 
-# Everything but `test-faults` and `test-gpu`: about 16 minutes on 2 cores. Two processes run the tests without Ray; only one
+# Everything but `test-faults` and `test-gpu`: about 15 minutes on 2 cores. Two processes run the tests without Ray; only one
 # can hold the cluster of the others.
 WITHOUT_RAY := not ray and not faults and not gpu
 IN_TWO_PROCESSES = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
@@ -32,7 +32,7 @@ test-quick: install
 test-gpu: install
 	$(BIN)/python -m pytest -m gpu
 
-# Kills processes and resumes, grows and shrinks a cluster, scrapes metrics: about 37 minutes.
+# Kills processes and resumes, grows and shrinks a cluster, scrapes metrics: about 30 minutes.
 test-faults: install
 	$(BIN)/python -m pytest -m faults
 
