@@ -25,9 +25,12 @@ follower=
 job="demo-$(date +%Y%m%d-%H%M%S)-$$"
 
 # A process group of its own: Ctrl-C then reaches only this script, which stops the job first and Ray afterwards.
+# Ports of its own: with Ray's usual ones, no job would start beside another Ray.
 set -m
 ray start --head --block --port="$(free_port)" --node-ip-address=127.0.0.1 --num-cpus="${CORNERSTONE_DEMO_CPUS:-$(nproc)}" \
-    --dashboard-host=127.0.0.1 --dashboard-port="$dashboard" --disable-usage-stats >"$log/ray.log" 2>&1 &
+    --dashboard-host=127.0.0.1 --dashboard-port="$dashboard" --dashboard-agent-listen-port="$(free_port)" \
+    --metrics-export-port="$(free_port)" --ray-client-server-port="$(free_port)" \
+    --disable-usage-stats >"$log/ray.log" 2>&1 &
 ray_pid=$!
 set +m
 address="http://127.0.0.1:$dashboard"
