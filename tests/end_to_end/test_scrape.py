@@ -18,7 +18,7 @@ import yaml
 from boards import DASHBOARDS, draw
 from own_ray import free_port, head
 
-from cornerstone.runtime import monitoring
+from cornerstone.runtime import monitoring, servers
 from cornerstone.training.live_metrics import gauge_names
 
 from .conftest import REPOSITORY
@@ -47,7 +47,7 @@ def quickly(path: Path) -> Path:
     return path
 
 
-def of_cluster(address: str, token: str, folder: Path) -> monitoring.Server:
+def of_cluster(address: str, token: str, folder: Path) -> servers.Server:
     """Prometheus by `cluster.yml`, for this head and its token."""
     folder.mkdir()
     (folder / "token").write_text(token)
@@ -62,7 +62,7 @@ def of_cluster(address: str, token: str, folder: Path) -> monitoring.Server:
         f"--config.file={quickly(folder / 'cluster.yml')}",
         f"--storage.tsdb.path={folder / 'data'}",
     ]
-    return monitoring.Server("Cluster", [*command, f"--web.listen-address=127.0.0.1:{port}"], port, "/-/ready", {})
+    return servers.Server("Cluster", [*command, f"--web.listen-address=127.0.0.1:{port}"], port, "/-/ready", {})
 
 
 def healthy(url: str) -> list[str]:
@@ -87,7 +87,7 @@ def scraped(smoke_scenes, tmp_path_factory):
             local = monitoring.prometheus("prometheus", int(free_port()), place / "local", cluster.sessions)
             quickly(place / "local" / "prometheus.yml")
             cluster_wide = of_cluster(cluster.address, token, place / "cluster")
-            with monitoring.running([local, cluster_wide], place):
+            with servers.running([local, cluster_wide], place):
                 begun = time.time()
                 environment = {
                     **os.environ,
