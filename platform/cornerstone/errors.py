@@ -1,4 +1,4 @@
-"""The one error type that a user may see without a traceback, and the words that help to mend a mistake."""
+"""The one error type that a user may see without a traceback, and the words that help to correct a mistake."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cornerstone.secrets import redacted
 
 
 class CornerstoneError(Exception):
-    """Something the user can mend. Its message says what was given, what was expected and what to change, no password."""
+    """Something the user can correct. Its message says what was given, what was expected and what to change, no password."""
 
     def __str__(self) -> str:
         return redacted(super().__str__())
@@ -17,6 +17,11 @@ class CornerstoneError(Exception):
 
 class RunStopped(CornerstoneError):
     """Every worker of a run stopped together, for a reason that a restart would meet again."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what a library's error says, its type if it says nothing; without passwords and a full stop."""
+    return redacted((str(error).strip() or type(error).__name__).splitlines()[0].rstrip("."))
 
 
 def nearest(given: str, valid: Iterable[str]) -> str:

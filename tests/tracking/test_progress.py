@@ -1,4 +1,4 @@
-"""Progress in the driver's terminal: the actor's statuses, the view in a pseudo-terminal, and lines where there is none."""
+"""Progress in the driver's terminal: the actor's statuses, the view in a pseudo-terminal, and lines elsewhere."""
 
 from __future__ import annotations
 
@@ -127,17 +127,23 @@ VIEW = """
 """
 
 
-def in_terminal(script, lines=24, columns=80, seconds=120.0):
+def in_terminal(script, lines=24, columns=80, seconds=120.0, errors=None):
     """The output of a program in a pseudo-terminal, and its exit status; after `READY` it gets an interrupt.
 
-    A program that has not ended after `seconds` is killed, and fails the test.
+    `errors` is a file for its standard error, which otherwise goes to the terminal too. A program that has not ended after
+    `seconds` is killed, and fails the test.
     """
     inside = textwrap.indent(textwrap.dedent(script).strip(), "    ").strip()
     program = textwrap.dedent(VIEW).replace("SCRIPT", inside)
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "LINES": str(lines), "COLUMNS": str(columns)}
     process = subprocess.Popen(
-        [sys.executable, "-c", program], stdin=theirs, stdout=theirs, stderr=theirs, env=environment, close_fds=True
+        [sys.executable, "-c", program],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=errors or theirs,
+        env=environment,
+        close_fds=True,
     )
     os.close(theirs)
     output, interrupted, end = b"", False, time.monotonic() + seconds
@@ -229,6 +235,14 @@ def test_a_program_that_hangs_in_a_terminal_fails_the_test_and_is_killed(monkeyp
     with pytest.raises(AssertionError, match="the program has not ended; its output:"):
         in_terminal("time.sleep(600)", seconds=0.3)
     assert started[0].returncode == -signal.SIGKILL
+
+
+def test_a_standard_error_that_goes_to_a_file_stays_there(tmp_path):
+    with (tmp_path / "errors.log").open("w") as errors:
+        output, status = in_terminal('print("to the file", file=sys.stderr)', errors=errors)
+    assert status == 0, output
+    assert "to the file" in (tmp_path / "errors.log").read_text()
+    assert "to the file" not in output
 
 
 def test_the_view_is_never_higher_than_the_terminal():

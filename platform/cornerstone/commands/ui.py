@@ -61,9 +61,9 @@ class UiCommand:
 
 def mlflow_server(address: Address, port: int) -> Server:
     """MLflow's server on a store. The store's address is not in its command, which other users of the machine can read."""
-    from cornerstone.runtime.servers import HERE, Server
+    from cornerstone.runtime.servers import LOOPBACK, Server
 
-    command = [sys.executable, "-m", "mlflow", "server", "--host", HERE, "--port", str(port), "--workers", "1"]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(port), "--workers", "1"]
     environment = {
         "MLFLOW_BACKEND_STORE_URI": address.full,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # jobs of its own that no page of a sweep needs

@@ -27,7 +27,7 @@ from cornerstone.data.parallel import OnProgress, map_tasks
 from cornerstone.data.records import ROLES, SCHEMAS
 from cornerstone.data.shards import DataSet
 from cornerstone.data.storage import Location
-from cornerstone.errors import CornerstoneError
+from cornerstone.errors import CornerstoneError, first_line
 
 _BESIDE = (FILE, "quarantine.jsonl", "tokenizer.json")  # files that the manifest does not list but that are expected
 _REPEATS_NAMED = 20
@@ -168,7 +168,7 @@ def _look(task: _Task) -> _Seen:
         with source.open_input() as stream:
             _look_inside(pq.ParquetFile(stream), task, seen, tell)
     except (OSError, pa.ArrowException) as error:
-        tell("unreadable shard", f"not a complete Parquet file, truncated or damaged ({_first_line(error)})")
+        tell("unreadable shard", f"not a complete Parquet file, truncated or damaged ({first_line(error)})")
     return seen
 
 
@@ -189,7 +189,7 @@ def _look_inside(file: pq.ParquetFile, task: _Task, seen: _Seen, tell: Callable[
         try:
             table = file.read_row_group(group)
         except (OSError, pa.ArrowException) as error:
-            tell("unreadable rows", f"row group {group} is damaged ({_first_line(error)})", seen.rows)
+            tell("unreadable rows", f"row group {group} is damaged ({first_line(error)})", seen.rows)
         else:
             if manifest.kind == "features":
                 _look_at_vectors(table, seen, tell)
@@ -312,7 +312,3 @@ def _differences(found: pa.Schema, wanted: pa.Schema) -> list[str]:
 
 def _told(groups: tuple[int, ...] | list[int]) -> str:
     return f"{sum(groups):,} rows in {len(groups):,} row groups"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__

@@ -23,7 +23,7 @@ from cornerstone.inference.released.hugging_face import CLIP_MEAN, CLIP_STD
 from cornerstone.inference.saved_model import save_model
 from cornerstone.models.image_tower import VISUAL, build_image_tower
 from cornerstone.models.lcl import Lcl
-from cornerstone.models.loading import first_line, load_weights
+from cornerstone.models.loading import load_weights, why_unreadable
 from cornerstone.models.method import Inputs
 
 Say = Callable[[str], None]
@@ -116,7 +116,7 @@ def read_state(source: str) -> Mapping[str, Tensor]:
         with place.open_input() as file:
             loaded = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # of pickle, zip and safetensors, all of their own kinds
-        raise CornerstoneError(f"{source} cannot be read as weights: {first_line(error)}") from error
+        raise CornerstoneError(f"{source} cannot be read as weights: {why_unreadable(error)}.") from error
     for name in ("state_dict", "model", "module"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(name), Mapping):
             loaded = loaded[name]

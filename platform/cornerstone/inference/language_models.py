@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from cornerstone.data.storage import Location
-from cornerstone.errors import CornerstoneError
+from cornerstone.errors import CornerstoneError, first_line
 from cornerstone.models.language_model import LanguageModel, without_dropout
 from cornerstone.runtime.hub import hub_answers
 
@@ -29,7 +29,7 @@ def _loaded(name: str) -> Any:
     try:
         config = AutoConfig.from_pretrained(name, local_files_only=offline)
     except Exception as error:  # a missing file, a network error and others
-        raise CornerstoneError(f"Cannot load the language model {name!r}: {_first(error)} {_ELSEWHERE}") from error
+        raise CornerstoneError(f"Cannot load the language model {name!r}: {first_line(error)}. {_ELSEWHERE}") from error
     named = list(getattr(config, "architectures", None) or ())
     if config.is_encoder_decoder or not any(one.endswith(CAUSAL) for one in named):
         raise CornerstoneError(
@@ -46,7 +46,7 @@ def _loaded(name: str) -> Any:
         )
         model, loading = loaded
     except Exception as error:  # as above, and weights that do not fit
-        raise CornerstoneError(f"Cannot load the language model {name!r}: {_first(error)} {_ELSEWHERE}") from error
+        raise CornerstoneError(f"Cannot load the language model {name!r}: {first_line(error)}. {_ELSEWHERE}") from error
     if missing := sorted(loading["missing_keys"]):
         raise CornerstoneError(
             f"The weights of the language model {name} lack {len(missing)} that it needs, {missing[0]} among them."
@@ -55,8 +55,3 @@ def _loaded(name: str) -> Any:
 
 
 _ELSEWHERE = "Without access to the Hugging Face hub, name a folder (--language-model)."
-
-
-def _first(error: Exception) -> str:
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return line if line.endswith(".") else line + "."

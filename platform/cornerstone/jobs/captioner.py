@@ -24,7 +24,7 @@ from transformers.generation import LogitsProcessor, LogitsProcessorList, Temper
 from transformers.utils import cached_file
 
 from cornerstone.data import draws
-from cornerstone.errors import CornerstoneError
+from cornerstone.errors import CornerstoneError, first_line
 from cornerstone.runtime.device import actor_device
 from cornerstone.runtime.hub import hub_answers
 
@@ -107,9 +107,9 @@ def _load(kind: Any, name: str) -> Any:
     try:
         return kind.from_pretrained(str(folder) if folder.is_dir() else name, local_files_only=not reachable)
     except Exception as error:  # anything from a missing file to a damaged one
-        why = (str(error).strip() or type(error).__name__).partition("\n")[0].rstrip(".")
         raise CornerstoneError(
-            f"Cannot load the captioner {name!r}: {why}. Expected the Hugging Face name of an image-text-to-text model or a "
+            f"Cannot load the captioner {name!r}: {first_line(error)}. "
+            "Expected the Hugging Face name of an image-text-to-text model or a "
             f"folder of one (config.json, model.safetensors, files of the processor). "
             + ("" if reachable else "The hub does not answer from this machine: name a folder.")
         ) from error

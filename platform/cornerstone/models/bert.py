@@ -10,7 +10,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 from cornerstone.data.storage import Location
-from cornerstone.errors import CornerstoneError
+from cornerstone.errors import CornerstoneError, first_line
 from cornerstone.models.loading import load_weights, read_safetensors
 from cornerstone.recipes.towers import TextTowerConfig
 
@@ -148,9 +148,8 @@ def _named(config: TextTowerConfig) -> BertModel:
 
 
 def _cannot_load(name: str, error: Exception) -> str:
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return (
-        f"Cannot load the text tower {name!r}: {line} Expected a Hugging Face BERT by name or a folder with "
+        f"Cannot load the text tower {name!r}: {first_line(error)}. Expected a Hugging Face BERT by name or a folder with "
         f"config.json and model.safetensors; --recipe.method.text.name '' makes a new one of "
         f"--recipe.method.text.width and layers."
     )

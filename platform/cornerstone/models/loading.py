@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from cornerstone.data.storage import Location
-from cornerstone.errors import CornerstoneError
+from cornerstone.errors import CornerstoneError, first_line
 
 _SHOWN = 4
 
@@ -47,14 +47,14 @@ def some(names: list[str]) -> str:
     return (", ".join(names[:_SHOWN]) or "none") + (", .." if len(names) > _SHOWN else "")
 
 
-def first_line(error: Exception) -> str:
-    """What a library says first; of a pickle that PyTorch does not open what that means."""
+def why_unreadable(error: Exception) -> str:
+    """What a library says first of weights that it cannot read; of a pickle of more than tensors what that means."""
     if isinstance(error, pickle.UnpicklingError):
         return (
             "it is a pickle of more than tensors, which runs code of its own if it is opened: only tensors are unpickled. Use "
-            "a .safetensors file, or save its state_dict again."
+            "a .safetensors file, or save its state_dict again"
         )
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return first_line(error)
 
 
 def read_safetensors(file: Location) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPModel
 
-from cornerstone.errors import CornerstoneError
+from cornerstone.errors import CornerstoneError, first_line
 from cornerstone.models.positions import FACTOR, KEPT, stretched
 from cornerstone.recipes.towers import ClipText
 
@@ -70,9 +70,9 @@ def read_clip_text(name: str) -> ClipTextHalf:
     try:
         found: Any = CLIPModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
     except (OSError, ValueError, RuntimeError) as error:
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CornerstoneError(
-            f"Cannot load the text tower {name!r}: {line} Expected a CLIP in the layout of transformers, by name or folder "
+            f"Cannot load the text tower {name!r}: {first_line(error)}. "
+            "Expected a CLIP in the layout of transformers, by name or folder "
             f"(--recipe.method.text.name)."
         ) from error
     model, loaded = found

@@ -18,7 +18,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel
 
-from cornerstone.errors import CornerstoneError
+from cornerstone.errors import CornerstoneError, first_line
 from cornerstone.models.corner_text import visible
 from cornerstone.models.text_tower import TextFeatures, TextTower, in_buckets, trimmed
 from cornerstone.objectives.contrastive import at_least_fp32
@@ -176,7 +176,7 @@ def _named(config: T5Text) -> T5EncoderModel:
             return T5EncoderModel.from_pretrained(config.name, dtype=torch.float32, dropout_rate=config.dropout)
         wrong = f"it is a {kind or 'model of unknown type'}."
     except Exception as error:  # from a missing file to a hub that does not answer
-        wrong = (str(error).strip() or type(error).__name__).splitlines()[0]
+        wrong = f"{first_line(error)}."
     raise CornerstoneError(
         f"Cannot load the text tower {config.name!r}: {wrong} Expected a Hugging Face T5 by name or a folder with config.json "
         f"and model.safetensors; --recipe.method.text.name '' makes a new one of --recipe.method.text.width and layers."

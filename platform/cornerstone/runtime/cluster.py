@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TypeVar
 
-from cornerstone.errors import CornerstoneError
+from cornerstone.errors import CornerstoneError, first_line
 from cornerstone.recipes.placement import Placement
 from cornerstone.runtime import autoscaler, capacity
 from cornerstone.runtime.home import home, problem_of_home
@@ -87,8 +87,7 @@ def _join(address: str) -> None:
     try:
         ray.init(address=address, logging_level=logging.WARNING, log_to_driver=log_to_driver())
     except Exception as error:  # Ray raises ConnectionError, ValueError, RuntimeError and others
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CornerstoneError(f"{what}, which cannot be joined: {why.rstrip('.')}. {how}") from error
+        raise CornerstoneError(f"{what}, which cannot be joined: {first_line(error)}. {how}") from error
 
 
 def listens(host: str, port: int) -> bool:

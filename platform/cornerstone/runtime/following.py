@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from cornerstone.errors import CornerstoneError
+from cornerstone.errors import CornerstoneError, first_line
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -73,7 +73,7 @@ def follow(client: JobSubmissionClient, job: str, say: Say = print, again: str =
         except (RuntimeError, OSError, aiohttp.ClientError) as error:
             if time.monotonic() - answered > PATIENCE:
                 raise CornerstoneError(
-                    f"The cluster has not answered for {PATIENCE / 60:.0f} minutes ({_first_line(error)}). Job {job} may go on"
+                    f"The cluster has not answered for {PATIENCE / 60:.0f} minutes ({first_line(error)}). Job {job} may go on"
                     + (f"; follow it again with:\n  {again}" if again else ".")
                 ) from error
             if not lost:
@@ -106,7 +106,3 @@ def how_to_continue(client: JobSubmissionClient, job: str, address: str) -> str:
         options = [*shlex.split(kept), "--continue", sweeps[-1]]
     typed = shlex.join(["cornerstone", "submit", program, "--cluster", address, *(["--", *options] if options else [])])
     return f"Finished trials are kept; continue with:\n  {typed}" if sweeps else f"Start again with:\n  {typed}"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -8,6 +8,7 @@ import uuid
 from contextlib import suppress
 
 from cornerstone.data.storage import Location
+from cornerstone.errors import first_line
 from cornerstone.secrets import redacted
 
 VARIABLE = "CORNERSTONE_HOME"
@@ -36,9 +37,9 @@ def problem_of_home(token: str, write: bool = False, uri: str = "") -> str:
                 f"(s3://bucket/cornerstone) that every node reaches."
             )
     except Exception as error:  # of any storage's client: permission, address, credentials, no space
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
         return redacted(
-            f"{VARIABLE} is {place}, where {here} cannot write: {why}. Set it to a shared folder or a storage URI that the "
+            f"{VARIABLE} is {place}, where {here} cannot write: {first_line(error)}. "
+            "Set it to a shared folder or a storage URI that the "
             f"nodes may write to, and give them its credentials."
         )
     return ""

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from cornerstone.errors import CornerstoneError
-from cornerstone.runtime.servers import HERE, Server, free_port
+from cornerstone.runtime.servers import LOOPBACK, Server, free_port
 
 DASHBOARDS = Path("dashboards")
 """Boards and configuration, relative to the project's root."""
@@ -62,7 +62,7 @@ def prometheus(program: str, port: int, folder: Path, sessions: Path) -> Server:
     options = {
         "config.file": written,
         "storage.tsdb.path": folder / "prometheus",
-        "web.listen-address": f"{HERE}:{port}",
+        "web.listen-address": f"{LOOPBACK}:{port}",
     }
     command = [program, *(f"--{name}={value}" for name, value in options.items())]
     return Server("Prometheus", command, port, "/-/ready", {})
@@ -81,7 +81,7 @@ def grafana(program: str, port: int, folder: Path, source: Server) -> Server | N
         "CORNERSTONE_PROMETHEUS": source.url,
         "CORNERSTONE_BOARDS": str(folder / "cornerstone"),
         "RAY_BOARDS": str(folder / "ray"),
-        "GF_SERVER_HTTP_ADDR": HERE,
+        "GF_SERVER_HTTP_ADDR": LOOPBACK,
         "GF_SERVER_HTTP_PORT": str(port),
         "GF_PATHS_PROVISIONING": str((source_folder() / "grafana" / "provisioning").resolve()),
         "GF_PATHS_DATA": str(folder / "grafana"),

@@ -6,8 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from cornerstone.errors import first_line
+
 T = TypeVar("T")
 SECONDS = 120.0  # for all nodes to answer
+_LOOK = "Look at `ray status` and at that node's load and logs, then try again."
 
 
 def on_nodes(
@@ -41,12 +44,12 @@ def on_nodes(
             ray.cancel(reference, force=True)
         except RayError as error:
             if address := _address(node):
-                why = (str(error).strip() or type(error).__name__).splitlines()[0]
-                found.append(failed(f"The node {address} cannot run a task ({type(error).__name__}: {why}). {_LOOK}"))
+                found.append(
+                    failed(
+                        f"The node {address} cannot run a task ({type(error).__name__}: {first_line(error)}). {_LOOK}"
+                    )
+                )
     return found
-
-
-_LOOK = "Look at `ray status` and at that node's load and logs, then try again."
 
 
 def _address(node: str) -> str:

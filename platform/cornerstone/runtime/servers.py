@@ -17,7 +17,7 @@ from types import FrameType
 
 from cornerstone.errors import CornerstoneError
 
-HERE = "127.0.0.1"
+LOOPBACK = "127.0.0.1"
 """The servers have no authentication, so they listen on the loopback address only."""
 READY_WITHIN = 180.0  # seconds: a first start of Grafana, or of MLflow, makes its database, on a loaded machine slowly
 STOPPED_WITHIN = 10.0  # seconds
@@ -40,7 +40,7 @@ class Server:
     @property
     def url(self) -> str:
         """Where it is reached."""
-        return f"http://{HERE}:{self.port}"
+        return f"http://{LOOPBACK}:{self.port}"
 
 
 @contextmanager
@@ -104,7 +104,7 @@ def _interrupt_once(number: int, frame: FrameType | None) -> None:
 
 
 def watch(servers: Sequence[Server], processes: Sequence[subprocess.Popen[bytes]], folder: Path) -> Iterator[None]:
-    """Yield every half second, for ever; raises CornerstoneError as soon as a server ends."""
+    """Yield every half second without an end; raises CornerstoneError as soon as a server ends."""
     while True:
         for server, process in zip(servers, processes, strict=True):
             _check_alive(server, process, folder)
@@ -162,7 +162,7 @@ def free_port(port: int) -> int:
     for candidate in (port, 0):
         if found := _bound(candidate):
             return found
-    raise CornerstoneError(f"No port is free on {HERE}.")
+    raise CornerstoneError(f"No port is free on {LOOPBACK}.")
 
 
 def is_free(port: int) -> bool:
@@ -175,7 +175,7 @@ def _bound(port: int) -> int:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HERE, port))
+            probe.bind((LOOPBACK, port))
         except OSError:
             return 0
         return int(probe.getsockname()[1])

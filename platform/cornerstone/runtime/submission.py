@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from cornerstone.errors import CornerstoneError
+from cornerstone.errors import CornerstoneError, first_line
 from cornerstone.runtime.cluster import Say, listens
 from cornerstone.runtime.following import attend
 from cornerstone.runtime.git import git_state_of
@@ -142,14 +142,12 @@ def connected(address: str) -> JobSubmissionClient:
     try:
         return JobSubmissionClient(address)
     except AuthenticationError as error:
-        why = error.message.strip().splitlines()[0].rstrip(".")
         raise CornerstoneError(
-            f"The cluster at {address} refuses this client: {why}. Give it the cluster's token: RAY_AUTH_MODE=token, and the "
-            f"token in ~/.ray/auth_token or RAY_AUTH_TOKEN (on the head: ray get-auth-token)."
+            f"The cluster at {address} refuses this client: {first_line(error)}. Give it the cluster's token: "
+            f"RAY_AUTH_MODE=token, and the token in ~/.ray/auth_token or RAY_AUTH_TOKEN (on the head: ray get-auth-token)."
         ) from error
     except Exception as error:  # ConnectionError, RuntimeError and others
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CornerstoneError(f"No cluster answers at {address}: {why} {how}") from error
+        raise CornerstoneError(f"No cluster answers at {address}: {first_line(error)}. {how}") from error
 
 
 def check_ray(client: JobSubmissionClient) -> None:
@@ -268,8 +266,7 @@ def _submitted(client: JobSubmissionClient, entrypoint: str, environment: dict[s
             return str(client.submit_job(entrypoint=entrypoint, runtime_env=environment, submission_id=name or None))
         except RuntimeError as error:
             if "No available agent" not in str(error) or time.monotonic() > deadline:
-                why = (str(error).strip() or type(error).__name__).splitlines()[0]
-                raise CornerstoneError(f"The cluster refuses the job: {why}") from error
+                raise CornerstoneError(f"The cluster refuses the job: {first_line(error)}.") from error
         time.sleep(1.0)
 
 

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from cornerstone.data.statistics import NamedTokenizer
 from cornerstone.data.storage import Location
 from cornerstone.data.texts import FILE
-from cornerstone.errors import CornerstoneError
+from cornerstone.errors import CornerstoneError, first_line
 from cornerstone.runtime.hub import hub_answers
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def _through_transformers(name: str) -> str:
             )
             return file
         raise CornerstoneError(
-            f"Cannot load the tokenizer {name!r}: {_first_line(error)} Without access to the Hugging Face hub, name a "
+            f"Cannot load the tokenizer {name!r}: {first_line(error)}. Without access to the Hugging Face hub, name a "
             f"folder that holds its tokenizer.json (--recipe.data.tokenizer FOLDER)."
         ) from error
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -113,8 +113,3 @@ def _installed(place: tuple[str, str]) -> str | None:
         return None
     file = importlib.resources.files(package).joinpath(path)
     return file.read_text(encoding="utf-8") if file.is_file() else None
-
-
-def _first_line(error: Exception) -> str:
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return line if line.endswith(".") else line + "."

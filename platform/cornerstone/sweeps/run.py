@@ -21,11 +21,11 @@ from cornerstone.secrets import redacted
 from cornerstone.sweeps import driver
 from cornerstone.sweeps.best_model import best_model, best_trial
 from cornerstone.sweeps.points import Point, Sweep
-from cornerstone.sweeps.results import Results, columns_of
+from cornerstone.sweeps.results import Results
 from cornerstone.sweeps.schedule import Planned, Schedule
 from cornerstone.sweeps.settings import PointSettings
 from cornerstone.sweeps.state import STOPPED, SweepState, TrialRecord, TrialResult, new_sweep_id
-from cornerstone.sweeps.variants import in_rows, not_in_rows
+from cornerstone.sweeps.variants import in_rows
 from cornerstone.tracking.board import Board, Primary
 from cornerstone.tracking.mlflow_pages import trials_link, ui_command
 from cornerstone.tracking.mlflow_records import Records
@@ -196,11 +196,7 @@ class SweepRun:
 
     def _primary(self) -> Primary | None:
         """The metric of the table's first column."""
-        prepared = list(self.prepared.values())
-        sets = not_in_rows([judged for ready in prepared for judged in ready.sets], self.points)
-        choosing = [ready.recipe.evaluation.best for ready in prepared] + [point.chosen_by for point in self.points]
-        columns = columns_of(sets, choosing) or columns_of(sets, ())
-        return Primary(*columns[0]) if columns else None
+        return next((Primary(*column) for column in self._results(replace(self.sweep, claim=None)).table.named), None)
 
     def _write(self) -> None:
         # Trials and choices of points that --only leaves out stay in the sweep.

@@ -21,9 +21,8 @@ from rich.text import Text
 from cornerstone.tracking.board import TRAINING, Board, Phase, Trial, duration
 
 GAP = "  "
-SHORTEST_NAME = (
-    12  # columns that a name keeps; what else is said of a trial gives way first, pace and metric to all of it
-)
+SHORTEST_NAME = 12
+"""Columns that a name keeps: what else is said of a trial gives way first, pace and metric to the whole name."""
 LONG = 10.0  # seconds in a state, from which the view says for how long
 COLUMNS = LEFT, STEP, LOSS, PACE, MEASURED = range(5)
 ORDER = (STEP, PACE, LOSS, LEFT, MEASURED)

@@ -7,7 +7,6 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from cornerstone.secrets import redacted
 from cornerstone.tracking.address import Address
 
 if TYPE_CHECKING:
@@ -39,11 +38,6 @@ def open_client(address: Address) -> MlflowClient:
         if colon:  # otherwise the variable may already have it
             os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(password)
     return MlflowClient(tracking_uri=f"{scheme}://{host}")
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, without passwords, in one line."""
-    return redacted(str(error)).splitlines()[0][:200] if str(error) else type(error).__name__
 
 
 def is_unreachable(error: BaseException | None) -> bool:

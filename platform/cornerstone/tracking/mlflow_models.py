@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cornerstone.secrets import redacted, redacted_values
-
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.models import ModelSignature
@@ -81,10 +79,9 @@ class RegisteredModel:
     @property
     def description(self) -> str:
         """How to open it."""
-        location = redacted(self.location)
         return (
-            f"The weights are in `{location}`. Open them with\n\n```python\nimport cornerstone\n"
-            f"model = cornerstone.load({location!r})\n```\n\nThis entry has the signature, the configuration and the "
+            f"The weights are in `{self.location}`. Open them with\n\n```python\nimport cornerstone\n"
+            f"model = cornerstone.load({self.location!r})\n```\n\nThis entry has the signature, the configuration and the "
             f"recipe, not the weights: `mlflow.pyfunc.load_model` does not open it."
         )
 
@@ -121,11 +118,11 @@ def _is_beaten(client: MlflowClient, model: RegisteredModel) -> bool:
 
 def _version(client: MlflowClient, experiment: str, model: RegisteredModel) -> str:
     logged: Any = client.create_logged_model(
-        experiment, name=model.name, source_run_id=model.run, tags=redacted_values(model.all_tags), model_type=FLAVOR
+        experiment, name=model.name, source_run_id=model.run, tags=model.all_tags, model_type=FLAVOR
     )
     with tempfile.TemporaryDirectory() as folder:
         for name, text in model.files.items():
-            Path(folder, name).write_text(redacted(text))
+            Path(folder, name).write_text(text)
         _mlmodel(model, logged.model_id).save(str(Path(folder, "MLmodel")))
         client.log_model_artifacts(logged.model_id, folder)
     client.finalize_logged_model(logged.model_id, "READY")
@@ -133,7 +130,7 @@ def _version(client: MlflowClient, experiment: str, model: RegisteredModel) -> s
         model.name,
         source=logged.artifact_location,  # `models:/ID` would be looked up in the store of the process
         run_id=model.run,
-        tags=redacted_values(model.all_tags),
+        tags=model.all_tags,
         description=model.description,
         await_creation_for=0,
         model_id=logged.model_id,
@@ -145,5 +142,5 @@ def _mlmodel(model: RegisteredModel, model_id: str) -> Any:
     from mlflow.models import Model
 
     found = Model(run_id=model.run, signature=model.shapes.signature(), model_id=model_id)
-    found.add_flavor(FLAVOR, location=redacted(model.location))
+    found.add_flavor(FLAVOR, location=model.location)
     return found

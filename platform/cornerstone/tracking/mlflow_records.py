@@ -13,18 +13,19 @@ import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from filelock import FileLock
 
-from cornerstone.errors import CornerstoneError
+from cornerstone.errors import CornerstoneError, first_line
 from cornerstone.hashing import digest
 from cornerstone.runtime.home import home
 from cornerstone.secrets import redacted, redacted_values
 from cornerstone.tracking.address import VARIABLE, Address, tracking_address
 from cornerstone.tracking.journal import Line, Sender
-from cornerstone.tracking.mlflow_client import first_line, is_unreachable, open_client
+from cornerstone.tracking.mlflow_client import is_unreachable, open_client
 from cornerstone.tracking.mlflow_models import RegisteredModel, register
 from cornerstone.tracking.mlflow_pages import command_path
 
@@ -310,7 +311,8 @@ class Records:
 
         def call() -> str | None:
             try:
-                return register(self._mlflow, str(self._experiment_id), model)
+                texts = {"location": model.location, "tags": model.tags, "files": model.files}
+                return register(self._mlflow, str(self._experiment_id), replace(model, **redacted_values(texts)))
             except MlflowException as error:
                 if error.error_code not in NO_REGISTRY:
                     raise

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from cornerstone.errors import CornerstoneError, nearest
+from cornerstone.errors import CornerstoneError, first_line, nearest
 from cornerstone.tracking.address import VARIABLE, Address
-from cornerstone.tracking.mlflow_client import first_line, open_client
+from cornerstone.tracking.mlflow_client import open_client
 from cornerstone.tracking.mlflow_view import TAG
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 SWEEPS = "tags.`cornerstone.parent` = 'true'"
 MOST = 500
-"""Sweeps of which the nearest name is sought."""
+"""Sweeps among which the nearest name is looked up."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from cornerstone.errors import CornerstoneError
+from cornerstone.errors import CornerstoneError, first_line
 from cornerstone.inference.released.hugging_face import file_of
 from cornerstone.runtime.hub import hub_answers
 
@@ -44,5 +44,4 @@ def _snapshot(name: str, files: tuple[str, ...]) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=list(files), local_files_only=not hub_answers()))
     except (OSError, ValueError) as error:
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CornerstoneError(f"Cannot download hf:{name}: {line}") from error
+        raise CornerstoneError(f"Cannot download hf:{name}: {first_line(error)}.") from error

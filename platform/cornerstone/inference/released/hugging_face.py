@@ -22,7 +22,7 @@ from cornerstone.errors import CornerstoneError, did_you_mean, nearest
 from cornerstone.inference.released.hugging_face_encoder import HALF, HuggingFaceEncoder, described_seen
 from cornerstone.inference.released.model import Channels, ReleasedModel, Seen
 from cornerstone.inference.released.naflex import NaflexEncoder, naflex_seen
-from cornerstone.models.loading import first_line, some
+from cornerstone.models.loading import some, why_unreadable
 from cornerstone.runtime.hub import hub_answers
 from cornerstone.runtime.tokenizer import load_tokenizer
 
@@ -131,14 +131,14 @@ def _loaded(source: str, name: str) -> tuple[Config, Any]:
             ignore_mismatched_sizes=True,  # refused below, with names and shapes
         )
     except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
-        line = first_line(error)
+        line = why_unreadable(error)
         if offline:
             raise CornerstoneError(
                 f"The Hugging Face hub does not answer, and {source!r} is not in its cache{_near(source)} Give a folder that "
                 f"holds the model's config.json, weights and tokenizer. ({line})"
             ) from error
         hint = "" if local else f" Is {source!r} a name of the hub{_near(source) or '?'}"
-        raise CornerstoneError(f"Cannot open {name}: {line}{hint}") from error
+        raise CornerstoneError(f"Cannot open {name}: {line}.{hint}") from error
     _refuse_others(found, name)
     return config, model
 

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from cornerstone.data.released_images import Filter, FixedTransform
 from cornerstone.data.released_texts import ReleasedFormat, ReleasedTexts
-from cornerstone.errors import CornerstoneError, did_you_mean, nearest
+from cornerstone.errors import CornerstoneError, did_you_mean, first_line, nearest
 from cornerstone.inference.released.model import ReleasedEncoder, ReleasedModel, Seen
-from cornerstone.models.loading import first_line
+from cornerstone.models.loading import why_unreadable
 from cornerstone.runtime.hub import hub_answers
 from cornerstone.runtime.tokenizer import clip_tokenizer
 
@@ -83,15 +83,15 @@ def _created(name: str, reachable: bool, *arguments: str, **options: Any) -> Any
             warnings.simplefilter("ignore", UserWarning)  # of quick GELU, which is set as the weights need it
             return open_clip.create_model(*arguments, **options)
     except pickle.UnpicklingError as error:
-        raise CornerstoneError(f"Cannot open {name}: {first_line(error)}") from error
+        raise CornerstoneError(f"Cannot open {name}: {why_unreadable(error)}.") from error
     except (RuntimeError, OSError, ValueError, KeyError, TypeError) as error:
-        line = (str(error).strip() or type(error).__name__).splitlines()
         if not reachable:
             raise CornerstoneError(
                 f"The Hugging Face hub does not answer, and {name} is not in its cache: give a folder that holds "
-                f"{CONFIG}, the weights and the tokenizer. ({line[0]})"
+                f"{CONFIG}, the weights and the tokenizer. ({first_line(error)})"
             ) from error
-        raise CornerstoneError(f"Cannot open {name}: {' '.join(part.strip() for part in line[:3])}") from error
+        lines = (str(error).strip() or type(error).__name__).splitlines()[:3]  # the second one has the names
+        raise CornerstoneError(f"Cannot open {name}: {' '.join(part.strip() for part in lines)}") from error
 
 
 def _opened(name: str, model: Any, source: str, text: Mapping[str, Any]) -> ReleasedModel:
@@ -115,8 +115,7 @@ def _tokenizer(name: str, source: str) -> Any:
     try:
         return open_clip.get_tokenizer(source).tokenizer
     except Exception as error:  # a missing file, a network error and others
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CornerstoneError(f"The tokenizer of {name} cannot be loaded: {line}") from error
+        raise CornerstoneError(f"The tokenizer of {name} cannot be loaded: {first_line(error)}.") from error
 
 
 def _seen(described: Mapping[str, Any], name: str) -> Seen:
